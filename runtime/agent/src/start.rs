@@ -328,12 +328,12 @@ impl Start {
     }
 
     /// The folders of the pod: its volumes, its own copies and messages, its logs. Of a path of the host, nobody may write to what all
-    /// containers mount read-only.
+    /// containers mount read-only. The agent opens logs, copies and messages by their paths: they hold no links.
     fn folders(&self) -> Vec<Folder> {
         let root = self.shared.volumes_dir(pod::uid(&self.pod));
         let logs = self.shared.logs_dir(pod::namespace(&self.pod), pod::name(&self.pod), pod::uid(&self.pod));
         let own = [logs, volumes::files_dir(&root), volumes::messages_dir(&root)];
-        let own = own.into_iter().map(|path| Folder { path, read_only: false });
+        let own = own.into_iter().map(|path| Folder { path, read_only: false, links: false });
         let is_written = |name: &str| {
             let writes = |mount: &VolumeMount| mount.name == name && mount.read_only != Some(true);
             pod::all_containers(&self.pod).any(|(container, _)| container.volume_mounts.iter().flatten().any(writes))
@@ -341,6 +341,7 @@ impl Start {
         let volumes = self.volumes.iter().map(|(name, volume)| Folder {
             path: volume.path.clone(),
             read_only: volume.owner == Owner::Agent || !is_written(name),
+            links: true,
         });
         own.chain(volumes).collect()
     }

@@ -104,7 +104,7 @@ impl<'a> Pod<'a> {
             labels,
             limits: Limits::default(),
             network: Sandbox::Virtual,
-            folders: vec![Folder { path: self.fixture.folder().to_owned(), read_only: false }],
+            folders: vec![Folder { path: self.fixture.folder().to_owned(), read_only: false, links: false }],
         };
         self.runtime.sandbox(spec, self.fixture.sockets()).await.expect("a sandbox can be made");
     }

@@ -79,6 +79,8 @@ pub struct Folder {
     pub path: PathBuf,
     /// No container of the pod may write to it.
     pub read_only: bool,
+    /// Symbolic links may be made in it. Not where the node opens files by their paths.
+    pub links: bool,
 }
 
 /// Resource limits. `None` is no separate limit; the limits of the node always apply.

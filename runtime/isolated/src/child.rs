@@ -57,7 +57,7 @@ async fn run(clock: Clock) -> anyhow::Result<()> {
     let hello: Hello = serde_json::from_slice(&first.bytes)?;
     let outgoing = first.descriptors.pop().ok_or_else(|| anyhow::anyhow!("a descriptor is missing"))?;
     let sandbox = hello.sandbox.clone();
-    let confined = confine::confine(&sandbox.folders).map_err(|error| format!("{error:#}"));
+    let confined = confine::confine(&sandbox.folders, hello.user).map_err(|error| format!("{error:#}"));
     let is_confined = confined.is_ok();
     let wasm = Wasmtime::new(options(&hello, clock));
     let requests = Requests::start(pipes::received(outgoing)?).await?;

@@ -1,6 +1,7 @@
 //! The child process of a pod: its start and its end.
 
 use crate::{
+    cgroup::Cgroup,
     host::{Host, OnState},
     link::{Link, LinkLimits},
     options::Options,
@@ -17,7 +18,7 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::process::ExitStatusExt},
     process::{ExitStatus, Stdio},
-    sync::{Arc, OnceLock, mpsc},
+    sync::{Arc, Once, OnceLock, mpsc},
     thread,
     time::Duration,
 };
@@ -69,6 +70,7 @@ pub(crate) struct Process {
     kill: CancellationToken,
     /// Cancelled when the process is gone, and everything that it held was given up.
     gone: CancellationToken,
+    cgroup: Option<Arc<Cgroup>>,
     _requests: AbortOnDropHandle<()>,
 }
 
@@ -81,8 +83,16 @@ pub(crate) struct Start<'a> {
     /// Bounds the streams of all children.
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) on_state: OnState,
-    /// Called once, with the reason, when the child has ended.
-    pub(crate) on_end: Box<dyn FnOnce(String) + Send>,
+    /// Called once, when the child has ended.
+    pub(crate) on_end: Box<dyn FnOnce(End) + Send>,
+    /// The user that the child becomes, if it can.
+    pub(crate) user: Option<u32>,
+}
+
+/// How a child ended.
+pub(crate) struct End {
+    pub(crate) message: String,
+    pub(crate) out_of_memory: bool,
 }
 
 impl Process {
@@ -91,19 +101,20 @@ impl Process {
     /// # Errors
     /// [`Error::Unsupported`] where the kernel cannot confine it; another where it cannot be started now.
     pub(crate) async fn start(start: Start<'_>) -> Result<Arc<Self>> {
-        let Start { options, spawner, sandbox, sockets, streams, on_state, on_end } = start;
+        let Start { options, spawner, sandbox, sockets, streams, on_state, on_end, user } = start;
         let exhausted =
             |error: io::Error| Error::Exhausted(format!("the process of the pod cannot be started: {error}"));
         create_folders(&sandbox).await?;
         let (socket, for_child) = pipes::pair().map_err(exhausted)?;
         let (outgoing, for_requests) = pipes::pair().map_err(exhausted)?;
         let mut child = spawner.spawn(command(options, for_child)).await.map_err(exhausted)?;
+        let cgroup = cgroup(&sandbox, child.id()).map(Arc::new);
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let last_words = child.stderr.take().map(|from| tokio::spawn(keep_last(from, stderr.clone())));
         let (ready, is_ready) = oneshot::channel();
         let of_pod = Arc::new(Semaphore::new((options.streams / 4).max(1)));
         let host = Host::new(sockets.clone(), [of_pod, streams], ready, on_state);
-        let hello = hello(options, sandbox, &*sockets);
+        let hello = hello(options, sandbox, &*sockets, user);
         let link = Link::start(socket, LIMITS, host.clone());
         host.set_link(link.clone());
         let hello = serde_json::to_vec(&hello).map_err(|error| Error::Other(error.into()))?;
@@ -116,6 +127,7 @@ impl Process {
             link: link.clone(),
             kill: CancellationToken::new(),
             gone: CancellationToken::new(),
+            cgroup: cgroup.clone(),
             _requests: requests,
         });
         let (kill, gone, of_link) = (process.kill.clone(), process.gone.clone(), link.clone());
@@ -126,7 +138,8 @@ impl Process {
             if let Some(last_words) = last_words {
                 let _ = tokio::time::timeout(Duration::from_secs(1), last_words).await;
             }
-            on_end(describe(&status, &stderr.lock()));
+            let out_of_memory = cgroup.is_some_and(|cgroup| cgroup.was_out_of_memory());
+            on_end(End { message: describe(&status, &stderr.lock()), out_of_memory });
             gone.cancel();
         });
         link.first(hello, vec![for_requests]).await;
@@ -143,6 +156,15 @@ impl Process {
     /// Whether it can still be called.
     pub(crate) fn is_alive(&self) -> bool {
         !self.gone.is_cancelled() && !self.kill.is_cancelled() && !self.link.has_ended()
+    }
+
+    /// Bounds the memory of the process, given the limit of its guests.
+    pub(crate) fn limit_memory(&self, guests: Option<u64>) {
+        if let Some(cgroup) = &self.cgroup
+            && let Err(error) = cgroup.limit_memory(guests)
+        {
+            tracing::debug!(%error, "the memory of an isolated pod's process is not bounded");
+        }
     }
 
     /// Kills the child, and waits until it is gone.
@@ -171,6 +193,20 @@ async fn create_folders(sandbox: &SandboxSpec) -> Result<()> {
     Ok(())
 }
 
+/// A cgroup for the child, where this node may make one. The node's log tells once that it may not.
+fn cgroup(sandbox: &SandboxSpec, pid: Option<u32>) -> Option<Cgroup> {
+    static TOLD: Once = Once::new();
+    let made = Cgroup::new(&sandbox.id).and_then(|made| {
+        made.add(pid.ok_or(io::ErrorKind::NotFound)?)?;
+        made.limit_memory(sandbox.limits.memory_bytes)?;
+        Ok(made)
+    });
+    made.inspect_err(|error| {
+        TOLD.call_once(|| tracing::info!(%error, "processes of isolated pods have no cgroup of their own"));
+    })
+    .ok()
+}
+
 fn command(options: &Options, stdin: OwnedFd) -> Command {
     let mut command = Command::new(&options.program);
     command
@@ -184,8 +220,9 @@ fn command(options: &Options, stdin: OwnedFd) -> Command {
     command
 }
 
-fn hello(options: &Options, sandbox: SandboxSpec, sockets: &dyn Sockets) -> Hello {
+fn hello(options: &Options, sandbox: SandboxSpec, sockets: &dyn Sockets, user: Option<u32>) -> Hello {
     Hello {
+        user,
         memory: sandbox.limits.memory_bytes.unwrap_or(options.memory).min(options.memory),
         addresses: sockets.addresses(),
         sandbox,

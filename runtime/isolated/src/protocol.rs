@@ -23,6 +23,8 @@ pub(crate) struct Hello {
     /// Most connections of HTTP clients.
     pub(crate) connections: usize,
     pub(crate) log: log::Options,
+    /// The user and group that the child becomes.
+    pub(crate) user: Option<u32>,
     /// Makes the trace ids of this pod.
     pub(crate) seed: [u8; 32],
 }

@@ -3,7 +3,7 @@
 use crate::{
     link::Failed,
     options::Options,
-    process::{Process, Spawner, Start},
+    process::{End, Process, Spawner, Start},
     protocol::{CallError, NoticeToChild, RuntimeReply, ToChild},
     streams,
 };
@@ -19,7 +19,10 @@ use std::{
     convert::Infallible,
     future::Future,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::sync::{Semaphore, broadcast};
@@ -29,8 +32,13 @@ use wasm::Wasmtime;
 const EVENT_QUEUE: usize = 1024;
 /// How long a child may take to answer. One that takes longer is killed.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a child may take to tell its use. The node asks all of them in turn.
+const STATS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most bytes of the message of an exit, as [`Exit`] promises.
 const MAX_MESSAGE: usize = 4 << 10;
+/// The users of children, in a range that nobody else gives to anybody: what systemd calls unused.
+const FIRST_USER: u32 = 0x7000_0000;
+const USERS: u32 = 0x0fff_0000;
 
 /// Runs each pod in a child process of its own, confined before it sees anything of a guest. Cheap to clone.
 #[derive(Clone)]
@@ -48,6 +56,8 @@ struct Inner {
     /// Code that a container uses now, by digest.
     codes: tokio::sync::Mutex<HashMap<String, Weak<OwnedFd>>>,
     problem: Mutex<Option<String>>,
+    /// The children that were started.
+    started: AtomicU32,
 }
 
 struct Pod {
@@ -61,6 +71,8 @@ struct Container {
     name: String,
     /// `None` until the child has created it.
     state: Option<ContainerState>,
+    /// Its limit of memory.
+    memory: Option<u64>,
     /// The child that it is in.
     process: Weak<Process>,
     /// Keeps the code in memory while containers may still be created with it.
@@ -80,6 +92,7 @@ impl Isolated {
             events: broadcast::Sender::new(EVENT_QUEUE),
             codes: tokio::sync::Mutex::default(),
             problem: Mutex::default(),
+            started: AtomicU32::new(0),
         }))
     }
 }
@@ -94,6 +107,18 @@ fn rank(state: Option<&ContainerState>) -> u8 {
     }
 }
 
+/// What another process says of its use, in numbers that can be added up.
+fn plausible(stats: Stats) -> Stats {
+    const MOST: u64 = 1 << 56;
+    Stats {
+        cpu_nanos: stats.cpu_nanos.min(MOST),
+        memory_bytes: stats.memory_bytes.min(MOST),
+        instances: stats.instances.min(MOST),
+        requests: stats.requests.min(MOST),
+        throttled: stats.throttled.min(MOST),
+    }
+}
+
 fn unknown(id: &ContainerId) -> Error {
     Error::NotFound(format!("container {id}"))
 }
@@ -101,14 +126,26 @@ fn unknown(id: &ContainerId) -> Error {
 impl Inner {
     /// Takes what a child tells of a container: only of its own pod, and only what is news.
     fn set_state(&self, sandbox: &SandboxId, id: &ContainerId, mut state: ContainerState) {
-        if let ContainerState::Exited(exit) = &mut state {
-            let end = exit.message.floor_char_boundary(MAX_MESSAGE);
-            exit.message.truncate(end);
-        }
+        let now = self.options.clock.now();
         let mut containers = self.containers.lock();
         let Some(container) = containers.get_mut(id).filter(|container| container.sandbox == *sandbox) else { return };
         if rank(Some(&state)) <= rank(container.state.as_ref()) {
             return;
+        }
+        // its times are this node's: another process may say anything
+        match &mut state {
+            ContainerState::Created => {}
+            ContainerState::Running { started_at } => *started_at = now,
+            ContainerState::Exited(exit) => {
+                let end = exit.message.floor_char_boundary(MAX_MESSAGE);
+                exit.message.truncate(end);
+                exit.code = exit.code.clamp(0, 255);
+                exit.finished_at = now;
+                exit.started_at = match container.state {
+                    Some(ContainerState::Running { started_at }) => Some(started_at),
+                    _ => None,
+                };
+            }
         }
         container.state = Some(state.clone());
         // while locked, so that events have the order of the states
@@ -116,20 +153,16 @@ impl Inner {
     }
 
     /// The end of a child is the end of its containers.
-    fn process_ended(&self, sandbox: &SandboxId, process: &Weak<Process>, why: &str) {
+    fn process_ended(&self, sandbox: &SandboxId, process: &Weak<Process>, end: &End) {
+        let reason = if end.out_of_memory { ExitReason::OomKilled } else { ExitReason::Error };
         let in_it = |container: &Container| container.sandbox == *sandbox && container.process.ptr_eq(process);
-        let ended: Vec<(ContainerId, Option<ContainerState>)> = {
+        let ended: Vec<ContainerId> = {
             let containers = self.containers.lock();
-            let all = containers.iter().filter(|(_, container)| in_it(container));
-            all.map(|(id, container)| (id.clone(), container.state.clone())).collect()
+            containers.iter().filter(|(_, container)| in_it(container)).map(|(id, _)| id.clone()).collect()
         };
-        for (id, state) in ended {
-            let started_at = match state {
-                Some(ContainerState::Running { started_at }) => Some(started_at),
-                _ => None,
-            };
-            let (message, finished_at) = (why.to_owned(), self.options.clock.now());
-            let exit = Exit { code: 137, reason: ExitReason::Error, message, started_at, finished_at };
+        for id in ended {
+            let (message, finished_at) = (end.message.clone(), self.options.clock.now());
+            let exit = Exit { code: 137, reason, message, started_at: None, finished_at };
             self.set_state(sandbox, &id, ContainerState::Exited(exit));
         }
     }
@@ -154,15 +187,16 @@ impl Inner {
             sandbox: pod.spec.clone(),
             sockets: pod.sockets.clone(),
             streams: self.streams.clone(),
+            user: self.user(),
             on_state: Box::new(move |id, state| {
                 if let Some(inner) = for_state.upgrade() {
                     inner.set_state(&sandbox, &id, state);
                 }
             }),
-            on_end: Box::new(move |why| {
+            on_end: Box::new(move |end| {
                 if let Some(inner) = for_end.upgrade() {
                     let process = ended.lock().clone();
-                    inner.process_ended(&of_end, &process, &why);
+                    inner.process_ended(&of_end, &process, &end);
                 }
             }),
         });
@@ -175,6 +209,23 @@ impl Inner {
         *own.lock() = Arc::downgrade(&process);
         *held = Some(process.clone());
         Ok(process)
+    }
+
+    /// A user for the next child, whom no living child has. Only root can become another.
+    fn user(&self) -> Option<u32> {
+        let number = self.started.fetch_add(1, Relaxed) % USERS;
+        rustix::process::geteuid().is_root().then_some(FIRST_USER + number)
+    }
+
+    /// Bounds the process of a pod by the limits of all its containers, if each has one.
+    fn limit_memory(&self, sandbox: &SandboxId, process: &Process) {
+        let of_pod = self.pods.lock().get(sandbox).and_then(|pod| pod.spec.limits.memory_bytes);
+        let of_containers: Option<u64> = {
+            let containers = self.containers.lock();
+            let own = containers.values().filter(|container| container.sandbox == *sandbox);
+            own.map(|container| container.memory).sum()
+        };
+        process.limit_memory(of_pod.or(of_containers));
     }
 
     fn pod(&self, sandbox: &SandboxId) -> Result<Arc<Pod>> {
@@ -299,6 +350,7 @@ impl Runtime for Isolated {
             sandbox: sandbox.clone(),
             name: spec.name.clone(),
             state: None,
+            memory: spec.limits.memory_bytes,
             process: Arc::downgrade(&process),
             _code: code,
         };
@@ -309,6 +361,7 @@ impl Runtime for Isolated {
             }
             containers.insert(id.clone(), container);
         }
+        self.0.limit_memory(sandbox, &process);
         let created = call(&process, &ToChild::Create(Box::new(spec)), vec![sent], CALL_TIMEOUT).await;
         if created.is_err() {
             self.0.containers.lock().remove(&id);
@@ -371,16 +424,28 @@ impl Runtime for Isolated {
 
     async fn stats(&self, id: &ContainerId) -> Result<Stats> {
         match self.0.container(id)?.1 {
-            Some(process) => call(&process, &ToChild::Stats(id.clone()), Vec::new(), CALL_TIMEOUT).await,
+            Some(process) => {
+                let stats = ToChild::Stats(id.clone());
+                let call = process.link.call(&stats, Vec::new());
+                match tokio::time::timeout(STATS_TIMEOUT, call).await {
+                    Ok(reply) => answer(reply).map(plausible),
+                    Err(_) => Err(Error::Exhausted("the process of the pod does not tell its use".into())),
+                }
+            }
             None => Ok(Stats::default()),
         }
     }
 
     async fn update_limits(&self, id: &ContainerId, limits: Limits) -> Result<()> {
-        match self.0.container(id)?.1 {
-            Some(process) => call(&process, &ToChild::Limits(id.clone(), limits), Vec::new(), CALL_TIMEOUT).await,
-            None => Ok(()),
+        let Some(process) = self.0.container(id)?.1 else { return Ok(()) };
+        let sandbox = self.0.containers.lock().get_mut(id).map(|container| {
+            container.memory = limits.memory_bytes;
+            container.sandbox.clone()
+        });
+        if let Some(sandbox) = sandbox {
+            self.0.limit_memory(&sandbox, &process);
         }
+        call(&process, &ToChild::Limits(id.clone(), limits), Vec::new(), CALL_TIMEOUT).await
     }
 
     async fn exec(&self, id: &ContainerId, exec: Exec, streams: Streams) -> Result<i32> {

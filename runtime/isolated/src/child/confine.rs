@@ -9,7 +9,7 @@ use landlock::{
 };
 use rustix::{
     process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
-    thread::{CapabilitySet, CapabilitySets},
+    thread::{CapabilitySet, CapabilitySets, Gid, Uid},
 };
 use std::path::Path;
 
@@ -30,8 +30,11 @@ pub(super) fn be_the_first_to_go() {
 ///
 /// # Errors
 /// The kernel cannot.
-pub(super) fn confine(folders: &[Folder]) -> anyhow::Result<()> {
+pub(super) fn confine(folders: &[Folder], user: Option<u32>) -> anyhow::Result<()> {
     limit().context("cannot lower its limits")?;
+    if let Some(user) = user {
+        become_user(user).context("cannot become another user")?;
+    }
     drop_capabilities().context("cannot drop its capabilities")?;
     rustix::thread::set_no_new_privs(true).context("cannot give up new privileges")?;
     let status = landlock(folders).context("cannot restrict its files (Landlock)")?;
@@ -49,13 +52,24 @@ fn limit() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The capabilities of root that change nothing but whose files these are: files of volumes belong to anybody.
-const KEPT: CapabilitySet = CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::FOWNER).union(CapabilitySet::CHOWN);
+/// Leaves root, and all groups. Keeps the capabilities for [`drop_capabilities`].
+fn become_user(user: u32) -> anyhow::Result<()> {
+    rustix::thread::set_keep_capabilities(true)?;
+    rustix::thread::set_thread_groups(&[])?;
+    let (group, user) = (Gid::from_raw(user), Uid::from_raw(user));
+    rustix::thread::set_thread_res_gid(group, group, group)?;
+    rustix::thread::set_thread_res_uid(user, user, user)?;
+    // the change of the user has taken the signal back
+    die_with_the_node()
+}
+
+/// The capability of root that is kept: the files of volumes belong to anybody. Landlock says which files there are.
+const KEPT: CapabilitySet = CapabilitySet::DAC_OVERRIDE;
 
 fn drop_capabilities() -> anyhow::Result<()> {
     let now = rustix::thread::capabilities(None)?;
     let kept = CapabilitySets {
-        effective: now.effective & KEPT,
+        effective: now.permitted & KEPT,
         permitted: now.permitted & KEPT,
         inheritable: CapabilitySet::empty(),
     };
@@ -73,7 +87,7 @@ fn landlock(folders: &[Folder]) -> anyhow::Result<RulesetStatus> {
         .create()?;
     for folder in folders {
         let Some(opened) = open(&folder.path, folder.read_only)? else { continue };
-        let access = access(abi, &folder.path, folder.read_only);
+        let access = access(abi, folder);
         ruleset = ruleset.add_rule(PathBeneath::new(opened, access))?;
     }
     Ok(ruleset.restrict_self()?.ruleset)
@@ -88,16 +102,17 @@ fn open(path: &Path, read_only: bool) -> anyhow::Result<Option<PathFd>> {
     }
 }
 
-/// Neither programs nor devices, sockets and pipes.
-fn access(abi: ABI, path: &Path, read_only: bool) -> BitFlags<AccessFs> {
+/// Neither programs nor devices, sockets and pipes. Without links, also nothing that comes from another folder.
+fn access(abi: ABI, folder: &Folder) -> BitFlags<AccessFs> {
     let never = AccessFs::Execute
         | AccessFs::MakeChar
         | AccessFs::MakeBlock
         | AccessFs::MakeSock
         | AccessFs::MakeFifo
         | AccessFs::IoctlDev;
-    let all = if read_only { AccessFs::from_read(abi) } else { AccessFs::from_all(abi) };
-    let of_files = if path.is_dir() { AccessFs::from_all(abi) } else { AccessFs::from_file(abi) };
+    let never = if folder.links { never } else { never | AccessFs::MakeSym | AccessFs::Refer };
+    let all = if folder.read_only { AccessFs::from_read(abi) } else { AccessFs::from_all(abi) };
+    let of_files = if folder.path.is_dir() { AccessFs::from_all(abi) } else { AccessFs::from_file(abi) };
     all & !never & of_files
 }
 
@@ -120,13 +135,14 @@ mod tests {
     };
 
     fn folder(path: &Path, read_only: bool) -> Folder {
-        Folder { path: path.to_owned(), read_only }
+        Folder { path: path.to_owned(), read_only, links: !read_only }
     }
 
     /// Runs `work` in a confined thread. The confinement holds for a thread and those that it starts.
     fn confined<T: Send + 'static>(folders: Vec<Folder>, work: impl FnOnce() -> T + Send + 'static) -> T {
         let confined = thread::spawn(move || {
-            confine(&folders).expect("this kernel can confine");
+            confine(&folders, rustix::process::geteuid().is_root().then_some(0x7fff_0001))
+                .expect("this kernel can confine");
             work()
         });
         confined.join().expect("no panic")
@@ -168,6 +184,34 @@ mod tests {
             assert!(expected.contains(&error), "{at}: {error}");
         }
         assert_eq!(fs::read_to_string(outside.path().join("secret")).unwrap(), "x");
+    }
+
+    /// The node opens logs by their paths: a link there would lead it anywhere.
+    #[test]
+    fn where_links_are_not_allowed_there_are_none() {
+        let (logs, volume) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let no_links = Folder { path: logs.path().to_owned(), read_only: false, links: false };
+        let paths = [logs.path(), volume.path()].map(Path::to_owned);
+        confined(vec![no_links, folder(volume.path(), false)], move || {
+            let [logs, volume] = paths;
+            fs::create_dir(logs.join("c")).expect("a folder");
+            fs::write(logs.join("c/0.log"), "x").expect("a file");
+            fs::rename(logs.join("c/0.log"), logs.join("c/1.log")).expect("rotated");
+            let link = |at: &Path| std::os::unix::fs::symlink("/etc/passwd", at);
+            link(&volume.join("link")).expect("in a volume");
+            fs::write(volume.join("file"), "").expect("in a volume");
+            let refused = [
+                link(&logs.join("c/0.log")),
+                fs::rename(volume.join("link"), logs.join("c/0.log")),
+                fs::hard_link(volume.join("link"), logs.join("c/0.log")),
+                fs::rename(volume.join("file"), logs.join("c/0.log")),
+            ];
+            for (at, result) in refused.into_iter().enumerate() {
+                let error = result.expect_err("refused").kind();
+                let expected = [io::ErrorKind::PermissionDenied, io::ErrorKind::CrossesDevices];
+                assert!(expected.contains(&error), "{at}: {error}");
+            }
+        });
     }
 
     #[test]

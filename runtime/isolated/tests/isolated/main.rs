@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
 mod ends;
+mod figures;
 mod http;
+mod mounts;
 mod sockets;
 mod support;
 

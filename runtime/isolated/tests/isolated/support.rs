@@ -89,7 +89,7 @@ impl Node {
             labels: Default::default(),
             limits: Limits::default(),
             network: Default::default(),
-            folders: vec![Folder { path: self.folder.path().join("logs"), read_only: false }],
+            folders: vec![Folder { path: self.folder.path().join("logs"), read_only: false, links: false }],
         }
     }
 
