@@ -243,3 +243,91 @@ impl Drop for Call {
         self.link.send_soon(Frame { kind: Kind::Cancel, id: self.id, bytes: Vec::new(), descriptors: Vec::new() });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::sync::Semaphore;
+
+    const LIMITS: LinkLimits = LinkLimits { frame: 1 << 10, calls: 8 };
+
+    /// Never answers `wait`, and everything else with itself. Counts what waits.
+    struct Echo {
+        running: Arc<Semaphore>,
+        noticed: mpsc::UnboundedSender<String>,
+    }
+
+    impl Service for Echo {
+        fn call(self: Arc<Self>, bytes: Vec<u8>, _: Vec<OwnedFd>) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
+            Box::pin(async move {
+                if bytes == b"\"wait\"" {
+                    let _running = self.running.acquire().await;
+                    std::future::pending::<()>().await;
+                }
+                (bytes, Vec::new())
+            })
+        }
+
+        fn notice(&self, bytes: &[u8], _: Vec<OwnedFd>) {
+            let _ = self.noticed.send(String::from_utf8_lossy(bytes).into_owned());
+        }
+    }
+
+    fn side(socket: UnixStream) -> (Link, Arc<Semaphore>, mpsc::UnboundedReceiver<String>) {
+        let (running, (noticed, notices)) = (Arc::new(Semaphore::new(100)), mpsc::unbounded_channel());
+        let link = Link::start(socket, LIMITS, Arc::new(Echo { running: running.clone(), noticed }));
+        (link, running, notices)
+    }
+
+    async fn until(semaphore: &Semaphore, permits: usize) {
+        while semaphore.available_permits() != permits {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn both_sides_call_each_other_and_cancel() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let ((a, of_a, mut notices), (b, of_b, _)) = (side(a), side(b));
+        for round in 0..200 {
+            let next = round + 1;
+            let (from_a, from_b) = tokio::join!(a.call::<u32>(&round, vec![]), b.call::<u32>(&next, vec![]));
+            assert_eq!((from_a.unwrap().0, from_b.unwrap().0), (round, next));
+        }
+        let waiting = a.begin(&"wait", vec![]).await.unwrap();
+        until(&of_b, 99).await;
+        drop(waiting);
+        until(&of_b, 100).await;
+        assert_eq!(of_a.available_permits(), 100);
+        b.post(&1);
+        assert!(b.try_notice(&2, vec![]));
+        assert_eq!((notices.recv().await.unwrap(), notices.recv().await.unwrap()), ("1".into(), "2".into()));
+    }
+
+    #[tokio::test]
+    async fn who_breaks_a_rule_is_cut_off_and_whoever_waits_is_told() {
+        // too many calls at a time
+        let (a, b) = UnixStream::pair().unwrap();
+        let ((a, ..), (b, of_b, _)) = (side(a), side(b));
+        let mut calls = Vec::new();
+        for _ in 0..=LIMITS.calls {
+            calls.push(a.begin(&"wait", vec![]).await.unwrap());
+        }
+        b.ended().await;
+        for call in &mut calls {
+            assert!(matches!(call.reply::<()>().await, Err(Failed::Ended)));
+        }
+        until(&of_b, 100).await;
+        assert!(matches!(a.call::<()>(&1, vec![]).await, Err(Failed::Ended)) && a.has_ended());
+
+        // too long a frame, and what is no frame
+        for wrong in [&[0xff; 32][..], b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"] {
+            let (a, b) = UnixStream::pair().unwrap();
+            let (b, ..) = side(b);
+            a.writable().await.unwrap();
+            a.try_write(wrong).unwrap();
+            b.ended().await;
+        }
+    }
+}

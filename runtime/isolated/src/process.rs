@@ -131,15 +131,19 @@ impl Process {
             _requests: requests,
         });
         let (kill, gone, of_link) = (process.kill.clone(), process.gone.clone(), link.clone());
+        let why = Arc::new(Mutex::new(String::new()));
+        let told = why.clone();
         tokio::spawn(async move {
             let status = until_end(&mut child, &of_link, &kill).await;
             of_link.end();
-            host.clear();
             if let Some(last_words) = last_words {
                 let _ = tokio::time::timeout(Duration::from_secs(1), last_words).await;
             }
+            let message = describe(&status, &stderr.lock());
+            told.lock().clone_from(&message);
+            host.clear();
             let out_of_memory = cgroup.is_some_and(|cgroup| cgroup.was_out_of_memory());
-            on_end(End { message: describe(&status, &stderr.lock()), out_of_memory });
+            on_end(End { message, out_of_memory });
             gone.cancel();
         });
         link.first(hello, vec![for_requests]).await;
@@ -148,7 +152,7 @@ impl Process {
             Ok(Ok(Err(why))) => Err(Error::Unsupported(format!(
                 "this node cannot isolate pods: {why}; run it without the RuntimeClass"
             ))),
-            Ok(Err(_)) => Err(Error::Exhausted("the process of the pod ended at its start".into())),
+            Ok(Err(_)) => Err(Error::Exhausted(why.lock().clone())),
             Err(_) => Err(Error::Exhausted(format!("the process of the pod is not ready after {START_TIMEOUT:?}"))),
         }
     }
@@ -238,14 +242,13 @@ fn hello(options: &Options, sandbox: SandboxSpec, sockets: &dyn Sockets, user: O
 async fn until_end(child: &mut Child, link: &Link, kill: &CancellationToken) -> io::Result<ExitStatus> {
     tokio::select! {
         status = child.wait() => return status,
-        () = link.ended() => {}
         () = kill.cancelled() => {}
-    }
-    // it may have ended by itself at the same time: then its status tells why
-    if let Ok(status) = tokio::time::timeout(Duration::from_millis(100), child.wait()).await
-        && !kill.is_cancelled()
-    {
-        return status;
+        () = link.ended() => {
+            // it may be about to end by itself: then its status tells why
+            if let Ok(status) = tokio::time::timeout(Duration::from_millis(100), child.wait()).await {
+                return status;
+            }
+        }
     }
     let _ = child.start_kill();
     child.wait().await

@@ -11,7 +11,6 @@ use rustix::{
     process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
     thread::{CapabilitySet, CapabilitySets, Gid, Uid},
 };
-use std::path::Path;
 
 /// Most descriptors of a child. Guests have fewer: see `Options::files`.
 const DESCRIPTORS: u64 = 8192;
@@ -86,20 +85,15 @@ fn landlock(folders: &[Folder]) -> anyhow::Result<RulesetStatus> {
         .scope(Scope::from_all(abi))?
         .create()?;
     for folder in folders {
-        let Some(opened) = open(&folder.path, folder.read_only)? else { continue };
+        // What is not there cannot be allowed. A single file is mounted as a copy, which is in another folder.
+        if !folder.path.is_dir() {
+            continue;
+        }
+        let opened = PathFd::new(&folder.path).with_context(|| folder.path.display().to_string())?;
         let access = access(abi, folder);
         ruleset = ruleset.add_rule(PathBeneath::new(opened, access))?;
     }
     Ok(ruleset.restrict_self()?.ruleset)
-}
-
-/// A folder that may be read need not exist: then there is nothing to read.
-fn open(path: &Path, read_only: bool) -> anyhow::Result<Option<PathFd>> {
-    match PathFd::new(path) {
-        Ok(opened) => Ok(Some(opened)),
-        Err(_) if read_only && !path.exists() => Ok(None),
-        Err(error) => Err(error).with_context(|| path.display().to_string()),
-    }
 }
 
 /// Neither programs nor devices, sockets and pipes. Without links, also nothing that comes from another folder.
@@ -112,8 +106,7 @@ fn access(abi: ABI, folder: &Folder) -> BitFlags<AccessFs> {
         | AccessFs::IoctlDev;
     let never = if folder.links { never } else { never | AccessFs::MakeSym | AccessFs::Refer };
     let all = if folder.read_only { AccessFs::from_read(abi) } else { AccessFs::from_all(abi) };
-    let of_files = if folder.path.is_dir() { AccessFs::from_all(abi) } else { AccessFs::from_file(abi) };
-    all & !never & of_files
+    all & !never
 }
 
 #[cfg(test)]
@@ -129,6 +122,7 @@ mod tests {
         io::{self, Write},
         net::{Ipv4Addr, TcpListener, TcpStream},
         os::unix::{fs::PermissionsExt, net::UnixStream},
+        path::Path,
         process::Command,
         sync::mpsc,
         thread,

@@ -6,7 +6,7 @@ use crate::{
     protocol::{CallError, NoticeToChild, NoticeToNode, RuntimeReply, StreamsPresent, ToChild},
     streams,
 };
-use container::{ContainerSpec, Error, Event, Result, Runtime, SandboxId, Streams};
+use container::{ContainerId, ContainerSpec, Error, Event, Result, Runtime, SandboxId, Streams};
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::{
@@ -61,7 +61,17 @@ impl Pod {
         }
     }
 
-    /// Tells what has happened until now. The reply to a call follows the states that it led to.
+    /// Tells the state that a call has led to, before its reply: a container enters a state a moment before its event is sent.
+    async fn tell_of(&self, id: &ContainerId) {
+        let now = self.wasm.list().await.unwrap_or_default();
+        // the events of earlier states were sent before; the node knows what it was told twice
+        self.tell().await;
+        if let Some(status) = now.into_iter().find(|status| status.id == *id) {
+            self.notice(&NoticeToNode::State(status.id, status.state)).await;
+        }
+    }
+
+    /// Tells what has happened until now.
     async fn tell(&self) {
         let mut events = self.events.lock().await;
         loop {
@@ -87,16 +97,27 @@ impl Pod {
         let code = descriptors.pop().ok_or_else(|| Error::Invalid("the code is missing".into()))?;
         // the container holds it
         let _prepared = self.wasm.open(&spec.artifact, File::from(code)).await?;
-        self.wasm.create(&self.sandbox, spec).await
+        let id = spec.id.clone();
+        let created = self.wasm.create(&self.sandbox, spec).await;
+        self.tell_of(&id).await;
+        created
     }
 
     async fn answer(&self, bytes: &[u8], descriptors: Vec<OwnedFd>) -> Answer {
         let wasm = &self.wasm;
-        let answer = match serde_json::from_slice(bytes) {
+        match serde_json::from_slice(bytes) {
             Err(error) => encode::<()>(Err(Error::Invalid(error.to_string()))),
             Ok(ToChild::Create(spec)) => encode(self.create(*spec, descriptors).await),
-            Ok(ToChild::Start(id)) => encode(wasm.start(&id).await),
-            Ok(ToChild::Stop(id, grace)) => encode(wasm.stop(&id, grace).await),
+            Ok(ToChild::Start(id)) => {
+                let started = wasm.start(&id).await;
+                self.tell_of(&id).await;
+                encode(started)
+            }
+            Ok(ToChild::Stop(id, grace)) => {
+                let stopped = wasm.stop(&id, grace).await;
+                self.tell_of(&id).await;
+                encode(stopped)
+            }
             Ok(ToChild::Remove(id)) => encode(wasm.remove(&id).await),
             Ok(ToChild::Stats(id)) => encode(wasm.stats(&id).await),
             Ok(ToChild::Limits(id, limits)) => encode(wasm.update_limits(&id, limits).await),
@@ -108,9 +129,7 @@ impl Pod {
                 Ok(streams) => wasm.attach(&id, streams).await,
                 Err(error) => Err(error),
             }),
-        };
-        self.tell().await;
-        answer
+        }
     }
 }
 
