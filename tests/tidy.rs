@@ -25,6 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("scheduler", &["api", "client"]),
     ("controllers", &["api", "client"]),
     ("wasm", &["container"]),
+    ("isolated", &["container", "wasm"]),
     ("runc", &["container"]),
     ("network", &["client", "container"]),
     ("agent", &["api", "client", "container", "image"]),
@@ -37,6 +38,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "container",
             "controllers",
             "image",
+            "isolated",
             "kinds",
             "network",
             "runc",
@@ -288,13 +290,14 @@ fn the_page_shows_examples_that_run() {
 #[test]
 fn runtimes_know_no_kubernetes_and_the_agent_no_runtime() {
     for (path, text) in sources() {
-        let banned: &[&str] = if path.starts_with("runtime/wasm/src") || path.starts_with("runtime/container/src") {
-            &["k8s_openapi", "kube::"]
-        } else if path.starts_with("runtime/agent/src") {
-            &["wasmtime::", "wasm::"]
-        } else {
-            continue;
-        };
+        let banned: &[&str] =
+            if ["wasm", "isolated", "container"].iter().any(|name| path.starts_with(format!("runtime/{name}/src"))) {
+                &["k8s_openapi", "kube::"]
+            } else if path.starts_with("runtime/agent/src") {
+                &["wasmtime::", "wasm::"]
+            } else {
+                continue;
+            };
         for word in banned {
             let found = text.lines().any(|line| line.split("//").next().unwrap_or_default().contains(word));
             assert!(!found, "{} names {word}", path.display());

@@ -10,6 +10,7 @@ mod essential;
 mod guests;
 mod harness;
 mod images;
+mod isolated;
 mod kubectl;
 mod life;
 mod network;

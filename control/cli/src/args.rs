@@ -6,6 +6,8 @@ use std::{path::PathBuf, time::Duration};
 
 /// The hidden first argument of the child process that compiles guests.
 pub(crate) const COMPILE_CHILD: &str = "compile-child";
+/// The hidden first argument of the process of an isolated pod.
+pub(crate) const ISOLATED_CHILD: &str = "isolated-child";
 /// The hidden first argument of a cluster in the background, which `up --detach` starts.
 pub(crate) const BACKGROUND: &str = "background";
 

@@ -50,6 +50,10 @@ pub fn main() -> ExitCode {
         let _ = wasm::descriptors::close_inherited();
         return wasm::compile::child_main();
     }
+    if arguments.first().is_some_and(|first| first == args::ISOLATED_CHILD) {
+        let _ = wasm::descriptors::close_inherited();
+        return isolated::child_main(env::system_clock());
+    }
     let background = arguments.first().is_some_and(|first| first == args::BACKGROUND);
     if background {
         arguments.remove(0);

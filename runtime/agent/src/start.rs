@@ -8,13 +8,14 @@ use crate::{
     pod, policy, resources,
     shared::Shared,
     termination::{self, TerminationMessage},
-    volumes::{self, MountRequest, SyncedVolume, mounts},
+    volumes::{self, MountRequest, Owner, SyncedVolume, mounts},
 };
 use client::EventType;
 use container::{
-    ContainerSpec, DEFAULT_HTTP_PORT, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, Stdin, net::Attachment,
+    ContainerSpec, DEFAULT_HTTP_PORT, Folder, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, Stdin,
+    net::Attachment,
 };
-use k8s_openapi::api::core::v1::{Container, Pod, Secret};
+use k8s_openapi::api::core::v1::{Container, Pod, Secret, VolumeMount};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -302,6 +303,7 @@ impl Start {
             labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             limits: resources::pod_limits(&self.pod),
             network: self.attachment.sandbox.clone(),
+            folders: self.folders(),
         };
         if let Err(error) = runtime.sandbox(room, self.attachment.sockets.clone()).await {
             let message = format!("Failed to create pod sandbox: {error}");
@@ -323,6 +325,25 @@ impl Start {
         }
         self.event(EventType::Normal, "Started", "Container started");
         Ok(started)
+    }
+
+    /// The folders of the pod: its volumes, its own copies and messages, its logs. Of a path of the host, nobody may write to what all
+    /// containers mount read-only. The agent opens logs, copies and messages by their paths: they hold no links.
+    fn folders(&self) -> Vec<Folder> {
+        let root = self.shared.volumes_dir(pod::uid(&self.pod));
+        let logs = self.shared.logs_dir(pod::namespace(&self.pod), pod::name(&self.pod), pod::uid(&self.pod));
+        let own = [logs, volumes::files_dir(&root), volumes::messages_dir(&root)];
+        let own = own.into_iter().map(|path| Folder { path, read_only: false, links: false });
+        let is_written = |name: &str| {
+            let writes = |mount: &VolumeMount| mount.name == name && mount.read_only != Some(true);
+            pod::all_containers(&self.pod).any(|(container, _)| container.volume_mounts.iter().flatten().any(writes))
+        };
+        let volumes = self.volumes.iter().map(|(name, volume)| Folder {
+            path: volume.path.clone(),
+            read_only: volume.owner == Owner::Agent || !is_written(name),
+            links: true,
+        });
+        own.chain(volumes).collect()
     }
 
     /// Whether the container has already exited. Then its exit is reported, and not the error of the start.

@@ -6,8 +6,8 @@
 pub mod network;
 
 use crate::{
-    Artifact, ContainerId, ContainerSpec, ContainerState, Error, Exec, Exit, ExitReason, HttpPolicy, Limits, Runtime,
-    SandboxId, SandboxSpec, Stdin, Streams,
+    Artifact, ContainerId, ContainerSpec, ContainerState, Error, Exec, Exit, ExitReason, Folder, HttpPolicy, Limits,
+    Runtime, SandboxId, SandboxSpec, Stdin, Streams,
     net::{Sandbox, Sockets},
 };
 use std::{path::Path, sync::Arc, time::Duration};
@@ -104,6 +104,7 @@ impl<'a> Pod<'a> {
             labels,
             limits: Limits::default(),
             network: Sandbox::Virtual,
+            folders: vec![Folder { path: self.fixture.folder().to_owned(), read_only: false, links: false }],
         };
         self.runtime.sandbox(spec, self.fixture.sockets()).await.expect("a sandbox can be made");
     }

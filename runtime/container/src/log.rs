@@ -17,6 +17,7 @@
 
 use crate::Clock;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::{
     borrow::Cow,
     collections::VecDeque,
@@ -38,7 +39,7 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 const OVERFLOW: usize = 64;
 
 /// Limits of one container's log.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Options {
     /// Bytes after which the file is rotated.
     pub max_size: u64,

@@ -9,6 +9,7 @@ use rustix::{
     fs::{Mode, OFlags, fstat, open, openat},
     io::Errno,
 };
+use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
     io,
@@ -23,7 +24,7 @@ const HANDLE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEX
 const HANDLE: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Identifies a folder or file of the host while it exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileId {
     /// The file system.
     pub device: u64,
@@ -41,7 +42,7 @@ impl FileId {
 }
 
 /// A host folder that is mounted into a container. Files are mounted by their folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// A host folder that no guest can replace.
     pub root: PathBuf,

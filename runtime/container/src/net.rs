@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
+use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -41,7 +42,7 @@ pub enum Connection {
 }
 
 /// An error of the network. The variants are those that a guest can distinguish.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Error {
     /// Nothing listens at the address, or the Service has no ready endpoint.
     #[error("connection refused: {0}")]
@@ -82,7 +83,7 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// The peer of a connection, as guests see it and policies use it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Source address: a pod's or, from outside, the node's internal address.
     pub address: SocketAddr,
@@ -91,7 +92,7 @@ pub struct Peer {
 }
 
 /// The route by which a connection or request reaches a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Via {
     /// From a pod.
     Pod,
@@ -204,7 +205,7 @@ pub struct PodNetwork {
 }
 
 /// The kind of a pod's network, which determines the runtimes that can use it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sandbox {
     /// In this process only: guests use the pod's [`Sockets`], and no socket of the host.
     #[default]

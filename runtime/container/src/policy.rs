@@ -1,9 +1,10 @@
 //! How a container's HTTP handler is served. Plain data.
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How the HTTP handler of a container is served. The default is a new instance per request, and the node's own limits.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpPolicy {
     /// Which instance serves a request.
     pub instances: InstancePolicy,
@@ -22,7 +23,7 @@ pub struct HttpPolicy {
 }
 
 /// Which instance of a component serves a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InstancePolicy {
     /// A new instance, so that requests share no state.
     #[default]
@@ -32,7 +33,7 @@ pub enum InstancePolicy {
 }
 
 /// The limits of reusing an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reuse {
     /// The number of requests that an instance serves, at least 1.
     pub max_requests: u64,

@@ -4,6 +4,7 @@ use crate::{
     HttpPolicy, Mount,
     net::{Sandbox, Sockets},
 };
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -20,7 +21,7 @@ use tokio::{
 pub const DEFAULT_HTTP_PORT: u16 = 8080;
 
 /// A pulled image whose kind is known, which a runtime can run.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Artifact {
     /// One Wasm module or component on disk.
     Wasm {
@@ -54,7 +55,7 @@ pub type SandboxId = Arc<str>;
 pub type ContainerId = Arc<str>;
 
 /// The parts of a pod that a runtime needs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// The pod's uid.
     pub id: SandboxId,
@@ -66,10 +67,24 @@ pub struct SandboxSpec {
     pub limits: Limits,
     /// The kind of its network, from the pod's attachment.
     pub network: Sandbox,
+    /// The folders of the host that its containers use: those that hold the roots of their mounts, and their logs. A runtime that confines
+    /// pods to them allows no other.
+    pub folders: Vec<Folder>,
+}
+
+/// A folder of the host that a pod uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Folder {
+    /// Its absolute path. Where it does not exist and is not read-only, it may be created.
+    pub path: PathBuf,
+    /// No container of the pod may write to it.
+    pub read_only: bool,
+    /// Symbolic links may be made in it. Not where the node opens files by their paths.
+    pub links: bool,
 }
 
 /// Resource limits. `None` is no separate limit; the limits of the node always apply.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Thousandths of a CPU core.
     pub cpu_millis: Option<u64>,
@@ -78,7 +93,7 @@ pub struct Limits {
 }
 
 /// Transport protocol of a declared port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -87,7 +102,7 @@ pub enum Protocol {
 }
 
 /// A port that the container declares. Informative for commands, the listening port for HTTP handlers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
     /// Its name, possibly empty.
     pub name: String,
@@ -98,7 +113,7 @@ pub struct Port {
 }
 
 /// The standard input of a container's program.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stdin {
     /// Empty: the program reads end of file.
     #[default]
@@ -110,7 +125,7 @@ pub enum Stdin {
 }
 
 /// One attempt of one container.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ContainerSpec {
     /// Identity of this attempt.
     pub id: ContainerId,
@@ -148,7 +163,7 @@ pub fn core_dump_file(log: &Path) -> PathBuf {
 }
 
 /// Why a container ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitReason {
     /// Exit code 0.
     Completed,
@@ -163,7 +178,7 @@ pub enum ExitReason {
 }
 
 /// The end of a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// 0 to 255: 134 for a trap, 137 when killed or out of memory, 143 when a stop ended it, 0 when it ended by itself or a server
     /// finished its requests after a stop, 128 if it never started.
@@ -179,7 +194,7 @@ pub struct Exit {
 }
 
 /// The state of a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ContainerState {
     /// Created, not started.
     Created,
@@ -243,7 +258,7 @@ pub trait Prepared: Send + Sync + fmt::Debug {
 }
 
 /// Resource use of a container.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     /// CPU time used since the start, in nanoseconds, cumulative.
     pub cpu_nanos: u64,
@@ -258,7 +273,7 @@ pub struct Stats {
 }
 
 /// A command to run in a container in addition to its program.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
     /// The program and its arguments; never empty.
     pub command: Vec<String>,

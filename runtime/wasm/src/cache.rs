@@ -6,11 +6,15 @@
 
 use container::Clock;
 use hmac::{Hmac, Mac};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sha2::Sha256;
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -113,6 +117,18 @@ impl Cache {
         // marks the code as used; on failure, eviction only chooses worse
         let _ = file.set_modified(self.clock.now());
         Some(path)
+    }
+
+    /// A copy in memory of the code under `name` that nobody can change any more; `None` if there is none, or none that is authentic.
+    pub(crate) fn sealed(&self, name: &str) -> io::Result<Option<OwnedFd>> {
+        let Ok(file) = File::open(self.path(name, CODE)) else { return Ok(None) };
+        let expected = fs::read(self.path(name, "mac"))?;
+        let copy = File::from(memfd_create("code", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+        if self.mac(name, file, &copy)?.verify_slice(&expected).is_err() {
+            return Ok(None);
+        }
+        fcntl_add_seals(&copy, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+        Ok(Some(copy.into()))
     }
 
     pub(crate) fn remove(&self, name: &str) {

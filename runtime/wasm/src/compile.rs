@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 use std::{
     fs::File,
     io::{self, Read},
-    os::unix::process::ExitStatusExt,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     path::Path,
     process::ExitStatus,
     sync::{
@@ -148,6 +148,19 @@ impl Compilers {
             // compiling the same bytes again would produce the same code
             Lookup::Incompatible(error) => Err(Error::Invalid(format!("this node cannot run it: {error:#}"))),
         }
+    }
+
+    /// The code of an artifact that was compiled before, as [`Cache::sealed`]. `compatibility` is that of [`Compilers::image`].
+    pub(crate) async fn sealed(&self, compatibility: &str, artifact: &Artifact) -> Result<OwnedFd> {
+        let name = Wasm::of(artifact)?.name(compatibility);
+        let cache = self.cache.clone();
+        let sealed = blocking(move || cache.sealed(&name).map_err(|error| Error::Exhausted(error.to_string()))).await?;
+        sealed.ok_or_else(|| {
+            Error::Exhausted(format!(
+                "the compiled code of {} could not be read back from the cache",
+                artifact.digest()
+            ))
+        })
     }
 
     /// Compiles an artifact, and adds its code to the cache.

@@ -75,7 +75,7 @@ pub(crate) struct Engines {
     /// The engine with a small pool whose memory stays resident, and its number of instances. An instance there begins without page faults, in
     /// half of the time. `None` where the kernel cannot tell which pages were written (`PAGEMAP_SCAN`, Linux 6.7), or address space is short.
     pub(crate) resident: Option<(Engine, u32)>,
-    /// The engine with a pool, and its number of instances; `None` where address space is too short for a pool.
+    /// The engine with a pool, and its number of instances; `None` where none is wanted, or address space is too short for it.
     pub(crate) pool: Option<(Engine, u32)>,
     /// The engine that allocates instances on demand, without limits of size.
     pub(crate) single: Engine,
@@ -85,12 +85,15 @@ pub(crate) struct Engines {
 
 pub(crate) fn engines(pool: PoolOptions) -> wasmtime::Result<Engines> {
     let single = Engine::new(code().max_wasm_stack(SINGLE_STACK).async_stack_size(SINGLE_STACK + HOST_STACK))?;
-    let mut instances = pool.pooled.max(1);
+    if pool.pooled == 0 {
+        return Ok(Engines { resident: None, pool: None, single, problem: None });
+    }
+    let mut instances = pool.pooled;
     let resident = resident(RESIDENT.min(instances));
     loop {
         let error = match pooled(pooling(instances)) {
             Ok(engine) => {
-                let problem = (instances != pool.pooled.max(1)).then(|| {
+                let problem = (instances != pool.pooled).then(|| {
                     format!(
                         "address space is short: {instances} Wasm instances in the pool at a time instead of {} (check \
                          ulimit -v and vm.max_map_count)",

@@ -102,7 +102,7 @@ impl Compiler {
 #[derive(Clone, Copy, Debug)]
 pub struct PoolOptions {
     /// Instances in the pool, whose address space is reserved at the start. Where address space is short, the pool is halved until it fits; below
-    /// 64 instances there is no pool.
+    /// 64 instances there is no pool. 0: no pool.
     pub pooled: u32,
     /// Instances outside the pool, allocated on demand: commands, guests that exceed the pool's per-instance limits, and all guests when the pool
     /// is full.

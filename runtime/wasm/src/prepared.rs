@@ -4,12 +4,15 @@ use crate::{
     compile::Compilers,
     config,
     image::Image,
-    pool::{self, LazyPool},
+    load,
+    pool::{self, LazyPool, Pool},
 };
 use container::{Artifact, Error, Progress, Result};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
+    fs::File,
+    os::fd::OwnedFd,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -97,6 +100,27 @@ impl PreparedImages {
                 Err(error)
             }
         }
+    }
+
+    /// The code of an artifact that is prepared, as [`Compilers::sealed`].
+    pub(crate) async fn sealed(&self, artifact: &Artifact) -> Result<OwnedFd> {
+        self.compilers.sealed(self.compatibility().await?, artifact).await
+    }
+
+    /// Makes the image of an artifact from its code in an open file ([`load::open`]), if it is not prepared.
+    pub(crate) async fn open(&self, pool: &Arc<Pool>, artifact: &Artifact, code: File) -> Result<Arc<Image>> {
+        let slot = self.images.lock().entry(artifact.digest().to_string()).or_default().clone();
+        let mut preparation = slot.0.lock().await;
+        if let Preparation::Image(image) = &*preparation
+            && let Some(image) = image.upgrade()
+        {
+            return Ok(image);
+        }
+        let (pool, artifact) = (pool.clone(), artifact.clone());
+        let image = pool::blocking(move || Ok(load::open(&pool, artifact, &code))).await??;
+        let image = Arc::new(image);
+        *preparation = Preparation::Image(Arc::downgrade(&image));
+        Ok(image)
     }
 
     /// Returns the image of a digest if it is prepared and in use.

@@ -35,6 +35,8 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    fs::File,
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -143,6 +145,26 @@ impl Wasmtime {
     /// When the cache's folder or the engine cannot be created; the first use tries again.
     pub async fn warm(&self) -> Result<()> {
         tokio::try_join!(self.0.images.compatibility(), self.0.pool.get()).map(drop)
+    }
+
+    /// The code of an artifact that [`Runtime::prepare`] prepared: a file in memory that nobody can change, for [`Wasmtime::open`] of a
+    /// runtime in another process of this program.
+    ///
+    /// # Errors
+    /// It was not prepared, or the cache does not have it any more.
+    pub async fn code(&self, artifact: &Artifact) -> Result<OwnedFd> {
+        self.0.images.sealed(artifact).await
+    }
+
+    /// Prepares an artifact from its code, without a cache and a compiler: for a runtime without an instance pool. The artifact stays prepared
+    /// while the result or a container of it exists.
+    ///
+    /// `code` is executed as it is: it must come from [`Wasmtime::code`] of the node that this process belongs to.
+    ///
+    /// # Errors
+    /// It is no code, or none that this process can run.
+    pub async fn open(&self, artifact: &Artifact, code: File) -> Result<Arc<dyn Prepared>> {
+        Ok(self.0.images.open(self.0.pool.get().await?, artifact, code).await?)
     }
 
     /// Why the node's ability to run Wasm is impaired, for a node condition; `None` if it is not.

@@ -6,11 +6,13 @@ use super::{
     parts::{Group, Process},
     stored,
 };
-use crate::{descriptors::Shares, env, machine, precompile};
+use crate::{args::ISOLATED_CHILD, descriptors::Shares, env, machine, precompile};
 use agent::{Agent, Dependencies, Runtimes};
+use anyhow::Context;
 use client::{Client, Informers, Recorder, RecorderOptions};
 use container::Runtime;
 use image::Images;
+use isolated::Isolated;
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::api::resource::Quantity as Amount};
 use network::VirtualNetwork;
 use std::{
@@ -98,10 +100,11 @@ impl Node {
         network.register(&mut process.metrics.lock());
         let wasm = Arc::new(Wasmtime::new(wasm_options(config)?));
         wasm.register(&mut process.metrics.lock());
+        let isolated = Arc::new(Isolated::new(isolated_options(config)?, wasm.clone()));
         let recorder = |component: &str| recorder(config, process, group, &dependencies.client, component);
         group.spawn(stored::record_events(dependencies.store.clone(), recorder("store"), reference(config)));
         let agent_dependencies = Dependencies {
-            runtimes: Runtimes::new([wasm.clone() as Arc<dyn Runtime>]),
+            runtimes: Runtimes::new([wasm.clone() as Arc<dyn Runtime>, isolated]),
             network: Arc::new(network.clone()),
             dialer: Arc::new(network.clone()),
             images: Arc::new(images),
@@ -155,6 +158,30 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
     options.pool = wasm::PoolOptions::within(machine::memory_maps());
     options.files.max_open = descriptors.guest_files;
     Ok(options)
+}
+
+/// Most threads that run the guests of one isolated pod.
+const MAX_ISOLATED_THREADS: usize = 4;
+/// Most open files of the guests of one isolated pod, whose process has descriptors of its own.
+const ISOLATED_FILES: usize = 1024;
+/// Most connections of HTTP clients to one isolated pod.
+const ISOLATED_CONNECTIONS: usize = 2048;
+
+fn isolated_options(config: &Config) -> anyhow::Result<isolated::Options> {
+    let reserved = u64::try_from(config.reserved_memory.value()).unwrap_or(0);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Ok(isolated::Options {
+        program: std::env::current_exe().context("cannot find this program")?,
+        args: vec![ISOLATED_CHILD.into()],
+        memory: config.machine.memory.saturating_sub(reserved),
+        threads: threads.min(MAX_ISOLATED_THREADS),
+        files: ISOLATED_FILES,
+        connections: ISOLATED_CONNECTIONS,
+        streams: Shares::of(env::file_limit()).relayed,
+        log: container::log::Options::default(),
+        clock: env::system_clock(),
+        random: Arc::new(env::random),
+    })
 }
 
 fn agent_options(

@@ -430,6 +430,7 @@ async fn a_sandbox_that_cannot_be_removed_keeps_no_pod_from_starting() {
         labels: Default::default(),
         limits: Default::default(),
         network: attached.sandbox,
+        folders: Vec::new(),
     };
     let container = world.runtime.specs()[0].clone();
     world.runtime.sandbox(spec, attached.sockets).await.unwrap();

@@ -113,6 +113,7 @@ async fn limits_of_the_pod_hold_for_all_its_containers() {
         labels: Default::default(),
         limits: Limits { memory_bytes: Some(4 << 20), cpu_millis: None },
         network: Default::default(),
+        folders: Vec::new(),
     };
     node.runtime.sandbox(spec, node.net.clone()).await.unwrap();
     let mut spec = node.spec(&core_guest());

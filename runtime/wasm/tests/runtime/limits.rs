@@ -53,6 +53,7 @@ async fn pod(node: &Node, name: &str) {
         labels: Default::default(),
         limits: Limits::default(),
         network: Default::default(),
+        folders: Vec::new(),
     };
     node.runtime.sandbox(spec, node.net.clone()).await.unwrap();
 }

@@ -38,6 +38,7 @@ impl Pods {
             labels: Default::default(),
             limits: Limits::default(),
             network: Default::default(),
+            folders: Vec::new(),
         };
         self.node.runtime.sandbox(spec, attached.sockets).await.unwrap();
         attached.addresses[0]

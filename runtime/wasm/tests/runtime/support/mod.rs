@@ -202,6 +202,7 @@ impl Node {
             labels: Default::default(),
             limits: Limits::default(),
             network: Default::default(),
+            folders: Vec::new(),
         };
         node.runtime.sandbox(spec, node.net.clone()).await.unwrap();
         node

@@ -1,0 +1,97 @@
+//! Pods in processes of their own, chosen by a RuntimeClass.
+
+use crate::harness::*;
+use std::fs;
+
+const CLASS: &str =
+    "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: isolated}\nhandler: wasmtime-isolated\n";
+
+/// The processes of pods below a cluster's process.
+fn children(of: u32) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_child = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields: Vec<&str> = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
+        exists(*pid) && fields.get(1) == Some(&of.to_string().as_str())
+    };
+    pids.filter(is_child).collect()
+}
+
+fn exists(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|command| command.contains("isolated-child"))
+}
+
+/// A jsonpath of the pods.
+fn of_pods(cluster: &Cluster<'_>, path: &str) -> String {
+    cluster.kubectl(&["get", "pods", "-l", "app=hello", "-o", &format!("jsonpath={path}")])
+}
+
+#[test]
+fn a_runtime_class_puts_each_pod_into_a_confined_process_of_its_own() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    sample("fetch", &machine.path("work"));
+    let folder = sample("hello", &machine.path("work"));
+    let manifest = folder.join("hello.yaml");
+    let text = fs::read_to_string(&manifest).expect("the sample");
+    let isolated = text.replacen(
+        "    spec:\n      containers:",
+        "    spec:\n      runtimeClassName: isolated\n      containers:",
+        1,
+    );
+    assert_ne!(text, isolated);
+    fs::write(&manifest, isolated).expect("written");
+    let cluster = machine.up(&[]);
+    assert_eq!(children(cluster.pid()), [0; 0], "nothing is made before the first such pod");
+    cluster.kubectl_with(&["apply", "-f", "-"], CLASS);
+    let applied = machine.run(&["apply", "-f", &folder.display().to_string(), "--wait"]);
+    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+
+    // By the Service, from outside and from another pod.
+    let url = format!("http://{}:30080/", machine.address);
+    let answer = cluster.eventually("it answers", || get(&url).ok().filter(|(code, _)| *code == 200));
+    assert!(answer.1.starts_with("Hello from hello-"), "{answer:?}");
+    cluster.kubectl(&["wait", "--for=condition=Complete", "job/hello-check", "--timeout=100s"]);
+    assert!(cluster.kubectl(&["logs", "job/hello-check"]).contains("Hello from hello-"));
+    let id = of_pods(&cluster, "{.items[0].status.containerStatuses[0].containerID}");
+    assert!(id.starts_with("wasmtime-isolated://"), "{id}");
+
+    // What runs is confined.
+    let pods = children(cluster.pid());
+    assert_eq!(pods.len(), 3);
+    for pid in &pods {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+        assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
+    }
+
+    // Streams.
+    let name = of_pods(&cluster, "{.items[0].metadata.name}");
+    assert!(cluster.kubectl(&["exec", &name, "--", "env"]).contains("GREETING=Hello"));
+    assert_eq!(cluster.kubectl(&["exec", &name, "--", "echo", "a", "boat"]), "a boat\n");
+    assert!(cluster.kubectl(&["logs", &name]).is_empty());
+
+    // The end of its process is the end of a container, and it is restarted as its policy says.
+    let killed = std::process::Command::new("kill").args(["-9", &pods[0].to_string()]).status().expect("kill runs");
+    assert!(killed.success());
+    let restarts = "{.items[*].status.containerStatuses[0].restartCount}";
+    cluster.eventually("one is restarted", || {
+        let counts = of_pods(&cluster, restarts);
+        Some(()).filter(|()| counts.split(' ').any(|count| count == "1"))
+    });
+    let last = "{.items[*].status.containerStatuses[0].lastState.terminated.exitCode}";
+    assert_eq!(of_pods(&cluster, last), "137");
+    cluster.kubectl(&["wait", "--for=condition=Available", "deploy/hello", "--timeout=100s"]);
+    cluster.eventually("there are three again", || Some(()).filter(|()| children(cluster.pid()).len() == 3));
+
+    // No process outlives the node.
+    let all = children(cluster.pid());
+    cluster.kill();
+    let begin = std::time::Instant::now();
+    while all.iter().any(|pid| exists(*pid)) {
+        assert!(begin.elapsed() < TIMEOUT, "{all:?} are still there");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
