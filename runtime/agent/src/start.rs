@@ -12,7 +12,8 @@ use crate::{
 };
 use client::EventType;
 use container::{
-    ContainerSpec, DEFAULT_HTTP_PORT, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, Stdin, net::Attachment,
+    ContainerSpec, DEFAULT_HTTP_PORT, Port, Prepared, Progress, Protocol, RootFolder, Runtime, SandboxSpec, Stdin,
+    net::Attachment,
 };
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -252,12 +253,19 @@ impl Start {
         let root = self.shared.volumes_dir(pod::uid(&self.pod));
         let scratch = volumes::files_dir(&root).join(&self.container);
         let messages = volumes::messages_dir(&root).join(&self.container);
+        let written = volumes::roots_dir(&root).join(&self.container);
+        let root = match container.security_context.as_ref().and_then(|context| context.read_only_root_filesystem) {
+            Some(true) => RootFolder::ReadOnly,
+            _ => RootFolder::Writable(written.join(self.log.to_string())),
+        };
         let (pod, name, volumes) = (self.pod.clone(), self.container.clone(), self.volumes.clone());
         let (variables, private) = (environment.variables.clone(), self.shared.private.clone());
         let made = tokio::task::spawn_blocking(move || {
             let (container, _) = pod::container(&pod, &name).ok_or_else(|| format!("container {name} not found"))?;
             let (variables, scratch, private) = (&variables[..], &*scratch, &private);
             let container = &*container;
+            volumes::tree::remove(&written)
+                .map_err(|error| format!("failed to remove what an earlier attempt has written: {error}"))?;
             let mut mounts =
                 mounts(&MountRequest { pod: &pod, container, volumes: &volumes, variables, scratch, private })?;
             let termination_message = termination::prepare(container, &mut mounts, &messages);
@@ -276,6 +284,7 @@ impl Start {
             args,
             env: env::with_hostname(pod::hostname(&self.pod), environment),
             cwd: container.working_dir.clone().filter(|d| !d.is_empty()).or_else(|| pulled.command.working_dir.clone()),
+            root,
             mounts,
             ports: container.ports.iter().flatten().filter_map(declared).collect(),
             limits: resources::limits(container),
