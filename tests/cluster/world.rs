@@ -41,7 +41,7 @@ struct AnyImage;
 
 fn pulled(image: &str) -> Pulled {
     Pulled {
-        artifact: Artifact::Wasm { path: "/image.wasm".into(), digest: format!("sha256:{image}") },
+        artifact: Artifact::Wasm { path: "/image.wasm".into(), digest: format!("sha256:{image}"), files: None },
         image_id: format!("{image}@sha256:0"),
         size: 1000,
         command: Command { entrypoint: vec!["/image.wasm".into()], ..Command::default() },

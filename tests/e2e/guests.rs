@@ -62,15 +62,32 @@ const CAT: &str = r#"
 /// Repeats its standard input.
 const TALK: &str = r#"(func (export "_start") (call $copy (i32.const 0)))"#;
 
-/// Writes its second argument into the file that the first one names, in the first mount. Traps if that does not let it.
+/// Writes its second argument into the file that the first one names, in the first mount, which is listed
+/// after the root. Traps if that does not let it.
 const PUT: &str = r#"
  (func (export "_start")
    (drop (call $arguments))
    (i32.store (i32.const 0) (call $argument (i32.const 2)))
    (i32.store (i32.const 4) (call $length (call $argument (i32.const 2))))
-   (if (call $open (i32.const 3) (i32.const 1) (call $argument (i32.const 1)) (call $length (call $argument (i32.const 1)))
+   (if (call $open (i32.const 4) (i32.const 1) (call $argument (i32.const 1)) (call $length (call $argument (i32.const 1)))
                    (i32.const 1) (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 24)) (then unreachable))
    (drop (call $write (i32.load (i32.const 24)) (i32.const 0) (i32.const 1) (i32.const 8))))
+"#;
+
+/// Exits with 9 if the file `state` is in its root, else prints `etc/data` of it (8: it is not there), and makes `state` (6: it may not). Exits
+/// with 7 then, or repeats its standard input if it has an argument.
+const REMEMBER: &str = r#"
+ (data (i32.const 64) "etc/data\00state\00")
+ (func $root (param $p i32) (param $how i32) (param $rights i64) (result i32)
+   (call $open (i32.const 3) (i32.const 1) (local.get $p) (call $length (local.get $p)) (local.get $how) (local.get $rights)
+     (i64.const 0) (i32.const 0) (i32.const 24)))
+ (func (export "_start")
+   (if (i32.eqz (call $root (i32.const 73) (i32.const 0) (i64.const 2))) (then (call $exit (i32.const 9))))
+   (if (call $root (i32.const 64) (i32.const 0) (i64.const 2)) (then (call $exit (i32.const 8))))
+   (call $copy (i32.load (i32.const 24)))
+   (if (call $root (i32.const 73) (i32.const 1) (i64.const 64)) (then (call $exit (i32.const 6))))
+   (if (i32.eq (call $arguments) (i32.const 1)) (then (call $exit (i32.const 7))))
+   (call $copy (i32.const 0)))
 "#;
 
 /// Works for two seconds of wall time and exits with how many pieces of work (of some milliseconds each, at most 250) it did.
@@ -101,6 +118,7 @@ pub fn load(machine: &Machine, name: &str) {
         "work" => WORK,
         "spin" => SPIN,
         "talk" => TALK,
+        "remember" => REMEMBER,
         other => panic!("no guest {other}"),
     };
     let file = machine.path("work").join(format!("{name}.wat"));

@@ -265,3 +265,91 @@ fn images_that_cannot_be_had_say_why_and_what_to_do() {
     let message = waits_with(&cluster, "library", "CreateContainerError");
     assert!(message.contains("_start"), "what it would need: {message}");
 }
+
+/// Loads an image of two layers as `NAME:1`: the module of a guest as `/app.wasm`, and `/etc/data`.
+fn load_layers(machine: &Machine, guest: &str) {
+    guests::load(machine, guest);
+    let work = machine.path("work");
+    let blobs = fs::read_dir(machine.data().join("images/blobs/sha256")).expect("a store").flatten();
+    let module = blobs.filter_map(|blob| fs::read(blob.path()).ok()).find(|bytes| bytes.starts_with(b"\0asm\x01"));
+    let layout = work.join("layered");
+    fs::create_dir_all(layout.join("blobs/sha256")).expect("a folder");
+    let blob = |media: &str, bytes: Vec<u8>| {
+        let file = work.join("blob");
+        fs::write(&file, &bytes).expect("written");
+        let sum = Command::new("sha256sum").arg(&file).output().expect("sha256sum runs");
+        let hex = String::from_utf8_lossy(&sum.stdout).split_whitespace().next().expect("a sum").to_owned();
+        fs::rename(&file, layout.join("blobs/sha256").join(&hex)).expect("renamed");
+        serde_json::json!({"mediaType": media, "digest": format!("sha256:{hex}"), "size": bytes.len()})
+    };
+    let layer = |name: &str, content: &[u8]| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(&path, content).expect("written");
+        let top = name.split('/').next().expect("a name");
+        let tar = Command::new("tar").args(["cf", "-", top]).current_dir(folder.path()).output().expect("tar runs");
+        blob("application/vnd.oci.image.layer.v1.tar", tar.stdout)
+    };
+    let layers = [layer("app.wasm", &module.expect("the module")), layer("etc/data", b"of the image\n")];
+    let config = serde_json::json!({
+        "os": "wasi", "architecture": "wasm", "config": {"Entrypoint": ["/app.wasm"]},
+        "rootfs": {"type": "layers", "diff_ids": []},
+    });
+    let config = blob("application/vnd.oci.image.config.v1+json", config.to_string().into_bytes());
+    let media = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": media, "config": config, "layers": layers});
+    let manifest = blob(media, manifest.to_string().into_bytes());
+    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).expect("written");
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [manifest]});
+    fs::write(layout.join("index.json"), index.to_string()).expect("written");
+    let load = machine.run(&["image", "load", &layout.display().to_string(), "-t", &format!("{guest}:1")]);
+    assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
+}
+
+#[test]
+fn the_files_of_an_image_are_the_root_until_they_are_written() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    load_layers(&machine, "remember");
+    let cluster = machine.up(&[]);
+    let pods = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: again}
+spec: {containers: [{name: c, image: 'remember:1'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: refused}
+spec: {restartPolicy: Never, containers: [{name: c, image: 'remember:1', securityContext: {readOnlyRootFilesystem: true}}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: stays}
+spec:
+  volumes: [{name: v, emptyDir: {}}]
+  containers: [{name: c, image: 'remember:1', args: [stay], stdin: true, volumeMounts: [{name: v, mountPath: /data}]}]
+"#;
+    cluster.kubectl_with(&["apply", "-f", "-"], pods);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/stays", "--timeout=100s"]);
+    let said = cluster.eventually("it has written", || {
+        Some(cluster.kubectl(&["exec", "stays", "--", "ls", "/"])).filter(|said| said.contains("state"))
+    });
+    // with where the volume, the termination message and the token are mounted
+    assert_eq!(said, "app.wasm\ndata\ndev\netc\nstate\nvar\n");
+    assert_eq!(cluster.kubectl(&["exec", "stays", "--", "cat", "etc/data"]), "of the image\n");
+    assert_eq!(cluster.kubectl(&["logs", "stays"]), "of the image\n");
+    let code = |pod: &str, state: &str| {
+        cluster.field(&format!("pod/{pod}"), &format!("{{.status.containerStatuses[0].{state}.terminated.exitCode}}"))
+    };
+    cluster.eventually("it may not write", || Some(()).filter(|()| code("refused", "state") == "6"));
+    // The second attempt has ended as well when it is waited for the third: it has found the image again.
+    cluster.eventually("it has run again", || {
+        let restarts = cluster.field("pod/again", "{.status.containerStatuses[0].restartCount}");
+        Some(()).filter(|()| restarts == "1" && waiting(&cluster, "again").0 == "CrashLoopBackOff")
+    });
+    assert_eq!(code("again", "lastState"), "7");
+}

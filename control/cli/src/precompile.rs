@@ -46,7 +46,7 @@ async fn one(
     let Some(full) = full else { bail!("{name} has no name; give it one: {}", dir.client_command("image tag")) };
     let pulled = store.get(full)?.with_context(|| format!("{name}: the store does not have all of it"))?;
     let artifact = match pulled.artifact {
-        Artifact::Wasm { path, digest } => container::Artifact::Wasm { path, digest: digest.to_string() },
+        Artifact::Wasm { path, digest } => container::Artifact::Wasm { path, digest: digest.to_string(), files: None },
         Artifact::Linux { platform } => bail!("{name} is a Linux image ({platform}): there is nothing to compile"),
     };
     let scope = agent::preparation_scope(namespace, &Reference::parse(full)?.to_string());

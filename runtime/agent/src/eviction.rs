@@ -11,7 +11,7 @@ use crate::{
     plan::EVICTED,
     pod, resources,
     shared::Shared,
-    volumes::{blocking, tree},
+    volumes::{blocking, roots_dir, tree},
 };
 use api::quantity::{Format, Quantity};
 use client::EventType;
@@ -40,8 +40,8 @@ const SYSTEM_CRITICAL_PRIORITY: i32 = 2_000_000_000;
 pub(crate) struct Usage {
     /// By emptyDir volume.
     volumes: BTreeMap<String, u64>,
-    /// The logs by container.
-    logs: BTreeMap<String, u64>,
+    /// The logs, and what is written beside the volumes, by container.
+    containers: BTreeMap<String, u64>,
     /// All volumes on the node's disk, and the logs.
     total: u64,
     /// The number of files and folders.
@@ -81,7 +81,9 @@ fn measure(pod: &Pod, volumes: &Path, logs: &Path) -> std::io::Result<Usage> {
     }
     for (container, _) in pod::all_containers(pod) {
         let size = tree::usage(&logs.join(&container.name))?;
-        usage.logs.insert(container.name.clone(), size.bytes);
+        // It is in the total with the volumes.
+        let written = tree::usage(&roots_dir(volumes).join(&container.name))?;
+        usage.containers.insert(container.name.clone(), size.bytes.saturating_add(written.bytes));
         usage.total += size.bytes;
         usage.inodes += size.inodes;
     }
@@ -134,7 +136,7 @@ fn exceeded(pod: &Pod, usage: &Usage) -> Option<String> {
     }
     for container in &pod::spec(pod).containers {
         let Some((limit, text)) = storage(container.resources.as_ref(), true).filter(|(v, _)| *v > 0) else { continue };
-        if usage.logs.get(&container.name).is_some_and(|used| *used > limit) {
+        if usage.containers.get(&container.name).is_some_and(|used| *used > limit) {
             let name = &container.name;
             return Some(format!("Container {name} exceeded its local ephemeral storage limit {text:?}. "));
         }
@@ -160,7 +162,7 @@ fn reason(pod: &Pod, usage: &Usage, starved: StarvedResource) -> String {
     }
     for (container, _) in pod::containers(pod) {
         let (request, text) = storage(container.resources.as_ref(), false).unwrap_or((0, "0".into()));
-        let used = usage.logs.get(&container.name).copied().unwrap_or(0);
+        let used = usage.containers.get(&container.name).copied().unwrap_or(0);
         if used > request {
             let (name, used) = (&container.name, format_bytes(used));
             message += &format!(
@@ -338,7 +340,7 @@ mod tests {
     fn usage(volumes: &[(&str, u64)], logs: &[(&str, u64)]) -> Usage {
         let of = |list: &[(&str, u64)]| list.iter().map(|(n, b)| ((*n).to_owned(), *b)).collect();
         let total = volumes.iter().chain(logs).map(|(_, bytes)| bytes).sum();
-        Usage { volumes: of(volumes), logs: of(logs), total, inodes: 0 }
+        Usage { volumes: of(volumes), containers: of(logs), total, inodes: 0 }
     }
 
     #[test]

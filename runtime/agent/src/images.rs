@@ -4,7 +4,7 @@
 
 use container::Artifact;
 use k8s_openapi::api::core::v1::Secret;
-use std::collections::HashSet;
+use std::{collections::HashSet, path::PathBuf};
 
 pub use image::{Error, Keyring};
 
@@ -64,11 +64,15 @@ const GC_THRESHOLD_PERCENT: (u8, u8) = (85, 80);
 #[async_trait::async_trait]
 impl Images for image::Images {
     async fn present(&self, image: &str, keyring: &Keyring) -> Result<Option<Pulled>, Error> {
-        Ok(self.usable(image, keyring)?.map(Pulled::from))
+        match self.usable(image, keyring)? {
+            Some(pulled) => Ok(Some(unpacked(self, pulled).await?)),
+            None => Ok(None),
+        }
     }
 
     async fn pull(&self, image: &str, keyring: &Keyring) -> Result<Pulled, Error> {
-        Self::pull(self, image, keyring).await.map(Pulled::from)
+        let pulled = Self::pull(self, image, keyring).await?;
+        unpacked(self, pulled).await
     }
 
     async fn list(&self) -> Vec<Listed> {
@@ -94,12 +98,18 @@ impl Images for image::Images {
     }
 }
 
-impl From<image::Pulled> for Pulled {
-    fn from(pulled: image::Pulled) -> Self {
+/// The image with its files, which are unpacked if they are not yet.
+async fn unpacked(images: &image::Images, pulled: image::Pulled) -> Result<Pulled, Error> {
+    let files = images.files(&pulled).await?;
+    Ok(Pulled::new(pulled, files))
+}
+
+impl Pulled {
+    fn new(pulled: image::Pulled, files: Option<PathBuf>) -> Self {
         let image_id = pulled.id();
         let (artifact, platform) = match pulled.artifact {
             image::Artifact::Wasm { path, digest } => {
-                (Artifact::Wasm { path, digest: digest.to_string() }, pulled.layout.to_owned())
+                (Artifact::Wasm { path, digest: digest.to_string(), files }, pulled.layout.to_owned())
             }
             image::Artifact::Linux { platform } => {
                 (Artifact::Linux { layers: Vec::new(), digest: pulled.digest.to_string() }, platform)

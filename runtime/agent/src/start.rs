@@ -12,8 +12,8 @@ use crate::{
 };
 use client::EventType;
 use container::{
-    ContainerSpec, DEFAULT_HTTP_PORT, Folder, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, Stdin,
-    net::Attachment,
+    Artifact, ContainerSpec, DEFAULT_HTTP_PORT, Folder, Port, Prepared, Progress, Protocol, RootFolder, Runtime,
+    SandboxSpec, Stdin, net::Attachment,
 };
 use k8s_openapi::api::core::v1::{Container, Pod, Secret, VolumeMount};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -253,12 +253,19 @@ impl Start {
         let root = self.shared.volumes_dir(pod::uid(&self.pod));
         let scratch = volumes::files_dir(&root).join(&self.container);
         let messages = volumes::messages_dir(&root).join(&self.container);
+        let written = volumes::roots_dir(&root).join(&self.container);
+        let root = match container.security_context.as_ref().and_then(|context| context.read_only_root_filesystem) {
+            Some(true) => RootFolder::ReadOnly,
+            _ => RootFolder::Writable(written.join(self.log.to_string())),
+        };
         let (pod, name, volumes) = (self.pod.clone(), self.container.clone(), self.volumes.clone());
         let (variables, private) = (environment.variables.clone(), self.shared.private.clone());
         let made = tokio::task::spawn_blocking(move || {
             let (container, _) = pod::container(&pod, &name).ok_or_else(|| format!("container {name} not found"))?;
             let (variables, scratch, private) = (&variables[..], &*scratch, &private);
             let container = &*container;
+            volumes::tree::remove(&written)
+                .map_err(|error| format!("failed to remove what an earlier attempt has written: {error}"))?;
             let mut mounts =
                 mounts(&MountRequest { pod: &pod, container, volumes: &volumes, variables, scratch, private })?;
             let termination_message = termination::prepare(container, &mut mounts, &messages);
@@ -277,6 +284,7 @@ impl Start {
             args,
             env: env::with_hostname(pod::hostname(&self.pod), environment),
             cwd: container.working_dir.clone().filter(|d| !d.is_empty()).or_else(|| pulled.command.working_dir.clone()),
+            root,
             mounts,
             ports: container.ports.iter().flatten().filter_map(declared).collect(),
             limits: resources::limits(container),
@@ -303,7 +311,7 @@ impl Start {
             labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             limits: resources::pod_limits(&self.pod),
             network: self.attachment.sandbox.clone(),
-            folders: self.folders(),
+            folders: self.folders(&spec.artifact),
         };
         if let Err(error) = runtime.sandbox(room, self.attachment.sockets.clone()).await {
             let message = format!("Failed to create pod sandbox: {error}");
@@ -327,9 +335,9 @@ impl Start {
         Ok(started)
     }
 
-    /// The folders of the pod: its volumes, its own copies and messages, its logs. Of a path of the host, nobody may write to what all
+    /// The folders of the pod: its volumes, its own copies and messages, its logs, the files of the container's image. Of a path of the host, nobody may write to what all
     /// containers mount read-only. The agent opens logs, copies and messages by their paths: they hold no links.
-    fn folders(&self) -> Vec<Folder> {
+    fn folders(&self, artifact: &Artifact) -> Vec<Folder> {
         let root = self.shared.volumes_dir(pod::uid(&self.pod));
         let logs = self.shared.logs_dir(pod::namespace(&self.pod), pod::name(&self.pod), pod::uid(&self.pod));
         let own = [logs, volumes::files_dir(&root), volumes::messages_dir(&root)];
@@ -343,7 +351,13 @@ impl Start {
             read_only: volume.owner == Owner::Agent || !is_written(name),
             links: true,
         });
-        own.chain(volumes).collect()
+        let written = Folder { path: volumes::roots_dir(&root), read_only: false, links: true };
+        let image = match artifact {
+            Artifact::Wasm { files, .. } => files.clone(),
+            Artifact::Linux { .. } => None,
+        };
+        let image = image.map(|path| Folder { path, read_only: true, links: true });
+        own.chain([written]).chain(volumes).chain(image).collect()
     }
 
     /// Whether the container has already exited. Then its exit is reported, and not the error of the start.

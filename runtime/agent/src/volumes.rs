@@ -196,6 +196,7 @@ pub async fn tear_down(
 fn remove_own(root: &Path) -> io::Result<()> {
     tree::remove(&files_dir(root))?;
     tree::remove(&messages_dir(root))?;
+    tree::remove(&roots_dir(root))?;
     match std::fs::remove_dir(root) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -210,6 +211,11 @@ pub(crate) fn files_dir(root: &Path) -> PathBuf {
 /// The folder of the containers' termination messages.
 pub(crate) fn messages_dir(root: &Path) -> PathBuf {
     root.join("..termination")
+}
+
+/// The folder of the files that containers have written beside their volumes: one for each attempt, made by the runtime at the first write.
+pub(crate) fn roots_dir(root: &Path) -> PathBuf {
+    root.join("..root")
 }
 
 /// Syncs all volumes of a pod. Returns them by name. The error is the message of the event `FailedMount`.

@@ -118,6 +118,7 @@ impl<'a> Pod<'a> {
             args,
             env: vec![("HOME".into(), "/".into())],
             cwd: None,
+            root: Default::default(),
             mounts: vec![],
             ports: vec![],
             limits: Limits::default(),

@@ -34,6 +34,6 @@ pub use mount::{FileId, Mount, MountError};
 pub use policy::{HttpPolicy, InstancePolicy, Reuse};
 pub use runtime::{
     Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exec, Exit, ExitReason,
-    Folder, Limits, Port, Prepared, Progress, Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status, Stdin,
-    Streams, core_dump_file,
+    Folder, Limits, Port, Prepared, Progress, Protocol, Result, RootFolder, Runtime, SandboxId, SandboxSpec, Stats,
+    Status, Stdin, Streams, core_dump_file,
 };

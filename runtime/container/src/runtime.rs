@@ -29,6 +29,8 @@ pub enum Artifact {
         path: PathBuf,
         /// `sha256:…` of the file: the name under which it is compiled and cached.
         digest: String,
+        /// A folder with all files of its image, which nobody changes; `None` if it is no image of files.
+        files: Option<PathBuf>,
     },
     /// A Linux root file system, as layers on disk from the lowest to the highest.
     Linux {
@@ -124,6 +126,19 @@ pub enum Stdin {
     Once,
 }
 
+/// The root folder of a container, below its mounts: the files of its image, or an empty folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootFolder {
+    /// It has none: its program sees the mounts only.
+    #[default]
+    Absent,
+    /// Writes are refused.
+    ReadOnly,
+    /// Before the first write, the runtime makes this folder and copies the image's files to it. The caller counts it as the container's, and
+    /// removes it after the container.
+    Writable(PathBuf),
+}
+
 /// One attempt of one container.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ContainerSpec {
@@ -139,6 +154,8 @@ pub struct ContainerSpec {
     pub env: Vec<(String, String)>,
     /// Working directory.
     pub cwd: Option<String>,
+    /// Its root folder.
+    pub root: RootFolder,
     /// Folders of the host to mount.
     pub mounts: Vec<Mount>,
     /// Declared ports, in order.

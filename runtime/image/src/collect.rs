@@ -2,13 +2,12 @@
 
 use crate::{
     Digest, Error, Images, Reference,
-    content::{Content, Lock, blocking, remove},
+    content::{Content, Lock, blocking, clear, remove},
     error::Fault,
 };
 use std::{
     collections::{HashMap, HashSet},
     fs,
-    path::Path,
     time::SystemTime,
 };
 
@@ -166,23 +165,12 @@ fn sweep(content: &Content, _: &Lock, partials: bool) -> Result<u64, Fault> {
     let images = content.images()?;
     let used: HashSet<String> =
         images.iter().flat_map(|(_, record)| &record.blobs).map(|(digest, _)| digest.hex()).collect();
+    let manifests: HashSet<String> = images.iter().map(|(_, record)| record.manifest.digest.hex()).collect();
     let mut freed = clear(&content.blobs(), |name| used.contains(name))?;
+    freed += clear(&content.root().join("files"), |name| manifests.contains(name))?;
     freed += clear(&content.root().join("tmp"), |_| false)?;
     if partials {
         freed += clear(&content.root().join("partial"), |_| false)?;
-    }
-    Ok(freed)
-}
-
-fn clear(folder: &Path, keep: impl Fn(&str) -> bool) -> Result<u64, Fault> {
-    let mut freed = 0;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if !entry.file_name().to_str().is_some_and(&keep) {
-            let size = entry.metadata().map_or(0, |metadata| metadata.len());
-            remove(&entry.path())?;
-            freed += size;
-        }
     }
     Ok(freed)
 }

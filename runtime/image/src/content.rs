@@ -4,6 +4,7 @@
 //! blobs/sha256/HEX    verified content: indexes, manifests, configs, layers, modules
 //! partial/HEX         a download that runs or was interrupted
 //! tmp/                files that are being written
+//! files/HEX/          the files of an image, by the digest of its manifest
 //! images/HEX.json     a complete image, by the digest of its index or manifest ([`Record`])
 //! names/HEX.json      a name and the image it stands for; HEX is the digest of the name
 //! lock                held shared while an image is pulled or loaded, exclusively while something is deleted
@@ -53,6 +54,13 @@ pub(crate) struct Record {
     pub access: Access,
 }
 
+impl Record {
+    /// Whether its layers are archives of files, of which one is the module.
+    pub(crate) fn has_files(&self) -> bool {
+        self.wasm.is_some() && matches!(self.layout, Layout::Platform | Layout::Compat)
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Name {
     pub name: String,
@@ -82,6 +90,11 @@ pub(crate) struct DiskReservation {
 }
 
 impl DiskReservation {
+    /// The bytes that are not written yet.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
     /// Releases so many bytes, which are now on the disk.
     pub(crate) fn spend(&mut self, bytes: u64) {
         let bytes = bytes.min(self.left);
@@ -102,7 +115,7 @@ pub(crate) struct Lock(#[allow(dead_code, reason = "closing it unlocks")] File);
 
 impl Content {
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
-        for folder in ["", "blobs/sha256", "partial", "tmp", "images", "names"] {
+        for folder in ["", "blobs/sha256", "partial", "tmp", "files", "images", "names"] {
             DirBuilder::new().recursive(true).mode(0o700).create(root.join(folder))?;
         }
         Ok(Self { root: root.into(), next: Arc::default(), reserved: Arc::default() })
@@ -159,6 +172,12 @@ impl Content {
         File::options().create(true).truncate(false).write(true).open(self.root.join("lock"))
     }
 
+    /// Removes what a process that died has left half-made, unless another process is at work.
+    pub(crate) fn clear_leftovers(&self) -> Result<(), Fault> {
+        let Some(_lock) = self.try_exclusive()? else { return Ok(()) };
+        clear(&self.root.join("tmp"), |_| false).map(drop)
+    }
+
     /// Reserves so many bytes, if enough stays free beside the other reservations.
     pub(crate) fn reserve(&self, bytes: u64) -> Result<DiskReservation, Fault> {
         let mut reserved = self.reserved.lock();
@@ -174,17 +193,27 @@ impl Content {
         }
     }
 
-    /// A new, empty file under `tmp`.
-    pub(crate) fn incoming(&self) -> Result<Incoming, Fault> {
-        let (file, path) = loop {
+    /// The files of an image by the digest of its manifest.
+    pub(crate) fn files(&self, manifest: &Digest) -> PathBuf {
+        self.root.join("files").join(manifest.hex())
+    }
+
+    /// Makes something new under `tmp`.
+    pub(crate) fn temporary<T>(&self, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
+        loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let path = self.root.join("tmp").join(format!("{}-{number}", std::process::id()));
-            match File::options().create_new(true).write(true).open(&path) {
-                Ok(file) => break (file, path),
+            match make(&path) {
+                Ok(made) => return Ok((made, path)),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {} // another store's, or a dead process's
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
-        };
+        }
+    }
+
+    /// A new, empty file under `tmp`.
+    pub(crate) fn incoming(&self) -> Result<Incoming, Fault> {
+        let (file, path) = self.temporary(|path| File::options().create_new(true).write(true).open(path))?;
         Ok(Incoming { content: self.clone(), file, path, hasher: Sha256::new(), size: 0, kept: false })
     }
 
@@ -387,6 +416,42 @@ pub(crate) fn remove(path: &Path) -> Result<(), Fault> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// Removes a folder of this store with its content, or a file, if it exists.
+pub(crate) fn remove_all(path: &Path) -> Result<(), Fault> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The bytes of the files in a folder of this store, which is no deeper than its unpacker allows.
+fn size(path: &Path) -> u64 {
+    let Ok(found) = fs::symlink_metadata(path) else { return 0 };
+    if !found.is_dir() {
+        return found.len();
+    }
+    fs::read_dir(path).map_or(0, |entries| entries.flatten().map(|entry| size(&entry.path())).sum())
+}
+
+/// Removes what is in a folder, but the names to keep. Returns the freed bytes.
+pub(crate) fn clear(folder: &Path, keep: impl Fn(&str) -> bool) -> Result<u64, Fault> {
+    let mut freed = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if !entry.file_name().to_str().is_some_and(&keep) {
+            let size = size(&entry.path());
+            remove_all(&entry.path())?;
+            freed += size;
+        }
+    }
+    Ok(freed)
 }
 
 /// Runs file work on a thread that may block.

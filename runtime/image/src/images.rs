@@ -2,14 +2,21 @@
 
 use crate::{
     Artifact, Config, Digest, Error, Keyring, Pulled, Reference,
-    content::{Content, Record},
+    content::{self, Content, Record, blocking},
     error::Fault,
+    manifest::{self, Document},
     options::Options,
-    registry,
+    registry, unpack,
 };
 use futures::future::{BoxFuture, WeakShared};
 use parking_lot::Mutex;
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::sync::{OnceCell, Semaphore};
 
 /// When an image is pulled: a container's `imagePullPolicy`.
@@ -36,6 +43,8 @@ pub(crate) struct Inner {
     /// Running pulls, by name and credentials: the secret of one pod must not pull for another.
     pub pulls: Mutex<HashMap<(Reference, Keyring), WeakShared<Pull>>>,
     pub slots: Semaphore,
+    /// Held while the files of an image are unpacked.
+    pub unpacking: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Images {
@@ -49,8 +58,17 @@ impl Images {
     pub fn open(folder: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
         let content = Content::open(folder.as_ref())
             .map_err(|error| Error::Store(format!("{}: {error}", folder.as_ref().display())))?;
+        let cleared = content.clear_leftovers();
+        cleared.unwrap_or_else(|fault| tracing::warn!(?fault, "half-made files cannot be removed"));
         let slots = Semaphore::new(options.limits.pulls.max(1));
-        Ok(Self(Arc::new(Inner { content, options, http: OnceCell::new(), pulls: Mutex::default(), slots })))
+        Ok(Self(Arc::new(Inner {
+            content,
+            options,
+            http: OnceCell::new(),
+            pulls: Mutex::default(),
+            slots,
+            unpacking: Default::default(),
+        })))
     }
 
     /// The image of a container under its pull policy; it is pulled if necessary.
@@ -86,6 +104,25 @@ impl Images {
         Ok(Some(pulled).filter(|_| permitted))
     }
 
+    /// The folder with all files of an image of files, which are unpacked now if they are not; `None` for an artifact, which is a module only.
+    /// Nobody may change them. They stay as long as the image is stored.
+    pub async fn files(&self, image: &Pulled) -> Result<Option<PathBuf>, Error> {
+        let Some(manifest) = image.files else { return Ok(None) };
+        let target = self.0.content.files(&manifest);
+        if target.is_dir() {
+            return Ok(Some(target));
+        }
+        let _turn = self.0.unpacking.lock().await;
+        let _lock = self.0.content.shared().await?;
+        let (this, to) = (self.0.clone(), target.clone());
+        let unpacked = blocking(move || this.unpack(&manifest, &to)).await;
+        unpacked.map(|()| Some(target)).map_err(|fault| match fault {
+            Fault::Store(text) => Error::Store(text),
+            Fault::Content(cause) => Error::ErrImagePull { image: image.name.clone(), cause, hint: String::new() },
+            other => other.into(),
+        })
+    }
+
     /// The digests of stored images and their content, for caches.
     pub fn digests(&self) -> Result<Vec<Digest>, Error> {
         Ok(self.0.content.images()?.into_iter().map(|(digest, _)| digest).collect())
@@ -111,18 +148,44 @@ impl Inner {
         Ok(Some(self.pulled(reference, image, record)))
     }
 
+    /// Unpacks the layers of a manifest to `target`, which appears when it is complete.
+    fn unpack(&self, manifest: &Digest, target: &Path) -> Result<(), Fault> {
+        if target.is_dir() {
+            return Ok(());
+        }
+        let limits = &self.options.limits;
+        let bytes = self.content.bytes(manifest, limits.manifest)?;
+        let Document::Manifest(document) = manifest::read(&bytes).map_err(Fault::Content)? else {
+            return Err(Fault::content(format!("{manifest} is no manifest")));
+        };
+        if let Some(lost) = document.layers.iter().find(|layer| !self.content.has(&layer.digest, layer.size)) {
+            return Err(Fault::content(format!("the blob {} is missing: pull or load the image again", lost.digest)));
+        }
+        let layers: Vec<_> = document.layers.iter().map(|layer| self.content.blob(&layer.digest)).collect();
+        let (made, path) = self.content.temporary(|path| DirBuilder::new().mode(0o755).create(path))?;
+        let () = made;
+        let unpacked = unpack::unpack(&self.content, &layers, &path, limits);
+        let placed = unpacked.and_then(|()| match content::rename(&path, target) {
+            // another process was faster
+            Err(_) if target.is_dir() => content::remove_all(&path),
+            placed => Ok(placed?),
+        });
+        placed.inspect_err(|_| drop(content::remove_all(&path)))
+    }
+
     pub(crate) fn permits(&self, reference: &Reference, image: &Digest, keyring: &Keyring) -> Result<bool, Fault> {
         Ok(self.content.record(image)?.is_some_and(|record| record.access.permits(reference, keyring)))
     }
 
     pub(crate) fn pulled(&self, reference: &Reference, digest: Digest, record: Record) -> Pulled {
+        let files = record.has_files().then_some(record.manifest.digest);
         let artifact = match record.wasm {
             Some(digest) => Artifact::Wasm { path: self.content.blob(&digest), digest },
             None => Artifact::Linux { platform: record.platform },
         };
         let size = record.blobs.iter().map(|(_, size)| size).sum();
         let (config, layout): (Config, _) = (record.config, record.layout.text());
-        Pulled { name: reference.to_string(), digest, artifact, config, size, layout }
+        Pulled { name: reference.to_string(), digest, artifact, config, size, layout, files }
     }
 
     /// The HTTP client, created on first use, because loading the system's certificates takes a moment.

@@ -1,7 +1,7 @@
 //! Untrusted tar archives: layers, and archives given to `load`.
 //!
-//! Nothing is ever unpacked to a path from an archive: one file is found, or all files become blobs, and paths only select. Sizes and counts are
-//! limited while reading, so that a decompression bomb costs no more than the limit.
+//! Nothing here writes to a path from an archive: one file is found, or all files become blobs, and paths only select ([`crate::unpack`] makes
+//! files). Sizes and counts are limited while reading, so that a decompression bomb costs no more than the limit.
 
 use crate::{
     Limits,
@@ -44,6 +44,10 @@ pub(crate) struct Entry<'a> {
     pub kind: EntryType,
     pub link: String,
     pub size: u64,
+    /// Permissions, not checked.
+    pub mode: u32,
+    /// When it was modified, seconds since 1970, not checked.
+    pub modified: u64,
     pub data: &'a mut dyn Read,
 }
 
@@ -74,7 +78,8 @@ pub(crate) fn walk(
             names.link.unwrap_or_else(|| entry.header().link_name_bytes().map_or_else(String::new, |link| text(&link)));
         let path = clean("", &path)
             .ok_or_else(|| Fault::content(format!("the archive holds a path that climbs out: {path:?}")))?;
-        each(Entry { path, kind, link, size, data: &mut entry })?;
+        let (mode, modified) = (entry.header().mode().unwrap_or(0o644), entry.header().mtime().unwrap_or(0));
+        each(Entry { path, kind, link, size, mode, modified, data: &mut entry })?;
     }
     drop(archive);
     budget.entries = left;

@@ -30,6 +30,7 @@ mod push;
 mod recognise;
 mod reference;
 mod registry;
+mod unpack;
 
 pub use auth::{Credential, Keyring};
 pub use collect::{Collected, Listed};
@@ -57,6 +58,8 @@ pub struct Pulled {
     pub size: u64,
     /// Which of the known layouts the image has, in a word or two, for people.
     pub layout: &'static str,
+    /// The manifest whose layers are archives of files, one of them the module: [`Images::files`] unpacks them.
+    pub files: Option<Digest>,
 }
 
 impl Pulled {

@@ -147,7 +147,7 @@ mod tests {
         fs::write(parent.join("cgroup.subtree_control"), "memory pids").unwrap();
         let made = Cgroup::make(root.path(), "0::/a/node\n", "../x y").unwrap();
         let folder = parent.join(format!("sampan-{}-xy", std::process::id()));
-        assert_eq!(made.folders, [folder.clone()]);
+        assert_eq!(made.folders, std::slice::from_ref(&folder));
         made.add(7).unwrap();
         made.limit_memory(Some(1 << 20)).unwrap();
         let read = |name| fs::read_to_string(folder.join(name)).unwrap();

@@ -97,6 +97,22 @@ impl Isolated {
     }
 }
 
+impl Pod {
+    /// The process of the pod sees the files of the image with which it was started, and cannot be allowed others later.
+    fn check_image(&self, artifact: &Artifact) -> Result<()> {
+        match artifact {
+            Artifact::Wasm { files: Some(files), .. }
+                if !self.spec.folders.iter().any(|folder| folder.path == *files) =>
+            {
+                let text = "an isolated pod has one image with files beside its module: use one image for its containers, or run it without \
+                            the RuntimeClass";
+                Err(Error::Unsupported(text.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The progress of a container, which is never undone.
 fn rank(state: Option<&ContainerState>) -> u8 {
     match state {
@@ -342,6 +358,7 @@ impl Runtime for Isolated {
 
     async fn create(&self, sandbox: &SandboxId, spec: ContainerSpec) -> Result<()> {
         let pod = self.0.pod(sandbox)?;
+        pod.check_image(&spec.artifact)?;
         let process = self.0.process(&pod).await?;
         let code = self.0.code(&spec.artifact).await?;
         let sent = code.as_fd().try_clone_to_owned().map_err(|error| Error::Exhausted(error.to_string()))?;

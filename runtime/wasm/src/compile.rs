@@ -62,7 +62,7 @@ struct Wasm<'a> {
 
 impl<'a> Wasm<'a> {
     fn of(artifact: &'a Artifact) -> Result<Self> {
-        let Artifact::Wasm { path, digest } = artifact else {
+        let Artifact::Wasm { path, digest, .. } = artifact else {
             return Err(Error::Unsupported("a Linux image does not run on wasmtime".into()));
         };
         let hash = digest

@@ -5,7 +5,7 @@ use crate::{
     core_dump::{self, CoreDumps, Dumped},
     delivery::Delivery,
     exit,
-    files::{self, Refused, Unopened, budget},
+    files::{self, Folder, Opener, Refused, Unopened, budget, p3_streams::Counted, root::Root, streams::in_place},
     host::{self, HostMemoryMeter},
     keyvalue,
     memory::{InstanceMemory, MemoryAccount},
@@ -29,12 +29,12 @@ use container::{
 use http::HeaderMap;
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 use tokio::{io::DuplexStream, sync::Semaphore};
 use wasmtime::{
     Engine, Store,
-    component::{GuestTaskId, Linker, Resource},
+    component::{GuestTaskId, Linker, Resource, ResourceTableError},
 };
 use wasmtime_wasi::{
     I32Exit, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
@@ -72,6 +72,10 @@ pub(crate) struct Shared {
     pub(crate) outgoing: Arc<Semaphore>,
     pub(crate) files: Arc<budget::PodFiles>,
     pub(crate) space: Arc<budget::DiskSpace>,
+    /// The folders that its programs list.
+    pub(crate) folders: Vec<Folder>,
+    /// The root folder, unless there is none or a volume is mounted there.
+    pub(crate) root: Option<Arc<Root>>,
     /// Stands for each folder of a command until its first use; `None`: folders are opened at the start.
     pub(crate) placeholder: Option<Dir>,
     /// Whether the container's log has reported a folder that cannot be opened.
@@ -99,6 +103,26 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    fn opener(&self, in_place: bool) -> Opener<'_> {
+        Opener { root: self.root.as_deref(), space: &self.space, in_place }
+    }
+
+    /// Makes the container's own copy of its root, before a call that changes something there.
+    pub(crate) async fn copy_root(&self) -> Result<(), Refused> {
+        let Some(root) = &self.root else { return Ok(()) };
+        // those who wait for it take no place for blocking calls
+        let _turn = root.turn.lock().await;
+        let copied = in_place(&self.blocking, async { root.copy(&self.space).map(drop) }).await;
+        copied.inspect_err(|refused| self.log_mount_error(refused))
+    }
+
+    /// Reports once in the container's log why a folder cannot be opened: the program only gets an error number.
+    fn log_mount_error(&self, refused: &Refused) {
+        if !self.mount_error_logged.swap(true, Relaxed) {
+            self.log.lines(Source::Stderr, &format!("sampan: {refused}"));
+        }
+    }
+
     /// Keeps a core dump of a trap, if the container asks for it.
     fn keep_core_dump<T: Send + 'static>(&self, store: &mut Store<T>, error: wasmtime::Error) -> wasmtime::Error {
         if !self.spec.core_dump {
@@ -125,15 +149,6 @@ impl Shared {
 struct Live(Arc<Shared>);
 
 impl Live {
-    /// Reports once in the container's log why a folder cannot be opened: the program only gets an error number.
-    fn log_mount_error(&self, refused: &Refused) {
-        if !self.0.mount_error_logged.swap(true, Relaxed) {
-            let mut writer = self.0.log.writer(Source::Stderr);
-            writer.write(format!("sampan: {refused}\n").as_bytes());
-            writer.finish(true);
-        }
-    }
-
     fn new(shared: &Arc<Shared>) -> Self {
         shared.instances.fetch_add(1, Relaxed);
         Self(shared.clone())
@@ -164,6 +179,8 @@ pub(crate) struct Guest {
     table: ResourceTable,
     /// Declared after the table, so that the table's files are closed first.
     files: budget::InstanceFiles,
+    /// Its open streams of files, which WASI 0.3 keeps outside of the table.
+    file_streams: Arc<AtomicUsize>,
     /// Its open folders, by mount.
     folders: Vec<Option<Dir>>,
     /// Folders that it has listed and not used.
@@ -188,6 +205,8 @@ pub(crate) struct CoreGuest {
     wasi: WasiP1Ctx,
     /// Folders that it has not used.
     unopened: Vec<Unopened>,
+    /// Open folders of the shared files of its image, as number and entry.
+    shared_folders: Vec<(i32, u32)>,
     /// Declared after the files, so that they are closed first.
     files: budget::InstanceFiles,
     /// The guest has closed a standard stream, whose descriptor may be a file now.
@@ -213,10 +232,11 @@ impl Guest {
     pub(crate) fn preopens(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
         let shared = self.live.0.clone();
         let mut shown = Vec::new();
-        for (mount, one) in shared.spec.mounts.iter().enumerate() {
+        for (mount, one) in shared.folders.iter().enumerate() {
+            let lazy = !self.request || matches!(one, Folder::Root { .. });
             // a folder that is open is listed as it is
             let dir = match (&self.folders[mount], &shared.placeholder) {
-                (None, Some(placeholder)) if !self.request => placeholder.clone(),
+                (None, Some(placeholder)) if lazy => placeholder.clone(),
                 (_, placeholder) => match (self.open(mount), placeholder) {
                     // the first use tries again, and returns the error
                     (Err(Refused::Full), Some(placeholder)) => placeholder.clone(),
@@ -227,18 +247,40 @@ impl Guest {
             if self.folders[mount].is_none() {
                 self.unopened.push(Unopened { number: 0, entry: handle.rep(), mount });
             }
-            shown.push((handle, one.target.clone()));
+            shown.push((handle, one.target().to_owned()));
         }
         Ok(shown)
     }
 
     /// Opens a listed folder before its first use.
     pub(crate) fn ensure_open(&mut self, entry: u32) -> Result<(), Refused> {
-        let Some(at) = self.unopened.iter().position(|folder| folder.entry == entry) else { return Ok(()) };
-        let dir = self.open(self.unopened[at].mount).inspect_err(|refused| self.live.log_mount_error(refused))?;
-        files::replace_placeholder(&mut self.table, entry, dir);
-        self.unopened.swap_remove(at);
-        Ok(())
+        if let Some(at) = self.unopened.iter().position(|folder| folder.entry == entry) {
+            let dir = self.open(self.unopened[at].mount).inspect_err(|refused| self.live.0.log_mount_error(refused))?;
+            files::replace_placeholder(&mut self.table, entry, dir);
+            self.unopened.swap_remove(at);
+        }
+        self.live.0.root.as_ref().map_or(Ok(()), |root| root.follow(&mut self.table, entry))
+    }
+
+    /// As [`Guest::ensure_open`], before a call that changes something in the folder.
+    pub(crate) async fn ensure_writable(&mut self, entry: u32) -> Result<(), Refused> {
+        self.ensure_open(entry)?;
+        if let Some(shared) = self.root_to_copy(entry) {
+            shared.copy_root().await?;
+        }
+        self.ensure_open(entry)
+    }
+
+    /// The state of its container, if the container's root must be copied before a call that changes something in this folder.
+    pub(crate) fn root_to_copy(&mut self, entry: u32) -> Option<Arc<Shared>> {
+        let shared = self.live.0.clone();
+        let needed = shared.root.as_ref().is_some_and(|root| root.entry_needs_copy(&mut self.table, entry));
+        needed.then_some(shared)
+    }
+
+    /// Counts a stream of a file that WASI 0.3 keeps outside of the table.
+    pub(crate) fn counted_stream(&self) -> Counted {
+        Counted::new(&self.file_streams)
     }
 
     /// The entry is closed, and may be reused.
@@ -250,8 +292,10 @@ impl Guest {
         if let Some(dir) = &self.folders[mount] {
             return Ok(dir.clone());
         }
-        let (held, count) = (&mut self.files, files::count(&mut self.table).saturating_sub(self.unopened.len()));
-        let dir = files::open_folder(&self.live.0.spec.mounts[mount], true, held, || count)?;
+        let count = files::count(&mut self.table).saturating_sub(self.unopened.len());
+        let (held, count) = (&mut self.files, count + self.file_streams.load(Relaxed));
+        let shared = &self.live.0;
+        let dir = shared.opener(true).open(&shared.folders[mount], held, || count)?;
         self.folders[mount] = Some(dir.clone());
         Ok(dir)
     }
@@ -297,8 +341,8 @@ impl Guest {
 
     /// Whether it may open one more file.
     pub(crate) fn may_open(&mut self) -> bool {
-        let (table, unopened) = (&mut self.table, self.unopened.len());
-        self.files.open(1, || files::count(table).saturating_sub(unopened))
+        let (table, unopened, streams) = (&mut self.table, self.unopened.len(), self.file_streams.load(Relaxed));
+        self.files.open(1, || files::count(table).saturating_sub(unopened) + streams)
     }
 }
 
@@ -310,15 +354,74 @@ impl CoreGuest {
 
     /// Opens a listed folder before its first use.
     pub(crate) fn ensure_open(&mut self, number: i32) -> Result<(), Refused> {
-        let Some(at) = self.unopened.iter().position(|folder| folder.number == number) else { return Ok(()) };
-        let Unopened { entry, mount, .. } = self.unopened[at];
-        let (table, unopened) = (self.wasi.ctx().table, self.unopened.len());
-        let count = || descriptors(table).saturating_sub(unopened);
-        let dir = files::open_folder(&self.live.0.spec.mounts[mount], true, &mut self.files, count);
-        let dir = dir.inspect_err(|refused| self.live.log_mount_error(refused))?;
-        files::replace_placeholder(self.wasi.ctx().table, entry, dir);
-        self.unopened.swap_remove(at);
-        Ok(())
+        if let Some(at) = self.unopened.iter().position(|folder| folder.number == number) {
+            let Unopened { entry, mount, .. } = self.unopened[at];
+            let (table, unopened, shared) = (self.wasi.ctx().table, self.unopened.len(), &self.live.0);
+            let count = || descriptors(table).saturating_sub(unopened);
+            let dir = shared.opener(true).open(&shared.folders[mount], &mut self.files, count);
+            let dir = dir.inspect_err(|refused| self.live.0.log_mount_error(refused))?;
+            files::replace_placeholder(self.wasi.ctx().table, entry, dir);
+            self.unopened.swap_remove(at);
+            if matches!(shared.folders[mount], Folder::Root { .. }) {
+                self.shared_folders.push((number, entry));
+            }
+        }
+        let (Some(root), Some(entry)) = (&self.live.0.root, self.shared_folder(number)) else { return Ok(()) };
+        root.clone().follow(self.wasi.ctx().table, entry)
+    }
+
+    fn shared_folder(&self, number: i32) -> Option<u32> {
+        self.shared_folders.iter().find(|(known, _)| *known == number).map(|(_, entry)| *entry)
+    }
+
+    /// As [`CoreGuest::ensure_open`], before a call that changes something in the folders.
+    pub(crate) async fn ensure_writable(&mut self, numbers: &[i32]) -> Result<(), Refused> {
+        for number in numbers {
+            self.ensure_open(*number)?;
+            let Some(entry) = self.shared_folder(*number) else { continue };
+            let shared = self.live.0.clone();
+            if shared.root.as_ref().is_some_and(|root| root.entry_needs_copy(self.wasi.ctx().table, entry)) {
+                shared.copy_root().await?;
+            }
+        }
+        // the second may have brought the copy
+        numbers.iter().try_for_each(|number| self.ensure_open(*number))
+    }
+
+    /// `number` was opened in the folder `parent`. If it is a folder of the shared files, it is replaced after the copy as well.
+    pub(crate) fn opened_in(&mut self, parent: i32, number: i32) {
+        let Some(root) = self.live.0.root.clone() else { return };
+        if !root.is_writable() || root.is_copied() || self.shared_folder(parent).is_none() {
+            return;
+        }
+        let known: Vec<u32> = self.shared_folders.iter().map(|(_, entry)| *entry).collect();
+        let unopened: Vec<u32> = self.unopened.iter().map(|folder| folder.entry).collect();
+        let table = self.wasi.ctx().table;
+        // preview 1 keeps its entries to itself: the new one is the one that is not known
+        let mut left = table.iter_mut().count();
+        for entry in 0..u32::MAX {
+            match table.get(&Resource::<Descriptor>::new_borrow(entry)) {
+                Ok(Descriptor::Dir(dir))
+                    if !known.contains(&entry) && !unopened.contains(&entry) && root.needs_copy(dir) =>
+                {
+                    self.shared_folders.push((number, entry));
+                    return;
+                }
+                Err(ResourceTableError::NotPresent) => {}
+                _ => left -= 1,
+            }
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
+    /// The first descriptor got the number of the second.
+    pub(crate) fn renumbered(&mut self, from: i32, to: i32) {
+        if from != to {
+            self.shared_folders.retain(|(number, _)| *number != to);
+            self.shared_folders.iter_mut().filter(|(number, _)| *number == from).for_each(|(number, _)| *number = to);
+        }
     }
 
     /// Limits concurrent blocking file calls.
@@ -338,6 +441,7 @@ impl CoreGuest {
     /// The descriptor is closed or replaced.
     pub(crate) fn forget(&mut self, number: i32) {
         self.unopened.retain(|folder| folder.number != number);
+        self.shared_folders.retain(|(known, _)| *known != number);
     }
 
     pub(crate) fn space(&self) -> &Arc<budget::DiskSpace> {
@@ -376,8 +480,6 @@ pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     p3::cli::add_to_linker(&mut linker)?;
     p3::clocks::add_to_linker(&mut linker)?;
     p3::random::add_to_linker(&mut linker)?;
-    // without folders: those of the pod are for 0.2, whose functions are held to its limits
-    p3::filesystem::add_to_linker(&mut linker)?;
     sockets::p3::add_to_linker(&mut linker, Guest::view)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     keyvalue::add_to_linker(&mut linker, Guest::view)?;
@@ -488,7 +590,8 @@ fn component_store(
             shared.files.clone(),
             if one_request { budget::MAX_REQUEST_FILES } else { budget::MAX_FILES },
         ),
-        folders: vec![None; shared.spec.mounts.len()],
+        file_streams: Arc::default(),
+        folders: vec![None; shared.folders.len()],
         unopened: Vec::new(),
         http,
         outgoing: Outgoing {
@@ -512,18 +615,19 @@ fn component_store(
 /// A store for a core module.
 pub(crate) fn core_store(engine: &Engine, shared: &Arc<Shared>, io: Io) -> wasmtime::Result<Store<CoreGuest>> {
     files::check_mounts(&shared.spec.mounts)?;
-    let (mut builder, mounts) = (wasi(shared, io), &shared.spec.mounts);
+    let (mut builder, folders) = (wasi(shared, io), &shared.folders);
     let mut files = budget::InstanceFiles::new(shared.files.clone(), budget::MAX_FILES);
     let (mut wasi, unopened) = match &shared.placeholder {
-        Some(placeholder) => files::preopen_placeholders(builder, mounts, placeholder)?,
+        Some(placeholder) => files::preopen_placeholders(builder, folders, placeholder)?,
         None => {
-            files::preopen(&mut builder, mounts, &mut files)?;
+            files::preopen(&mut builder, folders, &shared.opener(false), &mut files)?;
             (builder.build_p1(), Vec::new())
         }
     };
     wasi.ctx().table.set_max_capacity(MAX_RESOURCES);
     let memory = InstanceMemory::new(shared.memory.clone());
-    let guest = CoreGuest { wasi, unopened, files, stdio_replaced: false, memory, live: Live::new(shared) };
+    let (shared_folders, stdio_replaced, live) = (Vec::new(), false, Live::new(shared));
+    let guest = CoreGuest { wasi, unopened, shared_folders, files, stdio_replaced, memory, live };
     let mut store = Store::new(engine, guest);
     store.limiter_async(|guest| &mut guest.memory);
     store.set_hostcall_fuel(MAX_CALL_BYTES);

@@ -112,17 +112,6 @@ impl Image {
         matches!(self.pool.as_ref().or_else(|| self.single.get()), Some(Target::Http3(_)))
     }
 
-    /// Whether it looks for folders by WASI 0.3, whose file functions have none yet.
-    pub(crate) fn imports_folders_of_0_3(&self) -> bool {
-        let pre = match self.pool.as_ref().or_else(|| self.single.get()) {
-            Some(Target::Http3(pre)) => pre.instance_pre(),
-            Some(Target::Command3(pre)) => pre,
-            _ => return false,
-        };
-        let ty = pre.component().component_type();
-        ty.imports(pre.engine()).any(|(name, _)| name.starts_with("wasi:filesystem/preopens@0.3."))
-    }
-
     /// The slots that an instance needs.
     pub(crate) fn slot_requirements(&self) -> SlotRequirements {
         SlotRequirements { fits_pool: self.pool.is_some(), single: self.memories }

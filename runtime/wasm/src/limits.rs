@@ -6,6 +6,7 @@ use crate::{
         Refused,
         budget::ENTRY_BYTES,
         lazy::{Files, HasFiles, error_code},
+        p3,
         streams::{FileOutput, in_place},
     },
     guest::{CoreGuest, Guest},
@@ -38,7 +39,10 @@ const MFILE: i32 = 33;
 const NOMEM: i32 = 48;
 const NOSPC: i32 = 51;
 const IO: i32 = 29;
+const NOENT: i32 = 44;
 const CREATE: i32 = 1;
+const TRUNCATE: i32 = 8;
+const RIGHT_TO_WRITE: i64 = 1 << 6;
 /// Most subscriptions of one poll. A subscription of a file takes two entries of the instance's resource table.
 const MAX_SUBSCRIPTIONS: u32 = 1_024;
 /// Descriptors up to this one are standard streams, whose output is limited by the log.
@@ -47,7 +51,9 @@ const STDERR: i32 = 2;
 fn errno(refused: &Refused) -> i32 {
     match refused {
         Refused::Full => MFILE,
-        Refused::Mount(..) => IO,
+        Refused::Root(error) if error.kind() == std::io::ErrorKind::StorageFull => NOSPC,
+        Refused::Root(error) if error.kind() == std::io::ErrorKind::NotFound => NOENT,
+        Refused::Mount(..) | Refused::Root(_) => IO,
     }
 }
 
@@ -79,6 +85,7 @@ pub(crate) fn components(mut linker: Linker<Guest>) -> wasmtime::Result<Linker<G
     preopens::add_to_linker::<Guest, HasPreopens>(&mut linker, |guest| Preopens(guest))?;
     types::add_to_linker::<Guest, HasFiles>(&mut linker, |guest| Files(guest))?;
     descriptors_of_components(&mut linker)?;
+    p3::add_to_linker(&mut linker)?;
     linker.allow_shadowing(false);
     Ok(linker)
 }
@@ -95,7 +102,9 @@ fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()>
                 if how.contains(OpenFlags::CREATE) && !guest.space().take(ENTRY_BYTES) {
                     return Ok((Opened::Err(ErrorCode::InsufficientSpace),));
                 }
-                if let Err(refused) = guest.ensure_open(fd.rep()) {
+                let writes = how.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE) || flags.contains(DescriptorFlags::WRITE);
+                let ready = if writes { guest.ensure_writable(fd.rep()).await } else { guest.ensure_open(fd.rep()) };
+                if let Err(refused) = ready {
                     return Ok((Opened::Err(error_code(&refused)),));
                 }
                 // WASI 0.2 has no error code for too many open files
@@ -257,7 +266,25 @@ macro_rules! using {
     )* };
 }
 
-/// Defines functions with two descriptors.
+/// As `using`, for functions that change something in the folder.
+macro_rules! changing {
+    ($linker:ident: $($name:ident($($argument:ident: $type:ty),*);)*) => { $(
+        $linker.func_wrap_async(
+            MODULE,
+            stringify!($name),
+            |mut caller: Caller<'_, CoreGuest>, (fd, $($argument,)*): (i32, $($type,)*)| {
+                Box::new(async move {
+                    if let Err(refused) = caller.data_mut().ensure_writable(&[fd]).await {
+                        return Ok(errno(&refused));
+                    }
+                    original!(file caller, $name, fd $(, $argument)*)
+                })
+            },
+        )?;
+    )* };
+}
+
+/// Defines functions with two descriptors, which change something in their folders.
 macro_rules! using_two {
     (@ $a:ident $b:ident $c:ident $d:ident) => { (i32, i32, i32, i32, i32, i32) };
     (@ $a:ident $b:ident $c:ident $d:ident $e:ident) => { (i32, i32, i32, i32, i32, i32, i32) };
@@ -267,7 +294,7 @@ macro_rules! using_two {
             stringify!($name),
             |mut caller: Caller<'_, CoreGuest>, (fd, $($before,)* to, $($after,)*): using_two!(@ $($before)* $($after)*)| {
                 Box::new(async move {
-                    if let Err(refused) = caller.data_mut().ensure_open(fd).and_then(|()| caller.data_mut().ensure_open(to)) {
+                    if let Err(refused) = caller.data_mut().ensure_writable(&[fd, to]).await {
                         return Ok(errno(&refused));
                     }
                     original!(file caller, $name, fd $(, $before)*, to $(, $after)*)
@@ -310,8 +337,10 @@ fn file_functions(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<
         fd_seek(offset: i64, whence: i32, to: i32);
         fd_sync();
         path_filestat_get(follow: i32, path: i32, length: i32, to: i32);
-        path_filestat_set_times(follow: i32, path: i32, length: i32, access: i64, change: i64, flags: i32);
         path_readlink(path: i32, length: i32, buffer: i32, size: i32, to: i32);
+    );
+    changing!(linker:
+        path_filestat_set_times(follow: i32, path: i32, length: i32, access: i64, change: i64, flags: i32);
         path_remove_directory(path: i32, length: i32);
         path_unlink_file(path: i32, length: i32);
     );
@@ -320,6 +349,13 @@ fn file_functions(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<
         path_rename(path, length; new, new_length);
     );
     Ok(())
+}
+
+/// The descriptor that an open wrote to the guest's memory.
+fn opened_number(caller: &mut Caller<'_, CoreGuest>, to: i32) -> wasmtime::Result<Option<i32>> {
+    let at = to.cast_unsigned() as usize;
+    let bytes = memory(caller)?.data(&*caller).get(at..at.saturating_add(4)).and_then(|bytes| bytes.try_into().ok());
+    Ok(bytes.map(i32::from_le_bytes))
 }
 
 fn opens(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
@@ -333,7 +369,9 @@ fn opens(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if how & CREATE != 0 && !guest.space().take(ENTRY_BYTES) {
                     return Ok(NOSPC);
                 }
-                if let Err(refused) = guest.ensure_open(fd) {
+                let writes = how & (CREATE | TRUNCATE) != 0 || base & RIGHT_TO_WRITE != 0;
+                let ready = if writes { guest.ensure_writable(&[fd]).await } else { guest.ensure_open(fd) };
+                if let Err(refused) = ready {
                     return Ok(errno(&refused));
                 }
                 if !guest.may_open() {
@@ -343,6 +381,10 @@ fn opens(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 let opened =
                     original!(file caller, path_open, fd, follow, path, length, how, base, inheriting, flags, to);
                 caller.data_mut().set_blocking_files(false);
+                let number = opened_number(&mut caller, to)?;
+                if let (Ok(0), Some(number)) = (&opened, number) {
+                    caller.data_mut().opened_in(fd, number);
+                }
                 opened
             })
         },
@@ -388,7 +430,7 @@ fn writes(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if !caller.data().space().take(ENTRY_BYTES) {
                     return Ok(NOSPC);
                 }
-                if let Err(refused) = caller.data_mut().ensure_open(fd) {
+                if let Err(refused) = caller.data_mut().ensure_writable(&[fd]).await {
                     return Ok(errno(&refused));
                 }
                 original!(file caller, path_create_directory, fd, path, length)
@@ -403,7 +445,7 @@ fn writes(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if !caller.data().space().take(ENTRY_BYTES) {
                     return Ok(NOSPC);
                 }
-                if let Err(refused) = caller.data_mut().ensure_open(fd) {
+                if let Err(refused) = caller.data_mut().ensure_writable(&[fd]).await {
                     return Ok(errno(&refused));
                 }
                 original!(file caller, path_symlink, target, length, fd, path, path_length)
@@ -429,7 +471,11 @@ fn standard_streams(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Resul
                 return Ok(errno(&refused));
             }
             caller.data_mut().stdio_replaced |= to.cast_unsigned() <= STDERR.cast_unsigned();
-            original!(caller, fd_renumber, fd, to)
+            let renumbered = original!(caller, fd_renumber, fd, to);
+            if matches!(renumbered, Ok(0)) {
+                caller.data_mut().renumbered(fd, to);
+            }
+            renumbered
         })
     })?;
     Ok(())

@@ -9,7 +9,7 @@ use crate::{
     core_dump::{CoreDumps, Dumped},
     exec,
     exit::{self, End},
-    files::{self, budget},
+    files::{self, budget, root::Root},
     guest::{Io, Shared},
     http::Handler,
     image::{Image, Kind},
@@ -225,6 +225,9 @@ impl Inner {
         let _ = tokio::time::timeout(LOG_FLUSH_TIMEOUT, log.flush()).await;
         *container.image.lock() = None;
         container.shared.attached.close();
+        if let Some(root) = &container.shared.root {
+            root.close();
+        }
         let started_at = match &*container.state.borrow() {
             ContainerState::Running { started_at } => Some(*started_at),
             _ => None,
@@ -431,7 +434,9 @@ impl Runtime for Wasmtime {
             room.ok_or_else(|| Error::NotFound(format!("sandbox {sandbox}")))?;
         let options = &self.0.options;
         let log = Log::new(spec.log.clone(), options.log, options.clock.clone(), &options.disk);
-        files::set_working_directory(&mut spec, &log);
+        let root = Root::new(&spec, self.0.placeholder.as_ref());
+        let root = root.map_err(|error| Error::Other(anyhow::anyhow!("the files of the image: {error}")))?;
+        let folders = files::folders(&mut spec, root.as_deref(), &log);
         // holds the image, so that the caller may drop its reference
         let image = self.0.images.get(spec.artifact.digest());
         let id = spec.id.clone();
@@ -445,6 +450,8 @@ impl Runtime for Wasmtime {
             outgoing: Arc::new(Semaphore::new(options.http.outgoing)),
             files,
             space: self.0.space.clone(),
+            folders,
+            root,
             placeholder: self.0.placeholder.clone(),
             blocking: self.0.blocking.clone(),
             in_place: self.0.in_place.clone(),
@@ -501,9 +508,6 @@ impl Runtime for Wasmtime {
             },
         };
         *container.image.lock() = Some(image.clone());
-        if image.imports_folders_of_0_3() {
-            files::log_invisible(&container.shared.spec.mounts, &container.shared.log);
-        }
         let pool = self.0.pool.get().await?;
         match image.kind {
             Kind::Http => self.0.start_http(&container, &image, pool).await,

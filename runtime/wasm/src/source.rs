@@ -76,7 +76,7 @@ impl SourceLines {
 
     /// Returns the calls of a backtrace; `None` if there is no backtrace, or nothing is found within the limits. Cancel-safe.
     pub(crate) async fn of(&self, error: &Error, artifact: &Artifact, last: &LastLookup) -> Option<Calls> {
-        let Artifact::Wasm { path, digest } = artifact else { return None };
+        let Artifact::Wasm { path, digest, .. } = artifact else { return None };
         let frames = error.downcast_ref::<WasmBacktrace>()?.frames();
         let offsets: Vec<u64> =
             frames.iter().map(|frame| frame.module_offset().map_or(u64::MAX, |offset| offset as u64)).collect();

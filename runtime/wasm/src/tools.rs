@@ -1,5 +1,5 @@
 //! Built-in tools for `kubectl exec` and `kubectl cp`: a Wasm container has one program and no shell. The tools see the mounts of the program
-//! ([`tree`]), and their CPU time and memory are charged to the container. All but `tar x` only read.
+//! and its root ([`tree`]), and their CPU time and memory are charged to the container. All but `tar x` only read.
 
 mod tar;
 mod tree;
@@ -90,7 +90,7 @@ pub(crate) fn start(pool: &Pool, shared: &Arc<Shared>, tool: &'static Tool, io: 
             return Err(Error::Exhausted("guests of this node hold too many files open".into()));
         }
         let mut context = ToolContext {
-            tree: Tree::new(&shared.spec.mounts, shared.spec.cwd.as_deref()),
+            tree: Tree::new(&shared.spec, shared.root.clone(), shared.space.clone()),
             space: shared.space.clone(),
             meter: ThreadMeter::new(shared.quota.clone()),
             input: io.stdin.map(|(input, _)| input),

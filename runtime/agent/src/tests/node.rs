@@ -131,7 +131,7 @@ fn a_handler_without_runtime_is_told_with_those_that_are_there() {
         std::sync::Arc::new(container::fake::FakeRuntime::new(name, clock.clone(), |_, _| container::fake::Script::Run))
     };
     let runtimes = crate::Runtimes::new([fake("wasmtime"), fake("runc")]);
-    let artifact = container::Artifact::Wasm { path: "/none".into(), digest: "sha256:0".into() };
+    let artifact = container::Artifact::Wasm { path: "/none".into(), digest: "sha256:0".into(), files: None };
     let error = runtimes.choose(&artifact, Some("spin"), "").map(|it| it.name()).unwrap_err();
     assert_eq!(error, r#"no runtime for "spin" is configured: this node has "runc", "wasmtime""#);
 }

@@ -54,7 +54,7 @@ fn pulled(image: &str) -> Pulled {
     let artifact = if image.contains("linux") {
         Artifact::Linux { layers: Vec::new(), digest }
     } else {
-        Artifact::Wasm { path: "/image.wasm".into(), digest }
+        Artifact::Wasm { path: "/image.wasm".into(), digest, files: None }
     };
     let command = Command { entrypoint: vec!["/image.wasm".into()], ..Command::default() };
     let platform = if image.contains("linux") { "linux/amd64" } else { "wasm" };

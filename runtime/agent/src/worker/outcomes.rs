@@ -12,7 +12,7 @@ use crate::{
     start::{Retry, StartError, Started},
     state::{Attempt, AttemptState, LOST_CODE, LOST_MESSAGE, LOST_REASON, Terminated},
     termination::TerminationMessage,
-    volumes,
+    volumes::{self, tree},
 };
 use client::EventType;
 use container::{ContainerState, Exit, ExitReason};
@@ -349,13 +349,17 @@ impl Worker {
         let code = ended.code;
         attempt.state = AttemptState::Exited(ended);
         let (id, runtime) = (attempt.id.clone(), self.shared.runtimes.get(&attempt.runtime).cloned());
+        let written = volumes::roots_dir(&self.shared.volumes_dir(&self.handle.uid)).join(container);
+        let written = written.join(attempt.log.to_string());
         self.shared.prober.remove(&id);
         *self.live(container) = LiveContainer::default();
         let own = self.context(container);
         own.hook.cancel();
-        if let Some(message) = own.hook_error.take()
-            && pod::container(&self.pod, container)
-                .is_some_and(|(c, role)| pod::policy(&self.pod, &c, role).restarts(code))
+        let hook_error = own.hook_error.take();
+        let restarts = pod::container(&self.pod, container)
+            .is_some_and(|(c, role)| pod::policy(&self.pod, &c, role).restarts(code));
+        if let Some(message) = hook_error
+            && restarts
         {
             let until = Some(after(self.shared.now(), ERROR_DISPLAY_TIME));
             let waiting = Waiting { reason: "PostStartHookError".into(), message, until };
@@ -365,6 +369,11 @@ impl Worker {
             self.shared.tasks.spawn(async move {
                 if let Err(error) = runtime.remove(&Arc::from(id.as_str())).await {
                     tracing::warn!(id, %error, "cannot remove an ended container");
+                }
+                // The next attempt removes it before it begins.
+                let removed = volumes::blocking(move || if restarts { Ok(()) } else { tree::remove(&written) });
+                if let Err(error) = removed.await {
+                    tracing::warn!(id, %error, "cannot remove what an ended container has written");
                 }
             });
         }

@@ -50,7 +50,10 @@ impl Fixture for Fake {
             Program::Grow => Script::OomKill,
         };
         self.runtime.script(move |_, _| script.clone());
-        (Artifact::Wasm { path: "/fake.wasm".into(), digest: "sha256:0".into() }, vec!["main".into(), "one".into()])
+        (
+            Artifact::Wasm { path: "/fake.wasm".into(), digest: "sha256:0".into(), files: None },
+            vec!["main".into(), "one".into()],
+        )
     }
 
     fn folder(&self) -> &Path {

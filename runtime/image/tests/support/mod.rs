@@ -41,6 +41,9 @@ pub fn zstd(bytes: &[u8]) -> Vec<u8> {
 pub enum Item<'a> {
     File(&'a str, &'a [u8]),
     Symlink(&'a str, &'a str),
+    HardLink(&'a str, &'a str),
+    Folder(&'a str),
+    Other(&'a str, tar::EntryType),
 }
 
 pub fn tar(items: &[Item<'_>]) -> Vec<u8> {
@@ -51,10 +54,13 @@ pub fn tar(items: &[Item<'_>]) -> Vec<u8> {
         let (name, data, kind) = match item {
             Item::File(name, data) => (name, *data, tar::EntryType::Regular),
             Item::Symlink(name, _) => (name, &b""[..], tar::EntryType::Symlink),
+            Item::HardLink(name, _) => (name, &b""[..], tar::EntryType::Link),
+            Item::Folder(name) => (name, &b""[..], tar::EntryType::Directory),
+            Item::Other(name, kind) => (name, &b""[..], *kind),
         };
         header.set_entry_type(kind);
         header.set_size(data.len() as u64);
-        if let Item::Symlink(_, to) = item {
+        if let Item::Symlink(_, to) | Item::HardLink(_, to) = item {
             header.set_link_name_literal(to).unwrap();
         }
         // Hostile names are the point: past the checks of the builder.

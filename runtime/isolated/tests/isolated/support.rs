@@ -2,7 +2,7 @@
 
 use container::{
     Artifact, Clock, ContainerId, ContainerSpec, ContainerState, Exit, Folder, HttpPolicy, Limits, Port, Protocol,
-    Runtime, SandboxSpec, Stdin,
+    RootFolder, Runtime, SandboxSpec, Stdin,
     fake::FakeNetwork,
     log,
     net::{Attachment, Network, PodNetwork},
@@ -97,7 +97,7 @@ impl Node {
         let hash = hex::encode(Sha256::digest(wasm));
         let path = self.folder.path().join(&hash);
         std::fs::write(&path, wasm).unwrap();
-        Artifact::Wasm { path, digest: format!("sha256:{hash}") }
+        Artifact::Wasm { path, digest: format!("sha256:{hash}"), files: None }
     }
 
     pub fn spec(&self, wasm: &[u8], args: &[&str]) -> ContainerSpec {
@@ -109,6 +109,7 @@ impl Node {
             args: args.iter().map(ToString::to_string).collect(),
             env: vec![("GREETING".into(), "Hello".into())],
             cwd: None,
+            root: RootFolder::Absent,
             mounts: vec![],
             ports: vec![Port { name: "http".into(), number: 80, protocol: Protocol::Tcp }],
             limits: Limits::default(),

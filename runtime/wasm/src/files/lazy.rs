@@ -21,6 +21,8 @@ use wasmtime_wasi::{
     },
 };
 
+const NOSPC: i32 = rustix::io::Errno::NOSPC.raw_os_error();
+
 /// A guest's files.
 pub(crate) struct Files<'a>(pub(crate) &'a mut Guest);
 
@@ -39,13 +41,24 @@ impl Files<'_> {
     fn ensure_open(&mut self, fd: &Resource<Descriptor>) -> FsResult<()> {
         Ok(self.0.ensure_open(fd.rep()).map_err(|refused| error_code(&refused))?)
     }
+
+    /// Before a call that changes something in these folders.
+    async fn ensure_writable(&mut self, fds: &[&Resource<Descriptor>]) -> FsResult<()> {
+        for fd in fds {
+            self.0.ensure_writable(fd.rep()).await.map_err(|refused| error_code(&refused))?;
+        }
+        // the second may have brought the copy
+        fds.iter().try_for_each(|fd| self.ensure_open(fd))
+    }
 }
 
 /// The error code of WASI 0.2, which has none for too many open files.
 pub(crate) fn error_code(refused: &Refused) -> ErrorCode {
     match refused {
         Refused::Full => ErrorCode::InsufficientMemory,
-        Refused::Mount(..) => ErrorCode::Io,
+        Refused::Root(error) if error.raw_os_error() == Some(NOSPC) => ErrorCode::InsufficientSpace,
+        Refused::Root(error) if error.kind() == std::io::ErrorKind::NotFound => ErrorCode::NoEntry,
+        Refused::Mount(..) | Refused::Root(_) => ErrorCode::Io,
     }
 }
 
@@ -57,6 +70,16 @@ impl types::Host for Files<'_> {
     fn filesystem_error_code(&mut self, error: Resource<wasmtime::Error>) -> wasmtime::Result<Option<ErrorCode>> {
         self.0.filesystem().filesystem_error_code(error)
     }
+}
+
+macro_rules! changing {
+    ($($name:ident($($argument:ident: $type:ty),*);)*) => { $(
+        async fn $name(&mut self, fd: Resource<Descriptor>, $($argument: $type),*) -> FsResult<()> {
+            self.ensure_writable(&[&fd]).await?;
+            let places = self.0.blocking();
+            in_place(&places, self.0.filesystem().$name(fd, $($argument),*)).await
+        }
+    )* };
 }
 
 macro_rules! using {
@@ -75,22 +98,25 @@ impl HostDescriptor for Files<'_> {
         sync_data() -> ();
         get_flags() -> DescriptorFlags;
         set_size(size: Filesize) -> ();
-        set_times(access: NewTimestamp, change: NewTimestamp) -> ();
         read(length: Filesize, offset: Filesize) -> (Vec<u8>, bool);
         write(bytes: Vec<u8>, offset: Filesize) -> Filesize;
         read_directory() -> Resource<DirectoryEntryStream>;
         sync() -> ();
-        create_directory_at(path: String) -> ();
         stat() -> DescriptorStat;
         stat_at(follow: PathFlags, path: String) -> DescriptorStat;
-        set_times_at(follow: PathFlags, path: String, access: NewTimestamp, change: NewTimestamp) -> ();
         open_at(follow: PathFlags, path: String, how: OpenFlags, flags: DescriptorFlags) -> Resource<Descriptor>;
         readlink_at(path: String) -> String;
-        remove_directory_at(path: String) -> ();
-        symlink_at(target: String, path: String) -> ();
-        unlink_file_at(path: String) -> ();
         metadata_hash() -> MetadataHashValue;
         metadata_hash_at(follow: PathFlags, path: String) -> MetadataHashValue;
+    }
+
+    changing! {
+        set_times(access: NewTimestamp, change: NewTimestamp);
+        create_directory_at(path: String);
+        set_times_at(follow: PathFlags, path: String, access: NewTimestamp, change: NewTimestamp);
+        remove_directory_at(path: String);
+        symlink_at(target: String, path: String);
+        unlink_file_at(path: String);
     }
 
     /// Programs call it for each folder at their start, so that it does not open the folder.
@@ -106,8 +132,7 @@ impl HostDescriptor for Files<'_> {
         new: Resource<Descriptor>,
         new_path: String,
     ) -> FsResult<()> {
-        self.ensure_open(&fd)?;
-        self.ensure_open(&new)?;
+        self.ensure_writable(&[&fd, &new]).await?;
         let places = self.0.blocking();
         in_place(&places, self.0.filesystem().link_at(fd, follow, path, new, new_path)).await
     }
@@ -119,8 +144,7 @@ impl HostDescriptor for Files<'_> {
         new: Resource<Descriptor>,
         new_path: String,
     ) -> FsResult<()> {
-        self.ensure_open(&fd)?;
-        self.ensure_open(&new)?;
+        self.ensure_writable(&[&fd, &new]).await?;
         let places = self.0.blocking();
         in_place(&places, self.0.filesystem().rename_at(fd, path, new, new_path)).await
     }

@@ -1,7 +1,9 @@
 //! The file tree of a container as its program sees it, for the built-in tools. A path is resolved beneath the mount that contains it, by the
-//! mount's handle. Ancestors of mounts appear as read-only folders that contain only the path to the mounts.
+//! mount's handle, or else in the container's root. Ancestors of mounts that are not there appear as read-only folders that contain only the
+//! path to the mounts.
 
-use container::Mount;
+use crate::files::{Refused, budget::DiskSpace, root::Root};
+use container::{ContainerSpec, Mount, MountError};
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, mkdirat, readlinkat, symlinkat},
     io::Errno,
@@ -13,6 +15,7 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Component, Path, PathBuf},
+    sync::Arc,
 };
 
 /// Most listed entries of one folder.
@@ -25,6 +28,8 @@ const PATH_ONLY: OFlags = OFlags::PATH;
 pub(crate) struct Tree {
     mounts: Vec<Mount>,
     cwd: PathBuf,
+    root: Option<Arc<Root>>,
+    space: Arc<DiskSpace>,
 }
 
 /// The status of a file, folder or link.
@@ -42,15 +47,15 @@ pub(crate) struct Entry {
 enum Location<'a> {
     /// Beneath a mount.
     Mount(&'a Mount, PathBuf),
+    /// In the root.
+    Root(&'a Root, PathBuf),
     /// An ancestor of mounts.
     Between,
 }
 
 impl Tree {
-    pub(crate) fn new(mounts: &[Mount], cwd: Option<&str>) -> Self {
-        // mounts with relative names are aliases
-        let mounts = mounts.iter().filter(|mount| mount.target.starts_with('/')).cloned().collect();
-        Self { mounts, cwd: PathBuf::from(cwd.unwrap_or("/")) }
+    pub(crate) fn new(spec: &ContainerSpec, root: Option<Arc<Root>>, space: Arc<DiskSpace>) -> Self {
+        Self { mounts: spec.mounts.clone(), cwd: PathBuf::from(spec.cwd.as_deref().unwrap_or("/")), root, space }
     }
 
     /// The path from the root, without `.` and `..`.
@@ -76,6 +81,13 @@ impl Tree {
         }
         let on_the_way =
             path == Path::new("/") || self.mounts.iter().any(|it| Path::new(&it.target).starts_with(&path));
+        if let Some(root) = &self.root {
+            let below = path.strip_prefix("/").unwrap_or(Path::new("")).to_owned();
+            let there = || root.mount().is_some_and(|mount| mount.open_below(&below, PATH_ONLY, Mode::empty()).is_ok());
+            if !on_the_way || there() {
+                return Ok(Location::Root(root, below));
+            }
+        }
         if on_the_way { Ok(Location::Between) } else { Err(Errno::NOENT.into()) }
     }
 
@@ -87,9 +99,21 @@ impl Tree {
                 Err(Errno::ROFS.into())
             }
             Location::Mount(mount, below) => mount.open_below(&below, flags, mode),
+            Location::Root(root, below) if flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::CREATE) => {
+                self.own(root)?.open_below(&below, flags, mode)
+            }
+            Location::Root(root, below) => root.mount().ok_or(Errno::NOENT)?.open_below(&below, flags, mode),
             Location::Between if flags.contains(OFlags::CREATE) => Err(Errno::ROFS.into()),
             Location::Between => Err(Errno::ISDIR.into()),
         }
+    }
+
+    /// The container's own copy of its root, which is made if there is none.
+    fn own<'a>(&self, root: &'a Root) -> io::Result<&'a Mount> {
+        root.copy(&self.space).map_err(|refused| match refused {
+            Refused::Root(error) | Refused::Mount(_, MountError::Io { error, .. }) => error,
+            other => io::Error::other(other.to_string()),
+        })
     }
 
     /// The status of a path; `follow`: of a link's target instead of the link.
@@ -127,7 +151,7 @@ impl Tree {
     /// The names in a folder, sorted, including mounts.
     pub(crate) fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
         let mut names = BTreeSet::new();
-        if let Location::Mount(..) = self.locate(path)? {
+        if let Location::Mount(..) | Location::Root(..) = self.locate(path)? {
             let folder = self.at(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
             for entry in Dir::new(folder)? {
                 let entry = entry?;
@@ -166,6 +190,9 @@ impl Tree {
         }
         let path = self.absolute(path);
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        if let Location::Root(root, _) = self.locate(&path)? {
+            self.own(root)?;
+        }
         self.make_folder(parent)?;
         match mkdirat(self.writable(parent)?, name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => Ok(()),
@@ -188,7 +215,17 @@ impl Tree {
     fn writable(&self, folder: &Path) -> io::Result<OwnedFd> {
         match self.locate(folder)? {
             Location::Mount(mount, _) if mount.read_only => Err(Errno::ROFS.into()),
-            Location::Between => Err(Errno::ROFS.into()),
+            Location::Root(root, below) => {
+                self.own(root)?.open_below(&below, PATH_ONLY | OFlags::DIRECTORY, Mode::empty())
+            }
+            Location::Between => match &self.root {
+                // a copy of the root has it
+                Some(root) => {
+                    let below = folder.strip_prefix("/").unwrap_or(Path::new(""));
+                    self.own(root)?.open_below(below, PATH_ONLY | OFlags::DIRECTORY, Mode::empty())
+                }
+                None => Err(Errno::ROFS.into()),
+            },
             Location::Mount(mount, below) => mount.open_below(&below, PATH_ONLY | OFlags::DIRECTORY, Mode::empty()),
         }
     }

@@ -7,7 +7,7 @@ use crate::{
 };
 use bytes::Bytes;
 use container::{
-    ContainerId, ContainerSpec, ExitReason, Mount, Runtime,
+    ContainerId, ContainerSpec, ExitReason, Runtime,
     net::{self, Connection},
 };
 use http_body::Frame;
@@ -225,15 +225,4 @@ async fn a_handler_keeps_its_bounds_of_concurrency_queue_and_memory() {
     assert_eq!(soon(answer.into_body().collect()).await.unwrap().to_bytes().len(), 1 << 20);
     soon(node.net.get(80, "/grow")).await;
     assert_eq!(node.exit(&id).await.reason, ExitReason::OomKilled);
-}
-
-/// A program that looks for folders by WASI 0.3 is given none, and the log says so.
-#[tokio::test]
-async fn the_log_tells_which_volumes_a_handler_does_not_see() {
-    let node = Node::new().await;
-    let mut spec = hello(&node);
-    spec.mounts = vec![Mount::new(node.folder.path(), "", "/data", true).unwrap()];
-    let id = node.start(spec).await;
-    node.log(&id, |text| text.contains("sampan: volumes are not visible to programs of WASI 0.3 yet: /data\n")).await;
-    assert_eq!(soon(node.net.get(80, "/files/data/a")).await, (404, "no volume has /data/a\n".to_string()));
 }

@@ -155,10 +155,11 @@ async fn a_compiler_that_needs_too_much_memory_says_so() {
 async fn a_file_that_is_not_what_its_digest_says_is_not_compiled() {
     let node = Node::new().await;
     let Artifact::Wasm { path, .. } = node.artifact(&core_guest()) else { unreachable!() };
-    let artifact = Artifact::Wasm { path, digest: format!("sha256:{}", "0".repeat(64)) };
+    let artifact = Artifact::Wasm { path, digest: format!("sha256:{}", "0".repeat(64)), files: None };
     let error = node.runtime.prepare(&artifact, "", &|_| ()).await.unwrap_err();
     assert!(exhausted(&error).contains("is not what its digest sha256:000000"), "{error}");
-    let artifact = Artifact::Wasm { path: PathBuf::from("/nowhere"), digest: "sha256:../../etc/passwd".into() };
+    let artifact =
+        Artifact::Wasm { path: PathBuf::from("/nowhere"), digest: "sha256:../../etc/passwd".into(), files: None };
     assert!(
         invalid(&node.runtime.prepare(&artifact, "", &|_| ()).await.unwrap_err()).contains("is not a sha256 digest")
     );

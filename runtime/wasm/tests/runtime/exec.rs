@@ -15,14 +15,14 @@ const ALIVE: Duration = Duration::from_secs(60);
 
 /// What a command said.
 #[derive(Debug, PartialEq, Eq)]
-struct Said {
-    code: i32,
-    out: Vec<u8>,
-    err: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: Vec<u8>,
+    pub(crate) err: String,
 }
 
 impl Said {
-    fn text(&self) -> (i32, &str, &str) {
+    pub(crate) fn text(&self) -> (i32, &str, &str) {
         (self.code, std::str::from_utf8(&self.out).unwrap(), &self.err)
     }
 }
@@ -31,7 +31,7 @@ fn exec(command: &[&str], tty: bool) -> Exec {
     Exec { command: command.iter().map(|word| word.to_string()).collect(), tty }
 }
 
-async fn run(node: &Node, id: &ContainerId, command: &[&str], input: &[u8]) -> Result<Said> {
+pub(crate) async fn run(node: &Node, id: &ContainerId, command: &[&str], input: &[u8]) -> Result<Said> {
     let ((stdin, mut write), (mut out, stdout), (mut err, stderr)) = (duplex(64), duplex(64), duplex(64));
     let streams = Streams {
         stdin: Some(Box::new(stdin)),
@@ -200,7 +200,7 @@ async fn tools_show_what_the_program_sees() {
 }
 
 /// By the tar of this machine, which is another's work.
-fn tar(args: &[&str], folder: &Path, input: &[u8]) -> Vec<u8> {
+pub(crate) fn tar(args: &[&str], folder: &Path, input: &[u8]) -> Vec<u8> {
     let mut tar = Command::new("tar");
     tar.args(args).current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = tar.spawn().expect("there is a tar");

@@ -228,7 +228,7 @@ async fn files_of_a_component_alone() {
 }
 
 /// Prints the CPU time that this process uses from now on, in thousandths of a core.
-async fn print_use() {
+pub(crate) async fn print_use() {
     let used = || {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         time.tv_sec * 1000 + time.tv_nsec / 1_000_000
@@ -242,9 +242,9 @@ async fn print_use() {
 
 #[test]
 fn files_count_for_the_limit_of_cpu() {
-    for guest in ["files_alone", "files_of_a_component_alone"] {
+    for guest in ["limits::files_alone", "limits::files_of_a_component_alone", "async_files::streams_alone"] {
         let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
-        let output = alone.args(["--ignored", "--exact", &format!("limits::{guest}"), "--nocapture"]).output().unwrap();
+        let output = alone.args(["--ignored", "--exact", guest, "--nocapture"]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let used = text.lines().find_map(|line| line.split_once("used ")?.1.trim().parse::<u64>().ok());
         let used = used.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));

@@ -3,6 +3,7 @@
 // Helpers outside `#[test]` functions are not exempt by clippy.toml; tests run on the real clock.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
+mod async_files;
 mod async_http;
 mod bench;
 mod clients;
@@ -18,6 +19,7 @@ mod limits;
 mod mounts;
 mod policy;
 mod resources;
+mod root;
 mod samples;
 mod sockets;
 mod support;

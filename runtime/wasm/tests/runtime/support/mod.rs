@@ -3,8 +3,8 @@
 #![allow(dead_code)]
 
 use container::{
-    Artifact, Clock, ContainerId, ContainerSpec, ContainerState, Exit, HttpPolicy, Limits, Port, Protocol, Runtime,
-    SandboxId, SandboxSpec, Stdin,
+    Artifact, Clock, ContainerId, ContainerSpec, ContainerState, Exit, HttpPolicy, Limits, Port, Protocol, RootFolder,
+    Runtime, SandboxId, SandboxSpec, Stdin,
     net::{self, Sockets},
 };
 use http_body_util::{BodyExt, Empty};
@@ -212,7 +212,7 @@ impl Node {
         let hash = hex::encode(Sha256::digest(wasm));
         let path = self.folder.path().join(&hash);
         std::fs::write(&path, wasm).unwrap();
-        Artifact::Wasm { path, digest: format!("sha256:{hash}") }
+        Artifact::Wasm { path, digest: format!("sha256:{hash}"), files: None }
     }
 
     pub fn spec(&self, wasm: &[u8]) -> ContainerSpec {
@@ -224,6 +224,7 @@ impl Node {
             args: vec![],
             env: vec![],
             cwd: None,
+            root: RootFolder::Absent,
             mounts: vec![],
             ports: vec![Port { name: "http".into(), number: 80, protocol: Protocol::Tcp }],
             limits: Limits::default(),
