@@ -7,6 +7,7 @@ mod cli;
 mod clusters;
 mod disk;
 mod essential;
+mod first;
 mod guests;
 mod harness;
 mod images;

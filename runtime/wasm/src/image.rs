@@ -88,9 +88,11 @@ pub(crate) const ENTRY_FUNCTIONS: [&str; 2] = ["", "_start"];
 const HANDLER: &str = "wasi:http/incoming-handler@0.2.";
 const HANDLER3: &str = "wasi:http/handler@0.3.";
 const RUN: &str = "wasi:cli/run@0.2.";
+const RUN3: &str = "wasi:cli/run@0.3.";
 
-/// The interfaces of a component that may be its program, the first of them that it has, without the last number of their versions.
-pub(crate) const COMPONENTS: [&str; 4] = [HANDLER, HANDLER3, RUN, "wasi:cli/run@0.3."];
+/// The interfaces of a component that may be its program, the first of them that it has, without the last number of their versions. A Rust
+/// program that exports `wasi:cli/run@0.3` has one of 0.2 as well, which the compiler adds for `main`: as in `wasmtime run`, 0.3 is called.
+pub(crate) const COMPONENTS: [&str; 4] = [HANDLER, HANDLER3, RUN3, RUN];
 
 impl Image {
     /// An image of code that was loaded for the pool, for single instances, or both.

@@ -92,7 +92,7 @@ impl udp::HostUdpSocket for View<'_> {
         this: Resource<UdpSocket>,
         to: Option<IpSocketAddress>,
     ) -> SocketResult<(Resource<IncomingDatagramStream>, Resource<OutgoingDatagramStream>)> {
-        let (log, this) = (self.log.clone(), host_handle::<Socket, _>(&this));
+        let (log, sockets, this) = (self.log.clone(), self.sockets.clone(), host_handle::<Socket, _>(&this));
         if self.table.iter_children(&this)?.any(|child| child.is::<Incoming>() || child.is::<Outgoing>()) {
             return Err(SocketError::trap(wasmtime::format_err!("the streams of the UDP socket are not dropped yet")));
         }
@@ -100,7 +100,7 @@ impl udp::HostUdpSocket for View<'_> {
         if !socket.is_bound() {
             return Err(ErrorCode::InvalidState.into());
         }
-        socket.connect(to.map(Into::into))?;
+        socket.connect(&*sockets, to.map(Into::into))?;
         let (incoming, outgoing) = (socket.incoming()?, socket.outgoing(&log)?);
         let incoming = self.table.push_child(incoming, &this).map_err(too_many)?;
         let outgoing = self.table.push_child(outgoing, &this).map_err(too_many)?;

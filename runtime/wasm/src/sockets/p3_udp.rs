@@ -59,7 +59,7 @@ impl HostUdpSocket for View<'_> {
     async fn connect(&mut self, this: Resource<UdpSocket>, to: IpSocketAddress) -> SocketResult<()> {
         let sockets = self.sockets.clone();
         let socket = self.udp3(&this)?;
-        socket.connect(Some(to.into()))?;
+        socket.connect(&*sockets, Some(to.into()))?;
         if !socket.is_bound() {
             let port = Udp::any_port(&*sockets, socket.v6).await?;
             socket.bound_to(port);
@@ -72,11 +72,12 @@ impl HostUdpSocket for View<'_> {
     }
 
     fn disconnect(&mut self, this: Resource<UdpSocket>) -> SocketResult<()> {
+        let sockets = self.sockets.clone();
         let socket = self.udp3(&this)?;
         if socket.remote.is_none() {
             return Err(super::SocketFault::InvalidState.into());
         }
-        Ok(socket.connect(None)?)
+        Ok(socket.connect(&*sockets, None)?)
     }
 
     fn get_local_address(&mut self, this: Resource<UdpSocket>) -> SocketResult<IpSocketAddress> {

@@ -170,7 +170,7 @@ async fn a_connected_udp_socket_hears_its_peer_only() {
     for udp in [&mut one, &mut two, &mut three] {
         udp.bind(&*pod.sockets, at("127.0.0.1", 0)).await.unwrap();
     }
-    one.connect(Some(two.local().unwrap())).unwrap();
+    one.connect(&*pod.sockets, Some(two.local().unwrap())).unwrap();
     let mut incoming = one.incoming().unwrap();
     let to = one.local().unwrap();
     for (udp, text) in [(&three, "no"), (&two, "yes")] {
@@ -184,4 +184,26 @@ async fn a_connected_udp_socket_hears_its_peer_only() {
     assert_eq!(heard, (Bytes::from_static(b"yes"), two.local().unwrap()));
     let mut outgoing = one.outgoing(&pod.log).unwrap();
     assert_eq!(outgoing.send(vec![], Some(three.local().unwrap())), Err(SocketFault::InvalidArgument));
+}
+
+#[tokio::test]
+async fn a_connected_udp_socket_has_the_address_that_its_peer_sees() {
+    let pod = Pod::new().await;
+    let [mut peer, mut udp] = [(); 2].map(|()| Udp::new(false));
+    peer.bind(&*pod.sockets, at("127.0.0.1", 0)).await.unwrap();
+    udp.bind(&*pod.sockets, at("0.0.0.0", 0)).await.unwrap();
+    let port = udp.local().unwrap().port();
+    udp.connect(&*pod.sockets, Some(peer.local().unwrap())).unwrap();
+    assert_eq!(udp.local(), Ok(at("127.0.0.1", port)));
+    let mut outgoing = udp.outgoing(&pod.log).unwrap();
+    outgoing.send("hello".into(), None).unwrap();
+    outgoing.ready().await;
+    let mut incoming = peer.incoming().unwrap();
+    let (_, from) = poll_fn(|context| incoming.poll_receive(context)).await.unwrap();
+    assert_eq!(udp.local(), Ok(from));
+    let own = *pod.sockets.addresses().first().unwrap();
+    udp.connect(&*pod.sockets, Some(at("192.0.2.1", 53))).unwrap();
+    assert_eq!(udp.local().unwrap().ip(), own);
+    udp.connect(&*pod.sockets, None).unwrap();
+    assert_eq!(udp.local(), Ok(at("0.0.0.0", port)));
 }

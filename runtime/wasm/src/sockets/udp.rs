@@ -10,7 +10,7 @@ use container::{
     net::{self, Datagrams, Sockets},
 };
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     task::{Context, Poll, ready},
 };
@@ -25,11 +25,13 @@ pub(crate) struct Udp {
     pub(super) options: Options,
     socket: Option<Arc<dyn Datagrams>>,
     pub(super) remote: Option<SocketAddr>,
+    /// The address by which the peer is reached.
+    source: Option<IpAddr>,
 }
 
 impl Udp {
     pub(crate) fn new(v6: bool) -> Self {
-        Self { v6, options: Options::default(), socket: None, remote: None }
+        Self { v6, options: Options::default(), socket: None, remote: None, source: None }
     }
 
     pub(crate) async fn bind(&mut self, sockets: &dyn Sockets, at: SocketAddr) -> Result<(), SocketFault> {
@@ -53,13 +55,18 @@ impl Udp {
     }
 
     /// Restricts the socket to one peer; `None` removes the restriction.
-    pub(crate) fn connect(&mut self, to: Option<SocketAddr>) -> Result<(), SocketFault> {
+    pub(crate) fn connect(&mut self, sockets: &dyn Sockets, to: Option<SocketAddr>) -> Result<(), SocketFault> {
         if let Some(to) = to {
             check_unicast(to)?;
             check_remote(to)?;
             check_family(to, self.v6)?;
         }
         self.remote = to;
+        self.source = to.and_then(|to| match to.ip() {
+            IpAddr::V4(ip) if ip.is_loopback() => Some(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_loopback() => Some(ip.into()),
+            _ => sockets.addresses().into_iter().find(|own| own.is_ipv6() == self.v6),
+        });
         Ok(())
     }
 
@@ -67,8 +74,11 @@ impl Udp {
         self.socket.is_some()
     }
 
+    /// Its address. A connected socket that is bound to all of the pod's addresses has the one by which it reaches its peer.
     pub(crate) fn local(&self) -> Result<SocketAddr, SocketFault> {
-        self.socket.as_ref().map(|socket| socket.local_address()).ok_or(SocketFault::InvalidState)
+        let bound = self.socket.as_ref().ok_or(SocketFault::InvalidState)?.local_address();
+        let source = self.source.filter(|_| bound.ip().is_unspecified());
+        Ok(source.map_or(bound, |source| SocketAddr::new(source, bound.port())))
     }
 
     pub(crate) fn incoming(&self) -> Result<Incoming, SocketFault> {

@@ -46,6 +46,24 @@ async fn a_component_runs_and_may_open_sockets() {
 }
 
 #[tokio::test]
+async fn a_command_of_both_versions_is_one_of_0_3() {
+    let node = Node::new().await;
+    let text = r#"(component
+        (core module $code
+            (func (export "trap") (result i32) unreachable)
+            (func (export "fine") (result i32) (i32.const 0)))
+        (core instance $code (instantiate $code))
+        (func $old (result (result)) (canon lift (core func $code "trap")))
+        (func $new async (result (result)) (canon lift (core func $code "fine")))
+        (instance $old (export "run" (func $old)))
+        (instance $new (export "run" (func $new)))
+        (export "wasi:cli/run@0.2.0" (instance $old))
+        (export "wasi:cli/run@0.3.0" (instance $new)))"#;
+    let exit = node.run(node.spec(&wat::parse_str(text).unwrap())).await;
+    assert_eq!(exit.code, 0, "{exit:?}");
+}
+
+#[tokio::test]
 async fn containers_of_a_pod_share_pairs_and_have_their_environment_as_configuration() {
     let node = Node::new().await;
     let guest = component("pairs", include_str!("../guests/pairs.wat"));
