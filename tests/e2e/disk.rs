@@ -45,7 +45,7 @@ fn a_standard_error_that_takes_nothing_ends_no_task() {
     child.wait().expect("reaped");
 }
 
-/// Writes 40 MiB to its volume, or as much as it is granted, and stays.
+/// Writes 40 MiB to its volume, which is listed after the root, or as much as it is granted, and stays.
 const EATER: &str = r#"(module
   (import "wasi_snapshot_preview1" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
@@ -54,7 +54,7 @@ const EATER: &str = r#"(module
   (data (i32.const 0) "f")
   (data (i32.const 16) "\00\00\01\00\00\00\10\00")
   (func (export "_start") (local $i i32)
-    (if (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 1) (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 64)) (then (unreachable)))
+    (if (call $open (i32.const 4) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 1) (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 64)) (then (unreachable)))
     (loop $more
       (local.set $i (i32.add (local.get $i) (i32.const 1)))
       (br_if $more (i32.and (i32.eqz (call $write (i32.load (i32.const 64)) (i32.const 16) (i32.const 1) (i32.const 68))) (i32.lt_u (local.get $i) (i32.const 40)))))
