@@ -27,6 +27,7 @@ const OURS: [&str; 13] = [
     "container",
     "controllers",
     "image",
+    "isolated",
     "kinds",
     "network",
     "scheduler",
