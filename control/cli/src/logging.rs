@@ -19,7 +19,7 @@ macro_rules! eprintln {
 }
 
 /// The crates of this workspace: their messages are for users, unlike those of libraries.
-const OURS: [&str; 13] = [
+const OURS: [&str; 14] = [
     "agent",
     "api",
     "cli",
