@@ -169,7 +169,9 @@ impl Wasmtime {
 
     /// Why the node's ability to run Wasm is impaired, for a node condition; `None` if it is not.
     pub fn health(&self) -> Option<String> {
-        self.0.pool.made().and_then(|pool| pool.problem()).or_else(|| self.0.files.problem())
+        let pool = self.0.pool.made().and_then(|pool| pool.problem());
+        let all: Vec<_> = pool.into_iter().chain(self.0.files.problem()).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     /// Registers the metrics. Must be called at most once.

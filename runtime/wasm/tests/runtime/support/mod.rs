@@ -171,6 +171,14 @@ pub struct Node {
     count: AtomicU32,
 }
 
+impl Drop for Node {
+    /// Handlers hold the network that holds them.
+    fn drop(&mut self) {
+        let ports = std::mem::take(&mut *self.net.ports.lock());
+        drop(ports);
+    }
+}
+
 /// This test program again; the test named `compile_child` in it is the compiler.
 pub fn compiler() -> Compiler {
     let args = ["--ignored", "--exact", "compile_child", "--nocapture"].map(Into::into).to_vec();
@@ -180,7 +188,8 @@ pub fn compiler() -> Compiler {
 pub fn options(folder: &Path) -> Options {
     let clock = Clock::new(SystemTime::now);
     let mut options = Options::new(folder.join("cache"), [1; 32], compiler(), 2, clock);
-    options.pool = PoolOptions { pooled: 256, unpooled: 256 };
+    // the address space of the process is for the nodes of all tests
+    options.pool = PoolOptions { pooled: 64, unpooled: 256 };
     options
 }
 
