@@ -5,7 +5,7 @@
 
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps, fchmod, futimens, linkat, mkdirat, openat,
+        AtFlags, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps, futimens, linkat, mkdirat, openat,
         readlinkat, statat, symlinkat,
     },
     io::Errno,
@@ -59,7 +59,7 @@ impl Copy<'_> {
             (self.progress)(super::budget::ENTRY_BYTES)?;
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
-                    mkdirat(to, name, Mode::from_raw_mode(0o700))?;
+                    mkdirat(to, name, mode(&stat, 0o700))?;
                     let folder = openat(to, name, FOLDER, Mode::empty())?;
                     self.folder(openat(from, name, FOLDER, Mode::empty())?.as_fd(), folder.as_fd(), &own, depth + 1)?;
                     like(&folder, &stat)?;
@@ -90,7 +90,7 @@ impl Copy<'_> {
         let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let source = File::from(openat(from, name, read, Mode::empty())?);
-        let target = File::from(openat(to, name, write, Mode::from_raw_mode(0o600))?);
+        let target = File::from(openat(to, name, write, mode(stat, 0o600))?);
         let mut left = u64::try_from(stat.st_size).unwrap_or(0);
         while left > 0 {
             let bytes = left.min(CHUNK);
@@ -106,10 +106,14 @@ impl Copy<'_> {
     }
 }
 
-/// Gives a copy the permissions and times of its source.
+/// The permissions of a copy: those of its source, with `owner` for the container. They are given when it is made: the process of an isolated
+/// pod cannot change them.
+fn mode(stat: &Stat, owner: u32) -> Mode {
+    Mode::from_raw_mode(stat.st_mode & 0o777 | owner)
+}
+
+/// Gives a copy the times of its source.
 fn like(file: impl AsFd, stat: &Stat) -> io::Result<()> {
-    let file = file.as_fd();
-    fchmod(file, Mode::from_raw_mode(stat.st_mode & 0o777))?;
     #[allow(clippy::unnecessary_cast)] // the types differ between systems
     let time = Timespec { tv_sec: stat.st_mtime as i64, tv_nsec: stat.st_mtime_nsec as _ };
     futimens(file, &Timestamps { last_access: time, last_modification: time })?;

@@ -17,10 +17,7 @@ use rustix::{
 use std::{
     fs::{self, DirBuilder, File},
     io,
-    os::{
-        fd::AsRawFd,
-        unix::fs::{DirBuilderExt, PermissionsExt},
-    },
+    os::{fd::AsRawFd, unix::fs::DirBuilderExt},
     path::{Component, Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -230,14 +227,13 @@ impl Root {
             (false, false) => Err(Errno::NOSPC.into()),
         };
         progress(super::budget::ENTRY_BYTES)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
         if let Some(image) = &self.image {
             let from = image.open().map_err(io::Error::other)?;
             let from =
                 rustix::fs::openat(from, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
             copy::copy(from, File::open(folder)?, &mut progress)?;
         }
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
         let mount = Mount::new(folder, "", "/", false).map_err(io::Error::other)?;
         for besides in &self.besides {
             // What the image has at that name, such as a file or a link, stays: mounts are beside it.
