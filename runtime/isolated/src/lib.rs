@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The child is this program again. Before it sees anything of a guest it gives up new privileges, capabilities, all files but the folders of
-//! its pod (Landlock), and all system calls that a Wasm runtime does not need (seccomp). Where the kernel cannot do that, pods are refused. Where the node is root, the child
-//! becomes a user of its own; where the node may make a cgroup, it gets one.
+//! its pod (Landlock), and all system calls that a Wasm runtime does not need (seccomp). Where the kernel cannot do that, pods are refused.
+//! Where the node is root, the child becomes a user of its own; where the node may make a cgroup, it gets one.
 //! It dies with the node; when it dies, its containers have ended with exit code 137.
 //!
 //! The node treats the child as hostile: frames, calls in progress, held ports and streams are bounded, what it says of containers concerns its
@@ -18,7 +18,8 @@
 //! between a socket and the network, and requests go over HTTP/2 on a socket of their handler.
 //!
 //! What is different from `wasm`: a trap tells its functions, but not its lines, since the child can start no process that reads debug
-//! information; the metrics of the engine are those of other pods; instances are allocated on demand, without a pool.
+//! information; the metrics of the engine are those of other pods; instances are allocated on demand, without a pool; all containers of a pod
+//! whose images have files beside the module are of one image, since a confined process is allowed no other folder later.
 
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]

@@ -1,7 +1,7 @@
 //! Folders of the host in isolated pods.
 
 use crate::support::{Node, core_guest, sample};
-use container::{Exec, Folder, Mount, Runtime, Streams, net::Network};
+use container::{Artifact, Error, Exec, Folder, Mount, RootFolder, Runtime, Streams, net::Network};
 use std::path::Path;
 use tokio::io::AsyncReadExt;
 
@@ -70,4 +70,39 @@ async fn a_pod_writes_to_its_folders_reads_others_and_sees_no_more() {
     let (code, read) = tokio::join!(node.runtime.exec(&id, exec, streams), output.read_to_string(&mut text));
     read.unwrap();
     assert_eq!((code.unwrap(), text.as_str()), (0, "The boat drifts\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_has_the_files_of_its_image_as_its_root_and_no_others() {
+    let node = Node::new().await;
+    let [image, other, copies] = ["image", "other", "copies"].map(|name| node.folder.path().join(name));
+    for folder in [&image, &other] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    std::fs::write(image.join("poem.txt"), "The boat drifts\n").unwrap();
+    let mut sandbox = node.sandbox_spec("pod");
+    sandbox.folders.push(Folder { path: copies.clone(), read_only: false, links: true });
+    sandbox.folders.push(Folder { path: image.clone(), read_only: true, links: true });
+    node.runtime.sandbox(sandbox, node.network.view("unused").unwrap()).await.unwrap();
+    let with_root = |wasm: &[u8], args: &[&str], image: &Path| {
+        let mut spec = node.spec(wasm, args);
+        let Artifact::Wasm { files, .. } = &mut spec.artifact else { unreachable!() };
+        *files = Some(image.to_owned());
+        spec.root = RootFolder::Writable(copies.join("0"));
+        spec
+    };
+
+    let id = node.start("pod", with_root(&sample("count/count.wasm"), &["count", "/poem.txt"], &image)).await;
+    assert_eq!(node.exit(&id).await.code, 0, "{}", node.exit(&id).await.message);
+    assert!(!copies.join("0").exists(), "who only reads has no copy");
+
+    let writer = wat::parse_str(WRITER).unwrap();
+    let id = node.start("pod", with_root(&writer, &["writer"], &image)).await;
+    assert_eq!(node.exit(&id).await.code, 0, "{}", node.exit(&id).await.message);
+    assert_eq!(std::fs::read_to_string(copies.join("0/new")).unwrap(), "made\n");
+    assert_eq!(std::fs::read_to_string(copies.join("0/poem.txt")).unwrap(), "The boat drifts\n");
+    assert!(!image.join("new").exists(), "the image is shared");
+
+    let refused = node.runtime.create(&"pod".into(), with_root(&writer, &["writer"], &other)).await;
+    assert!(matches!(&refused, Err(Error::Unsupported(text)) if text.contains("one image with files")), "{refused:?}");
 }
