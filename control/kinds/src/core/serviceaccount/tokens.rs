@@ -5,8 +5,12 @@ use api::Status;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::header;
 use jiff::Timestamp;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use parking_lot::Mutex;
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use server::{
@@ -26,7 +30,8 @@ pub struct Tokens(Arc<Inner>);
 struct Inner {
     issuer: String,
     id: String,
-    sign: EncodingKey,
+    /// Read once: `jsonwebtoken::encode` reads its key for every token, which takes longer than to sign.
+    sign: EcdsaKeyPair,
     verify: DecodingKey,
     /// X and Y of the public key, base64url.
     point: (String, String),
@@ -114,7 +119,9 @@ impl Tokens {
         }
         let point = (BASE64_URL_SAFE_NO_PAD.encode(&raw[1..33]), BASE64_URL_SAFE_NO_PAD.encode(&raw[33..]));
         let verify = DecodingKey::from_ec_components(&point.0, &point.1).map_err(|e| Error::Key(e.to_string()))?;
-        let sign = EncodingKey::from_ec_pem(key.as_bytes()).map_err(|e| Error::Key(e.to_string()))?;
+        let sign =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pair.serialize_der(), &SystemRandom::new())
+                .map_err(|e| Error::Key(e.to_string()))?;
         let id = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(raw));
         Ok(Self(Arc::new(Inner { issuer: issuer.to_owned(), id, sign, verify, point, checked: Mutex::default() })))
     }
@@ -130,7 +137,13 @@ impl Tokens {
     /// The library cannot sign.
     pub fn sign(&self, claims: &Claims) -> Result<String, Error> {
         let header = Header { kid: Some(self.0.id.clone()), ..Header::new(Algorithm::ES256) };
-        jsonwebtoken::encode(&header, claims, &self.0.sign).map_err(|e| Error::Sign(e.to_string()))
+        let part = |json: serde_json::Result<Vec<u8>>| {
+            json.map(|json| BASE64_URL_SAFE_NO_PAD.encode(json)).map_err(|e| Error::Sign(e.to_string()))
+        };
+        let message = format!("{}.{}", part(serde_json::to_vec(&header))?, part(serde_json::to_vec(claims))?);
+        let signature =
+            self.0.sign.sign(&SystemRandom::new(), message.as_bytes()).map_err(|e| Error::Sign(e.to_string()))?;
+        Ok(format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
     }
 
     /// The claims of a token that this cluster signed and that is valid now. The caller checks audiences and bound objects.
