@@ -9,6 +9,7 @@
 
 mod address;
 mod admission;
+mod annotations;
 mod apps;
 mod at;
 mod authorization;
