@@ -1,7 +1,9 @@
-//! What a write is warned of: annotations of ours that nobody reads as they are.
+//! What a write is warned of: annotations of ours that nobody reads as they are, and images that the node cannot run.
 
 use super::{Answer, Cluster, DEPLOYMENTS, PODS, deployment, pod};
+use kinds::{ImageAdvice, Settings};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const JOBS: &str = "/apis/batch/v1/namespaces/default/jobs";
 
@@ -110,4 +112,38 @@ async fn an_annotation_that_does_not_open_a_service_is_warned_of() {
     assert_eq!(warned(&cluster.post(services, service("allow")).await), [""; 0]);
     let wrong = ["metadata.annotations[sampan.dev/cross-site-requests]: invalid value \"true\": must be allow"];
     assert_eq!(warned(&cluster.post(services, service("true")).await), wrong);
+}
+
+/// Knows one image, and never answers about another.
+struct Advice;
+
+#[async_trait::async_trait]
+impl ImageAdvice for Advice {
+    async fn problem(&self, image: &str) -> Option<String> {
+        match image {
+            "stuck:1" => std::future::pending().await,
+            "nn:1" => Some("\"nn:1\", as this node has it, cannot run: it imports wasi:nn/graph@0.2.0".into()),
+            _ => None,
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_no_node_can_run_is_warned_of_and_nobody_waits_long_for_advice() {
+    let settings = Settings { image_advice: Some(Arc::new(Advice)), ..harness::settings("test") };
+    let cluster = Cluster::with(|_, parts| parts.admission = settings.parts().admission).await;
+    pod(&cluster, "seed").await;
+    let mut object = deployment("d", 1);
+    let path = format!("{DEPLOYMENTS}/d");
+    let image =
+        |name: &str| json!([{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": name}]);
+    object["spec"]["template"]["spec"]["containers"][0]["image"] = "nn:1".into();
+    let told = "spec.template.spec.containers[0].image: \"nn:1\", as this node has it, cannot run: it imports wasi:nn/graph@0.2.0";
+    assert_eq!(warned(&cluster.post(DEPLOYMENTS, object).await), [told]);
+    assert_eq!(warned(&cluster.patch(&path, "merge-patch+json", json!({"spec": {"replicas": 3}})).await), [""; 0]);
+    assert_eq!(warned(&cluster.patch(&path, "json-patch+json", image("fine:1")).await), [""; 0]);
+    assert_eq!(warned(&cluster.patch(&path, "json-patch+json", image("nn:1")).await), [told], "a new image again");
+    assert_eq!(warned(&cluster.patch(&path, "json-patch+json", image("stuck:1")).await), [""; 0]);
+    let stored = cluster.get(&path).await.ok();
+    assert_eq!(stored["spec"]["template"]["spec"]["containers"][0]["image"], "stuck:1");
 }

@@ -65,7 +65,7 @@ pub struct Settings {
     /// Identifies this process in its Lease; unique per running server.
     pub identity: String,
     /// What is known about images, for warnings.
-    pub image_advice: Option<ImageAdvice>,
+    pub image_advice: Option<Arc<dyn ImageAdvice>>,
     /// What node, scheduler and controllers honour; of other fields users are warned.
     pub capabilities: Capabilities,
 }

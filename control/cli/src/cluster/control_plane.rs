@@ -40,7 +40,7 @@ pub(super) struct ControlPlaneDependencies {
     /// Connects to pods.
     pub(super) dialer: Arc<dyn Dialer>,
     /// Information about images, for warnings.
-    pub(super) image_advice: kinds::ImageAdvice,
+    pub(super) image_advice: Arc<dyn kinds::ImageAdvice>,
     /// The keys, which are being created.
     pub(super) signing: Signing,
 }
