@@ -66,6 +66,8 @@ pub struct Settings {
     pub identity: String,
     /// What is known about images, for warnings.
     pub image_advice: Option<Arc<dyn ImageAdvice>>,
+    /// The runtimes of the nodes. Of each there is a RuntimeClass with its name and handler.
+    pub runtimes: Vec<String>,
     /// What node, scheduler and controllers honour; of other fields users are warned.
     pub capabilities: Capabilities,
 }

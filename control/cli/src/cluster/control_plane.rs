@@ -100,6 +100,7 @@ impl ControlPlane {
             advertise: dependencies.advertise,
             identity: config.node.clone(),
             image_advice: Some(dependencies.image_advice),
+            runtimes: [wasm::NAME, isolated::NAME].map(str::to_owned).into(),
             capabilities: kinds::Capabilities::new(agent::HONOURED.iter().copied().chain(scheduler::honoured())),
         };
         let options = server::Options {
