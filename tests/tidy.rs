@@ -27,7 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("wasm", &["container"]),
     ("isolated", &["container", "wasm"]),
     ("runc", &["container"]),
-    ("network", &["client", "container"]),
+    ("network", &["api", "client", "container"]),
     ("agent", &["api", "client", "container", "image"]),
     (
         "cli",

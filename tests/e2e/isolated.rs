@@ -3,9 +3,6 @@
 use crate::harness::*;
 use std::fs;
 
-const CLASS: &str =
-    "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: isolated}\nhandler: wasmtime-isolated\n";
-
 /// The processes of pods below a cluster's process.
 fn children(of: u32) -> Vec<u32> {
     let pids = fs::read_dir("/proc").expect("/proc").flatten();
@@ -39,14 +36,15 @@ fn a_runtime_class_puts_each_pod_into_a_confined_process_of_its_own() {
     let text = fs::read_to_string(&manifest).expect("the sample");
     let isolated = text.replacen(
         "    spec:\n      containers:",
-        "    spec:\n      runtimeClassName: isolated\n      containers:",
+        "    spec:\n      runtimeClassName: wasmtime-isolated\n      containers:",
         1,
     );
     assert_ne!(text, isolated);
     fs::write(&manifest, isolated).expect("written");
     let cluster = machine.up(&[]);
     assert_eq!(children(cluster.pid()), [0; 0], "nothing is made before the first such pod");
-    cluster.kubectl_with(&["apply", "-f", "-"], CLASS);
+    let handlers = cluster.field("runtimeclasses", "{.items[*].handler}");
+    assert_eq!(handlers, "wasmtime wasmtime-isolated", "they are there from the start");
     let applied = machine.run(&["apply", "-f", &folder.display().to_string(), "--wait"]);
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
 

@@ -189,6 +189,41 @@ fn a_linux_image_says_that_it_cannot_run_here_yet() {
     assert_eq!(cluster.field("pod/linux", "{.status.phase}"), "Pending");
 }
 
+#[test]
+fn what_cannot_be_as_it_is_written_is_warned_of_at_apply() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    let text = "(component (import \"wasi:nn/graph@0.2.0\" (instance)) (instance $i) (export \"wasi:cli/run@0.2.0\" (instance $i)))";
+    std::fs::write(machine.path("work").join("nn.wat"), text).expect("written");
+    let load = machine.run(&["image", "load", "nn.wat", "-t", "nn:1"]);
+    let told = String::from_utf8_lossy(&load.stderr);
+    assert!(load.status.success() && told.contains("wasi:nn/graph@0.2.0"), "{told}");
+    let cluster = machine.up(&[]);
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: nn\n  annotations: {sampan.dev/instance: reuse}\n\
+               spec:\n  containers: [{name: c, image: 'nn:1'}]\n";
+    let applied = cluster.kubectl_output(&["apply", "-f", "-"], pod);
+    let told = String::from_utf8_lossy(&applied.stderr);
+    assert!(applied.status.success(), "{told}");
+    let warnings: Vec<&str> = told.lines().collect();
+    let [annotation, image] = warnings[..] else { panic!("two warnings: {told}") };
+    let near = "unknown annotation; did you mean sampan.dev/instances?";
+    assert_eq!(annotation, format!("Warning: metadata.annotations[sampan.dev/instance]: {near}"));
+    let start =
+        "Warning: spec.containers[0].image: \"nn:1\", as this node has it, cannot run: it imports what this node";
+    assert!(image.starts_with(start) && image.ends_with(": wasi:nn/graph@0.2.0"), "{image}");
+    // The pod says the same, before it starts.
+    let message = cluster.eventually("a reason", || {
+        let text = cluster.field("pod/nn", "{.status.containerStatuses[0].state.waiting.message}");
+        Some(text).filter(|text| text.contains("wasi:nn/graph@0.2.0"))
+    });
+    assert!(message.contains("imports what this node does not offer"), "{message}");
+    let patched = cluster.kubectl_output(&["annotate", "pod", "nn", "sampan.dev/coredump=yes"], "");
+    let told = String::from_utf8_lossy(&patched.stderr);
+    assert!(patched.status.success() && told.contains("must be true or false"), "{told}");
+}
+
 /// The smallest OCI layout of a linux/amd64 image.
 fn write_linux_image(folder: &std::path::Path) {
     use serde_json::json;

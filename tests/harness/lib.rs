@@ -76,6 +76,7 @@ pub fn settings(identity: &str) -> Settings {
         advertise: "10.32.0.1:6443".parse().unwrap(),
         identity: identity.to_owned(),
         image_advice: None,
+        runtimes: Vec::new(),
         capabilities: kinds::Capabilities::new([
             "pod.spec.volumes.configMap",
             "pod.spec.volumes.downwardAPI",

@@ -198,6 +198,26 @@ async fn what_must_exist_exists_and_is_put_right() {
 }
 
 #[tokio::test]
+async fn each_runtime_has_a_runtime_class_and_those_of_users_stay_as_they_are() {
+    let cluster = Cluster::new().await;
+    let classes = "/apis/node.k8s.io/v1/runtimeclasses";
+    assert_eq!(cluster.get(classes).await.ok()["items"], json!([]), "there are no runtimes");
+    let own = json!({"metadata": {"name": "wasmtime"}, "handler": "own", "scheduling": {"nodeSelector": {"a": "b"}}});
+    let own = cluster.post(classes, own).await.ok();
+    let runtimes = ["wasmtime", "wasmtime-isolated"].map(str::to_owned).into();
+    let settings = kinds::Settings { runtimes, ..harness::settings("test") };
+    let clock = api::Clock::new(|| jiff::Timestamp::from_second(NOW).unwrap());
+    let bootstrap = kinds::bootstrap::Bootstrap::new(&cluster.server, settings, clock);
+    bootstrap.ensure().await.unwrap();
+    let class = cluster.get(&format!("{classes}/wasmtime-isolated")).await.ok();
+    assert_eq!(class["handler"], "wasmtime-isolated");
+    assert_eq!(cluster.get(&format!("{classes}/wasmtime")).await.ok(), own);
+    cluster.delete(&format!("{classes}/wasmtime-isolated"), json!({})).await.ok();
+    bootstrap.ensure().await.unwrap();
+    assert_eq!(cluster.get(&format!("{classes}/wasmtime-isolated")).await.code, 200, "it is made again");
+}
+
+#[tokio::test]
 async fn openapi_v2_is_protobuf_for_those_who_ask_and_json_for_others() {
     let cluster = Cluster::new().await;
     for accepted in [

@@ -15,6 +15,7 @@ mod proxies;
 mod reads;
 mod subresources;
 mod upstream;
+mod warnings;
 mod watches;
 mod writes;
 

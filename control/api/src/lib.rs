@@ -5,6 +5,7 @@
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
+pub mod annotations;
 pub mod apply;
 mod clock;
 #[cfg(test)]

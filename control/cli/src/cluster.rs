@@ -8,7 +8,7 @@ mod node;
 mod parts;
 mod stored;
 
-use crate::{env, images, kubeconfig};
+use crate::{env, image_advice::Advice, images, kubeconfig};
 use anyhow::bail;
 pub(crate) use chosen::Chosen;
 use client::Client;
@@ -64,7 +64,7 @@ impl Cluster {
             advertise: SocketAddr::new(plan.node_internal(), address.port()),
             nodes: local.clone(),
             dialer: local.clone(),
-            image_advice: images::advice(&images),
+            image_advice: Arc::new(Advice::new(images.clone())),
             signing,
         };
         let plane = ControlPlane::start(&config, &process, &group, dependencies).await?;

@@ -3,7 +3,7 @@
 
 use crate::{
     data_dir::DataDir,
-    env,
+    env, image_advice,
     image_use::{self, Removed},
     manifests::{self, Manifest},
     out, remote,
@@ -15,7 +15,6 @@ use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
 use std::{
     cmp::Reverse,
     path::Path,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -34,17 +33,6 @@ pub(crate) fn open(dir: &DataDir) -> anyhow::Result<Images> {
         None => Vec::new(),
     };
     Ok(Images::open(dir.join("images"), Options { roots, proxies, ..Options::default() })?)
-}
-
-/// Warnings of the API server for images of the store: that an image is a Linux image.
-pub(crate) fn advice(images: &Images) -> kinds::ImageAdvice {
-    let images = images.clone();
-    Arc::new(move |name| match images.get(name).ok().flatten()?.artifact {
-        image::Artifact::Wasm { .. } => None,
-        image::Artifact::Linux { platform } => {
-            Some(format!("{name:?} is a Linux image ({platform}), which this node cannot run yet; its pods will wait"))
-        }
-    })
 }
 
 /// `sampan image load`.
@@ -78,7 +66,7 @@ fn into(dir: &DataDir) -> String {
 /// Warns of what its pods would report.
 fn warn_of_what_never_runs(loaded: &Pulled, what: &str) {
     let image::Artifact::Wasm { path, .. } = &loaded.artifact else { return };
-    if let Some(why) = std::fs::read(path).ok().and_then(|bytes| wasm::inspect::never_runs(&bytes)) {
+    if let Some(why) = image_advice::never_runs(path) {
         eprintln!("warning: {what} cannot run on this node: {why}");
     }
 }
@@ -334,12 +322,11 @@ pub(crate) async fn push(path: Option<&Path>, name: &str) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Packages and loads all images of manifests that are files, and replaces them by their digests.
+/// Packages and loads all images of manifests that are files, and replaces them by their digests. Of those that never run the API server warns.
 pub(crate) async fn package(dir: &DataDir, manifests: &mut [Manifest]) -> anyhow::Result<()> {
     let images = open(dir)?;
     for path in manifests::image_files(manifests)? {
         let loaded = images.load(&path, None).await.map_err(unloadable)?;
-        warn_of_what_never_runs(&loaded, &path.display().to_string());
         manifests::replace_image(manifests, &path, &loaded.id());
     }
     Ok(())

@@ -18,6 +18,7 @@ mod descriptors;
 mod down;
 mod env;
 mod exit;
+mod image_advice;
 mod image_use;
 mod images;
 mod known;

@@ -1,9 +1,11 @@
-//! The objects that must exist: four namespaces, Service `default/kubernetes` with its endpoints, and the Lease of this server. They are created
-//! concurrently at start, so that they share group commits, and reconciled while the server runs.
+//! The objects that must exist: four namespaces, the system PriorityClasses, a RuntimeClass for each runtime, Service `default/kubernetes`
+//! with its endpoints, and the Lease of this server. They are created concurrently at start, so that they share group commits, and reconciled
+//! while the server runs.
 
 use crate::{Settings, scheduling::priorityclass::SYSTEM};
 use anyhow::{Context as _, bail};
 use axum::body::Body;
+use futures::future::try_join_all;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -50,11 +52,15 @@ impl Bootstrap {
                 "value": value, "description": description, "preemptionPolicy": "PreemptLowerPriority"});
             self.reconcile("/apis/scheduling.k8s.io/v1/priorityclasses".to_owned(), object, false)
         });
-        let (namespaces, classes) = (futures::future::try_join_all(namespaces), futures::future::try_join_all(classes));
-        futures::future::try_join(namespaces, classes).await?;
+        let runtimes = self.settings.runtimes.iter().map(|name| {
+            let object = json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name}, "handler": name});
+            self.reconcile("/apis/node.k8s.io/v1/runtimeclasses".to_owned(), object, false)
+        });
+        let all = (try_join_all(namespaces), try_join_all(classes), try_join_all(runtimes));
+        futures::future::try_join3(all.0, all.1, all.2).await?;
         let own = own(&self.settings, &api::time::rfc3339_micro(self.clock.now()));
         let own = own.into_iter().map(|(collection, object)| self.reconcile(collection, object, true));
-        futures::future::try_join_all(own).await?;
+        try_join_all(own).await?;
         Ok(())
     }
 

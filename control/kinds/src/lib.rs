@@ -9,6 +9,7 @@
 
 mod address;
 mod admission;
+mod annotations;
 mod apps;
 mod at;
 mod authorization;
@@ -64,7 +65,9 @@ pub struct Settings {
     /// Identifies this process in its Lease; unique per running server.
     pub identity: String,
     /// What is known about images, for warnings.
-    pub image_advice: Option<ImageAdvice>,
+    pub image_advice: Option<Arc<dyn ImageAdvice>>,
+    /// The runtimes of the nodes. Of each there is a RuntimeClass with its name and handler.
+    pub runtimes: Vec<String>,
     /// What node, scheduler and controllers honour; of other fields users are warned.
     pub capabilities: Capabilities,
 }

@@ -44,6 +44,7 @@ pub(crate) fn settings() -> Settings {
         advertise: "10.32.0.1:6443".parse().expect("an address"),
         identity: "test".to_owned(),
         image_advice: None,
+        runtimes: Vec::new(),
         capabilities: Capabilities::default(),
     }
 }

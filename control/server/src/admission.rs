@@ -46,8 +46,8 @@ pub trait Admission: Send + Sync + 'static {
         Ok(())
     }
 
-    /// `Warning` headers for an admitted create or update.
-    fn warnings(&self, _attributes: &Attributes, _object: &Object) -> Vec<String> {
+    /// `Warning` headers for an admitted create or update. The write waits for them.
+    async fn warnings(&self, _attributes: &Attributes, _object: &Object) -> Vec<String> {
         Vec::new()
     }
 }

@@ -1,57 +1,41 @@
 //! How containers are run and HTTP handlers are served, configured by annotations of the pod. Pure.
 //!
 //! `sampan.dev/KEY` applies to all containers of the pod. `CONTAINER.sampan.dev/KEY` applies to one container and takes precedence. A
-//! change takes effect when the container starts again.
-//!
-//! | key | value | default |
-//! | --- | --- | --- |
-//! | `instances` | `per-request`, or `reuse`: one after the other | `per-request` |
-//! | `max-instance-requests` | requests that an instance answers | 1000 |
-//! | `max-instance-age` | time from its beginning on | 1h |
-//! | `max-instance-idle` | time that it may be idle | 30s |
-//! | `min-instances` | instances that are there before a request | 0 |
-//! | `request-timeout` | time that a request may take | none |
-//! | `max-concurrent-requests` | requests that compute at a time | 64 |
-//! | `max-queued-requests` | requests that wait for their turn | what memory holds |
-//! | `access-log` | `true`: a line in the log for each request | `false` |
-//! | `trace-context` | `true`: a request without `traceparent` gets one | `false` |
-//! | `coredump` | `true`: a trap leaves a core dump beside the container's log | `false` |
+//! change takes effect when the container starts again. Names, values and their checks are in [`api::annotations`].
 
+use api::annotations::{
+    ACCESS_LOG, COREDUMP, Fault, MAX_CONCURRENT_REQUESTS, MAX_INSTANCE_AGE, MAX_INSTANCE_IDLE, MAX_INSTANCE_REQUESTS,
+    MAX_QUEUED_REQUESTS, MIN_INSTANCES, OfContainer, REQUEST_TIMEOUT, TRACE_CONTEXT,
+};
 use container::{HttpPolicy, InstancePolicy, Reuse};
-use std::{collections::BTreeMap, time::Duration};
-
-/// The maximum of `min-instances`: a quarter of the node's pool.
-const MIN_INSTANCES: u64 = 512;
+use std::collections::BTreeMap;
 
 /// Reads the HTTP policy of a container.
 ///
 /// # Errors
 /// A value is invalid. The error names its annotation.
 pub fn http(annotations: Option<&BTreeMap<String, String>>, container: &str) -> Result<HttpPolicy, String> {
-    let of = Annotations { all: annotations, container };
+    let value = |name: &str| annotations?.get(name).map(String::as_str);
+    read(&OfContainer { container, value: &value }).map_err(|fault| fault.to_string())
+}
+
+fn read(of: &OfContainer<'_>) -> Result<HttpPolicy, Fault> {
     let mut policy = HttpPolicy {
-        request_timeout: of.read("request-timeout", duration)?,
-        max_concurrent: of.read("max-concurrent-requests", |text| count(text, 1, 65_536))?.map(size),
-        max_queued: of.read("max-queued-requests", |text| count(text, 0, 1 << 20))?.map(size),
-        access_log: of.read("access-log", boolean)?.unwrap_or(false),
-        trace_context: of.read("trace-context", boolean)?.unwrap_or(false),
+        request_timeout: of.read(&REQUEST_TIMEOUT)?,
+        max_concurrent: of.read(&MAX_CONCURRENT_REQUESTS)?.map(size),
+        max_queued: of.read(&MAX_QUEUED_REQUESTS)?.map(size),
+        access_log: of.read(&ACCESS_LOG)?.unwrap_or(false),
+        trace_context: of.read(&TRACE_CONTEXT)?.unwrap_or(false),
         ..HttpPolicy::default()
     };
-    if of.read("instances", reuse)?.unwrap_or(false) {
+    if of.reuses()? {
         let usual = Reuse::default();
         policy.instances = InstancePolicy::Reuse(Reuse {
-            max_requests: of
-                .read("max-instance-requests", |text| count(text, 1, u64::MAX))?
-                .unwrap_or(usual.max_requests),
-            max_age: of.read("max-instance-age", duration)?.unwrap_or(usual.max_age),
-            max_idle: of.read("max-instance-idle", duration)?.unwrap_or(usual.max_idle),
-            min: of.read("min-instances", |text| count(text, 0, MIN_INSTANCES))?.map_or(usual.min, size),
+            max_requests: of.read(&MAX_INSTANCE_REQUESTS)?.unwrap_or(usual.max_requests),
+            max_age: of.read(&MAX_INSTANCE_AGE)?.unwrap_or(usual.max_age),
+            max_idle: of.read(&MAX_INSTANCE_IDLE)?.unwrap_or(usual.max_idle),
+            min: of.read(&MIN_INSTANCES)?.map_or(usual.min, size),
         });
-    } else {
-        let alone = ["max-instance-requests", "max-instance-age", "max-instance-idle", "min-instances"];
-        if let Some((name, _)) = alone.iter().find_map(|key| of.get(key)) {
-            return Err(format!("annotation {name} means nothing without sampan.dev/instances: reuse"));
-        }
     }
     Ok(policy)
 }
@@ -61,81 +45,19 @@ pub fn http(annotations: Option<&BTreeMap<String, String>>, container: &str) -> 
 /// # Errors
 /// A value that means nothing, with its annotation.
 pub fn core_dump(annotations: Option<&BTreeMap<String, String>>, container: &str) -> Result<bool, String> {
-    let of = Annotations { all: annotations, container };
-    Ok(of.read("coredump", boolean)?.unwrap_or(false))
-}
-
-struct Annotations<'a> {
-    all: Option<&'a BTreeMap<String, String>>,
-    container: &'a str,
-}
-
-impl Annotations<'_> {
-    fn get(&self, key: &str) -> Option<(String, &str)> {
-        let names = [format!("{}.sampan.dev/{key}", self.container), format!("sampan.dev/{key}")];
-        names.into_iter().find_map(|name| {
-            let value = self.all?.get(&name)?;
-            Some((name, value.as_str()))
-        })
-    }
-
-    fn read<T>(&self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {
-        let Some((name, value)) = self.get(key) else { return Ok(None) };
-        read(value).map(Some).map_err(|wanted| format!("annotation {name}: invalid value {value:?}: {wanted}"))
-    }
-}
-
-fn reuse(text: &str) -> Result<bool, String> {
-    match text {
-        "reuse" => Ok(true),
-        "per-request" => Ok(false),
-        _ => Err("must be per-request or reuse".into()),
-    }
-}
-
-fn boolean(text: &str) -> Result<bool, String> {
-    text.parse().map_err(|_| "must be true or false".into())
-}
-
-fn count(text: &str, least: u64, most: u64) -> Result<u64, String> {
-    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
-    number.ok_or_else(|| match most {
-        u64::MAX => format!("must be a number of at least {least}"),
-        _ => format!("must be a number from {least} to {most}"),
-    })
+    let value = |name: &str| annotations?.get(name).map(String::as_str);
+    let of = OfContainer { container, value: &value };
+    Ok(of.read(&COREDUMP).map_err(|fault| fault.to_string())?.unwrap_or(false))
 }
 
 fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// Parses a positive duration in Go's format with whole numbers: `500ms`, `90s`, `1h30m`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let parse = || {
-        let (mut total, mut rest) = (Duration::ZERO, text);
-        while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-            let number: u32 = rest[..digits].parse().ok()?;
-            let unit = &rest[digits..];
-            let unit = &unit[..unit.find(|c: char| c.is_ascii_digit()).unwrap_or(unit.len())];
-            let one = match unit {
-                "ms" => Duration::from_millis(1),
-                "s" => Duration::from_secs(1),
-                "m" => Duration::from_secs(60),
-                "h" => Duration::from_secs(3600),
-                _ => return None,
-            };
-            total = total.checked_add(one.checked_mul(number)?)?;
-            rest = &rest[digits + unit.len()..];
-        }
-        (!total.is_zero()).then_some(total)
-    };
-    parse().ok_or_else(|| "must be a time above 0, such as 500ms, 90s, 2m or 1h30m".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn of(annotations: &[(&str, &str)]) -> Result<HttpPolicy, String> {
         let all = annotations.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
@@ -193,33 +115,14 @@ mod tests {
         assert_eq!(of(&[("sampan.dev/coredump", "on")]), Err(text.into()));
     }
 
+    /// All names and values: `api::annotations`.
     #[test]
     fn what_means_nothing_is_refused_by_name() {
-        for (name, value, wanted) in [
-            ("sampan.dev/instances", "pool", "must be per-request or reuse"),
-            ("web.sampan.dev/instances", "", "must be per-request or reuse"),
-            ("sampan.dev/request-timeout", "0s", "must be a time above 0, such as 500ms, 90s, 2m or 1h30m"),
-            ("sampan.dev/request-timeout", "90", "must be a time above 0, such as 500ms, 90s, 2m or 1h30m"),
-            ("sampan.dev/request-timeout", "-1s", "must be a time above 0, such as 500ms, 90s, 2m or 1h30m"),
-            ("sampan.dev/request-timeout", "1d", "must be a time above 0, such as 500ms, 90s, 2m or 1h30m"),
-            ("sampan.dev/request-timeout", "", "must be a time above 0, such as 500ms, 90s, 2m or 1h30m"),
-            ("sampan.dev/max-concurrent-requests", "0", "must be a number from 1 to 65536"),
-            ("sampan.dev/max-queued-requests", "many", "must be a number from 0 to 1048576"),
-            ("sampan.dev/access-log", "yes", "must be true or false"),
-            ("sampan.dev/trace-context", "1", "must be true or false"),
-        ] {
-            let text = format!("annotation {name}: invalid value {value:?}: {wanted}");
-            assert_eq!(of(&[(name, value)]), Err(text));
-        }
-        let reuse = ("sampan.dev/instances", "reuse");
-        for (name, value, wanted) in [
-            ("sampan.dev/max-instance-requests", "0", "must be a number of at least 1"),
-            ("sampan.dev/min-instances", "513", "must be a number from 0 to 512"),
-        ] {
-            let text = format!("annotation {name}: invalid value {value:?}: {wanted}");
-            assert_eq!(of(&[reuse, (name, value)]), Err(text));
-        }
-        let text = "annotation sampan.dev/min-instances means nothing without sampan.dev/instances: reuse";
+        let text = "annotation web.sampan.dev/instances: invalid value \"\": must be per-request or reuse";
+        assert_eq!(of(&[("web.sampan.dev/instances", "")]), Err(text.into()));
+        let text = "annotation sampan.dev/min-instances: invalid value \"513\": must be a number from 0 to 512";
+        assert_eq!(of(&[("sampan.dev/instances", "reuse"), ("sampan.dev/min-instances", "513")]), Err(text.into()));
+        let text = "annotation sampan.dev/min-instances: means nothing without sampan.dev/instances: reuse";
         assert_eq!(of(&[("sampan.dev/min-instances", "2")]), Err(text.into()));
     }
 }

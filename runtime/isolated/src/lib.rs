@@ -40,3 +40,6 @@ mod streams;
 pub use child::child_main;
 pub use options::Options;
 pub use runtime::Isolated;
+
+/// The name of the runtime, by which a RuntimeClass chooses it.
+pub const NAME: &str = "wasmtime-isolated";

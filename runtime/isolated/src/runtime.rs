@@ -323,7 +323,7 @@ async fn with_streams<T>(reply: impl Future<Output = T>, input: impl Future, out
 #[async_trait]
 impl Runtime for Isolated {
     fn name(&self) -> &'static str {
-        "wasmtime-isolated"
+        crate::NAME
     }
 
     async fn prepare(

@@ -1,11 +1,11 @@
 //! Where the virtual network meets the host: node ports, the API server, TLS, and the informers that feed it.
 
 use crate::{
-    table::CROSS_SITE,
     table_tests::{name, service, slice},
     tests::*,
     *,
 };
+use api::annotations::CROSS_SITE;
 use client::{Informer, WatchEvent};
 use container::net::*;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};

@@ -7,8 +7,9 @@
 use crate::{
     network::{Route, Source, VirtualNetwork},
     pod::Bound,
-    table::{CROSS_SITE, NodePort, Protocol},
+    table::{NodePort, Protocol},
 };
+use api::annotations::{CROSS_SITE, CROSS_SITE_ALLOW};
 use container::net::{Connection, Peer, Via};
 use std::{collections::BTreeMap, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -200,7 +201,7 @@ fn accept(network: &VirtualNetwork, port: &NodePort, socket: TcpStream, client: 
     let Ok(socket) = socket.into_std() else { return };
     let via = if inner.config.node_address.is_loopback() && !any_site {
         let (namespace, name) = &port.service;
-        Via::Loopback(format!("kubectl annotate -n {namespace} service {name} {CROSS_SITE}=allow").into())
+        Via::Loopback(format!("kubectl annotate -n {namespace} service {name} {CROSS_SITE}={CROSS_SITE_ALLOW}").into())
     } else {
         Via::NodePort
     };

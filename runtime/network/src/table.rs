@@ -1,6 +1,7 @@
 //! The service table: the endpoints of an address and port. Pure: it is built from Services and EndpointSlices, and time is passed in. Follows
 //! <https://kubernetes.io/docs/reference/networking/virtual-ips/>.
 
+use api::annotations::{CROSS_SITE, CROSS_SITE_ALLOW};
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort as ApiPort},
     discovery::v1::{Endpoint, EndpointSlice},
@@ -38,9 +39,6 @@ impl Protocol {
 
 /// Namespace and name.
 pub type Name = (String, String);
-
-/// The annotation that opens a Service's node ports to pages of other web sites, with the value `allow`.
-pub(crate) const CROSS_SITE: &str = "sampan.dev/cross-site-requests";
 
 /// Most clients that a port with session affinity remembers; beyond that the oldest are forgotten.
 const REMEMBERED_CLIENTS: usize = 16 * 1024;
@@ -233,7 +231,8 @@ impl ServiceTable {
         let sticky = spec.session_affinity.as_deref() == Some("ClientIP");
         let seconds = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
         let affinity = sticky.then(|| Duration::from_secs(u64::try_from(seconds.unwrap_or(10_800)).unwrap_or(10_800)));
-        let any_site = meta.annotations.as_ref().and_then(|all| all.get(CROSS_SITE)).is_some_and(|it| it == "allow");
+        let opened = meta.annotations.as_ref().and_then(|all| all.get(CROSS_SITE));
+        let any_site = opened.is_some_and(|value| value == CROSS_SITE_ALLOW);
         let ports = spec.ports.iter().flatten().filter_map(|port| {
             let protocol = Protocol::parse(port.protocol.as_deref())?;
             let number = u16::try_from(port.port).ok()?;

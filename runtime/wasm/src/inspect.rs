@@ -29,29 +29,34 @@ pub fn never_runs(bytes: &[u8]) -> Option<String> {
     if names.shares_memory {
         return Some(SHARED_MEMORY_ERROR.to_owned());
     }
-    let exports: Vec<&str> = names.exports.iter().map(String::as_str).collect();
-    let entry = match names.component {
-        true => exports.iter().any(|name| COMPONENTS.iter().any(|known| name.starts_with(known))),
-        false => names.has_entry,
-    };
-    if !entry {
+    if !names.has_entry {
+        let exports: Vec<&str> = names.exports.iter().map(String::as_str).collect();
         let what = if names.component { "component" } else { "core module" };
         return Some(format!("this {what} exports {}; {EXPECTED}", list_names(&exports)));
     }
-    let unknown: Vec<&str> = names.imports.iter().map(String::as_str).filter(|name| !names.is_offered(name)).collect();
+    let unknown: Vec<&str> = names.unknown.iter().map(String::as_str).collect();
     (!unknown.is_empty()).then(|| format!("{NOT_OFFERED}: {}", list_names(&unknown)))
 }
 
-/// The imports and exports of the outermost module or component.
+/// The most names of a kind that are kept: a hostile module may have millions.
+const MAX_KEPT: usize = 1000;
+
+fn keep(names: &mut Vec<String>, name: &str) {
+    if names.len() < MAX_KEPT {
+        names.push(name.to_owned());
+    }
+}
+
+/// What the imports and exports of the outermost module or component say.
 #[derive(Default)]
 struct Names {
     component: bool,
-    /// A core module exports an entry function.
+    /// It exports what this node runs.
     has_entry: bool,
     /// The outermost module or component, or a nested module, has a shared memory.
     shares_memory: bool,
-    /// The imports of a core module have the form `MODULE::NAME`.
-    imports: Vec<String>,
+    /// The imports that this node does not offer. Those of a core module have the form `MODULE::NAME`.
+    unknown: Vec<String>,
     exports: Vec<String>,
 }
 
@@ -73,7 +78,7 @@ impl Names {
                         let import = import?;
                         names.shares_memory |= matches!(import.ty, TypeRef::Memory(MemoryType { shared: true, .. }));
                         if depth == 0 {
-                            names.imports.push(format!("{}::{}", import.module, import.name));
+                            names.import(&format!("{}::{}", import.module, import.name));
                         }
                     }
                 }
@@ -84,24 +89,32 @@ impl Names {
                         let function = export.kind == ExternalKind::Func;
                         names.has_entry |= function && ENTRY_FUNCTIONS.contains(&export.name);
                         if function || !ENTRY_FUNCTIONS.contains(&export.name) {
-                            names.exports.push(export.name.to_owned());
+                            keep(&mut names.exports, export.name);
                         }
                     }
                 }
                 Payload::ComponentImportSection(section) => {
                     for import in section {
-                        names.imports.push(import?.name.name.to_owned());
+                        names.import(import?.name.name);
                     }
                 }
                 Payload::ComponentExportSection(section) => {
                     for export in section {
-                        names.exports.push(export?.name.name.to_owned());
+                        let name = export?.name.name;
+                        names.has_entry |= COMPONENTS.iter().any(|known| name.starts_with(known));
+                        keep(&mut names.exports, name);
                     }
                 }
                 _ => {}
             }
         }
         Ok(names)
+    }
+
+    fn import(&mut self, name: &str) {
+        if !self.is_offered(name) {
+            keep(&mut self.unknown, name);
+        }
     }
 
     fn is_offered(&self, import: &str) -> bool {

@@ -96,6 +96,9 @@ pub use clients::ClientOptions;
 pub use options::{Compiler, FileOptions, HttpOptions, MemoryProbe, Options, PoolOptions};
 pub use runtime::Wasmtime;
 
+/// The name of the runtime, by which a RuntimeClass chooses it.
+pub const NAME: &str = "wasmtime";
+
 /// The version of the linked wasmtime, which the node reports as its runtime version.
 pub const VERSION: &str = "48.0.8";
 

@@ -391,7 +391,7 @@ fn last_wins(env: Vec<(String, String)>) -> Vec<(String, String)> {
 #[async_trait]
 impl Runtime for Wasmtime {
     fn name(&self) -> &'static str {
-        "wasmtime"
+        crate::NAME
     }
 
     async fn prepare(

@@ -40,7 +40,7 @@ pub(super) struct ControlPlaneDependencies {
     /// Connects to pods.
     pub(super) dialer: Arc<dyn Dialer>,
     /// Information about images, for warnings.
-    pub(super) image_advice: kinds::ImageAdvice,
+    pub(super) image_advice: Arc<dyn kinds::ImageAdvice>,
     /// The keys, which are being created.
     pub(super) signing: Signing,
 }
@@ -100,6 +100,7 @@ impl ControlPlane {
             advertise: dependencies.advertise,
             identity: config.node.clone(),
             image_advice: Some(dependencies.image_advice),
+            runtimes: [wasm::NAME, isolated::NAME].map(str::to_owned).into(),
             capabilities: kinds::Capabilities::new(agent::HONOURED.iter().copied().chain(scheduler::honoured())),
         };
         let options = server::Options {

@@ -1,22 +1,28 @@
-//! Warnings about images: a pod whose image this cluster cannot run would be accepted and then wait. The composition root passes the check (over
-//! the node's content store); without it there are no warnings.
+//! Warnings about images: a pod whose image this cluster cannot run would be accepted and then wait. The composition root passes what knows
+//! images (the content store of the node in this process); without it there are no warnings.
 
 use api::Object;
 use serde_json::Value;
-use server::{
-    User,
-    admission::{Admission, Attributes, Operation},
-};
-use std::{collections::BTreeMap, sync::Arc};
+use server::admission::{Admission, Attributes, Operation};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-/// Returns a warning about an image on the nodes of this cluster, if a problem is known. It must be quick and must not wait for a network.
-pub type ImageAdvice = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+/// Knows images that the nodes of this cluster cannot run.
+#[async_trait::async_trait]
+pub trait ImageAdvice: Send + Sync + 'static {
+    /// What is wrong with an image, if that is known. A write waits for it: an answer takes a moment, and needs no network.
+    async fn problem(&self, image: &str) -> Option<String>;
+}
+
+/// Most images of an object that are asked about.
+const MAX_IMAGES: usize = 16;
+/// How long a write waits for advice. A warning that comes later is lost.
+const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The paths of pod specs: in a Pod, in workloads, in a PodTemplate.
 const SPECS: [&[&str]; 3] = [&["spec"], &["spec", "template", "spec"], &["template", "spec"]];
 
 /// Warns about images.
-pub(crate) struct Images(pub(crate) ImageAdvice);
+pub(crate) struct Images(pub(crate) Arc<dyn ImageAdvice>);
 
 #[async_trait::async_trait]
 impl Admission for Images {
@@ -24,51 +30,108 @@ impl Admission for Images {
         "ImageAdvice"
     }
 
+    /// Controllers get no warnings, because their users have got them.
     fn handles(&self, attributes: &Attributes) -> bool {
         let context = &attributes.context;
-        context.subresource.is_empty() && matches!(context.operation, Operation::Create | Operation::Update)
+        context.subresource.is_empty()
+            && matches!(context.operation, Operation::Create | Operation::Update)
+            && !context.user.name.starts_with("system:kube-")
     }
 
-    fn warnings(&self, attributes: &Attributes, object: &Object) -> Vec<String> {
-        warnings(&self.0, &attributes.context.user, object)
+    async fn warnings(&self, attributes: &Attributes, object: &Object) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let ask = async {
+            for (field, image) in new_images(object, attributes.old.as_deref()) {
+                warnings.extend(self.0.problem(image).await.map(|problem| format!("{field}: {problem}")));
+            }
+        };
+        if tokio::time::timeout(TIMEOUT, ask).await.is_err() {
+            tracing::debug!("advice on images took too long");
+        }
+        warnings
     }
 }
 
-/// The warnings about the images of an object, each image once. Controllers get none, because their users have got them.
-fn warnings(advice: &ImageAdvice, user: &User, object: &Object) -> Vec<String> {
-    if user.name.starts_with("system:kube-") {
-        return Vec::new();
-    }
-    let mut said = BTreeMap::new();
-    for spec in SPECS {
-        for list in ["initContainers", "containers"] {
-            let path: Vec<&str> = spec.iter().copied().chain([list]).collect();
-            for (index, container) in object.list_at(&path).iter().enumerate() {
-                let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
-                if !image.is_empty() && !said.contains_key(image) {
-                    let text = advice(image).map(|text| format!("{}[{index}].image: {text}", path.join(".")));
-                    said.insert(image, text);
-                }
-            }
-        }
-    }
-    said.into_values().flatten().collect()
+/// The images that an object has and the old one had not, each once, with their fields.
+fn new_images<'a>(object: &'a Object, old: Option<&'a Object>) -> Vec<(String, &'a str)> {
+    let mut seen: BTreeSet<&str> = old.into_iter().flat_map(images).map(|(_, image)| image).collect();
+    let new = images(object).filter(|(_, image)| seen.insert(image));
+    new.take(MAX_IMAGES).map(|((path, index), image)| (format!("{}[{index}].image", path.join(".")), image)).collect()
+}
+
+/// The images of an object, each with the path of its list and its place in it.
+fn images(object: &Object) -> impl Iterator<Item = ((Vec<&'static str>, usize), &str)> {
+    let lists = SPECS.iter().flat_map(|spec| {
+        ["initContainers", "containers"].map(|list| spec.iter().copied().chain([list]).collect::<Vec<_>>())
+    });
+    lists.flat_map(|path| {
+        let containers = object.list_at(&path).iter().enumerate();
+        containers.filter_map(move |(index, container)| {
+            let image = container.get("image").and_then(Value::as_str).filter(|image| !image.is_empty())?;
+            Some(((path.clone(), index), image))
+        })
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
     use serde_json::json;
+    use server::{User, strategy::Plain};
+
+    /// Linux images are known; about slow ones nothing is known for a long time.
+    struct Fake;
+
+    #[async_trait::async_trait]
+    impl ImageAdvice for Fake {
+        async fn problem(&self, image: &str) -> Option<String> {
+            if image.starts_with("slow") {
+                tokio::time::sleep(Duration::from_secs(3600)).await;
+            }
+            image.starts_with("linux").then(|| format!("{image} waits"))
+        }
+    }
+
+    fn deployment(containers: Value) -> Object {
+        let object = json!({"kind": "Deployment", "spec": {"template": {"spec": {"containers": containers}}}});
+        Object::from_value(object).expect("an object")
+    }
+
+    async fn warnings(object: &Object, old: Option<&Object>) -> Vec<String> {
+        let attributes = Attributes { context: testing::context(), old: old.cloned().map(Arc::new) };
+        Images(Arc::new(Fake)).warnings(&attributes, object).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_new_image_is_warned_of_once() {
+        let object = deployment(json!([{"image": "wasm:1"}, {"image": "linux:1"}, {"image": "linux:1"}]));
+        let expected = ["spec.template.spec.containers[1].image: linux:1 waits"];
+        assert_eq!(warnings(&object, None).await, expected);
+        assert_eq!(warnings(&object, Some(&deployment(json!([{"image": "linux:0"}])))).await, expected);
+        assert_eq!(warnings(&object, Some(&object)).await, [""; 0], "nothing new");
+        let many: Vec<Value> = (0..2000).map(|i| json!({"image": format!("linux:{i}")})).collect();
+        assert_eq!(warnings(&deployment(many.into()), None).await.len(), MAX_IMAGES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_does_not_wait_long_for_advice() {
+        let begin = tokio::time::Instant::now();
+        let object = deployment(json!([{"image": "linux:1"}, {"image": "slow:1"}, {"image": "linux:2"}]));
+        let told = warnings(&object, None).await;
+        assert_eq!(told, ["spec.template.spec.containers[0].image: linux:1 waits"], "what was there in time");
+        assert_eq!(begin.elapsed(), TIMEOUT);
+    }
 
     #[test]
-    fn each_image_is_warned_of_once_and_controllers_are_not() {
-        let advice: ImageAdvice = Arc::new(|image| image.starts_with("linux").then(|| format!("{image} waits")));
-        let containers = json!([{"image": "wasm:1"}, {"image": "linux:1"}, {"image": "linux:1"}]);
-        let object = json!({"kind": "Deployment", "spec": {"template": {"spec": {"containers": containers}}}});
-        let object = Object::from_value(object).expect("an object");
-        let admin = User::new("admin", &[]);
-        let expected = ["spec.template.spec.containers[1].image: linux:1 waits"];
-        assert_eq!(warnings(&advice, &admin, &object), expected);
-        assert!(warnings(&advice, &User::new("system:kube-controller-manager", &[]), &object).is_empty());
+    fn users_are_warned_and_controllers_are_not() {
+        let handles = |user: &str| {
+            let resource = server::Resource::new("apps", "v1", "deployments", "Deployment", Plain);
+            let mut context = testing::context_for(resource, testing::Stored::default());
+            context.user = Arc::new(User::new(user, &[]));
+            Images(Arc::new(Fake)).handles(&Attributes { context, old: None })
+        };
+        assert!(handles("admin"));
+        assert!(!handles("system:kube-controller-manager"));
     }
 }

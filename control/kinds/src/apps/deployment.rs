@@ -1,6 +1,6 @@
 //! Deployment: pods with rolling updates. The Deployment controller creates a ReplicaSet for each template.
 
-use crate::{Capabilities, at::At, cells, edit, podspec, rules};
+use crate::{Capabilities, annotations, at::At, cells, edit, podspec, rules};
 use api::{Cause, CauseKind, Object, selector::Selector};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -186,12 +186,16 @@ pub(crate) fn workload_warnings(
     used_in: &str,
 ) -> Vec<String> {
     let mut out = Vec::new();
-    match old {
-        None => rules::host_name_warning(object, used_in, &mut out),
-        Some(old) if edit::deep_equal_at(object, old, &["spec"]) => return out,
-        Some(_) => {}
+    let changed = |path: &[&str]| old.is_none_or(|old| !edit::deep_equal_at(object, old, path));
+    if old.is_none() {
+        rules::host_name_warning(object, used_in, &mut out);
     }
-    out.extend(podspec::template_warnings(capabilities, At::of(object, "spec").get("template")));
+    if changed(&["metadata", "annotations"]) {
+        out.extend(annotations::of_workload(object));
+    }
+    if changed(&["spec"]) {
+        out.extend(podspec::template_warnings(capabilities, At::of(object, "spec").get("template")));
+    }
     out
 }
 

@@ -25,7 +25,7 @@ pub(crate) use defaults::{
 };
 pub(crate) use resources::{container_resources, qos_class, whole_number};
 pub(crate) use scheduling::{TAINT_EFFECTS, tolerations};
-pub(crate) use warnings::{pod as pod_warnings, template as template_warnings};
+pub(crate) use warnings::{our_annotations as annotation_warnings, pod as pod_warnings, template as template_warnings};
 
 /// Most warnings that are collected; these are already more than the headers can hold (4 KiB).
 const MAX_WARNINGS: usize = 200;

@@ -2,13 +2,18 @@
 //! [`unenforced`].
 
 use super::{MAX_WARNINGS, apparmor, containers, unenforced};
-use crate::{address, at::At, capabilities::Capabilities, quantities};
+use crate::{address, annotations, at::At, capabilities::Capabilities, quantities};
 use api::Object;
 use std::collections::{HashMap, HashSet};
 
 /// Warnings about a Pod.
 pub(crate) fn pod(capabilities: &Capabilities, object: &Object) -> Vec<String> {
     warnings(capabilities, At::of(object, "spec"), At::of(object, "metadata"))
+}
+
+/// Warnings about annotations of `sampan.dev`, in the metadata of a Pod or template with this spec.
+pub(crate) fn our_annotations(spec: At<'_>, metadata: At<'_>) -> Vec<String> {
+    annotations::of_pod(metadata, &containers(spec).map(|container| container.get("name").str()).collect())
 }
 
 /// Warnings about a template.
@@ -21,7 +26,8 @@ pub(crate) fn template(capabilities: &Capabilities, template: At<'_>) -> Vec<Str
 fn warnings(capabilities: &Capabilities, spec: At<'_>, metadata: At<'_>) -> Vec<String> {
     let mut out = Vec::new();
     node_labels(spec, &mut out);
-    annotations(spec, metadata.get("annotations"), &mut out);
+    upstreams_annotations(spec, metadata.get("annotations"), &mut out);
+    out.extend(our_annotations(spec, metadata));
     old_volumes(spec, &mut out);
     repeated(spec.get("hostAliases"), "ip", &mut out);
     repeated(spec.get("imagePullSecrets"), "name", &mut out);
@@ -111,7 +117,7 @@ fn selectors(spec: At<'_>, out: &mut Vec<String>) {
     }
 }
 
-fn annotations(spec: At<'_>, annotations: At<'_>, out: &mut Vec<String>) {
+fn upstreams_annotations(spec: At<'_>, annotations: At<'_>, out: &mut Vec<String>) {
     const SYSCTLS: &str = "non-functional in v1.11+; use the \"sysctls\" field instead";
     const SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
     for (key, text) in [

@@ -126,9 +126,12 @@ impl Write {
     }
 
     /// The warnings of admission.
-    fn admission_warnings(&self, attributes: &Attributes, object: &Object) -> Vec<String> {
-        let plugins = self.server.admission().iter().filter(|p| p.handles(attributes));
-        plugins.flat_map(|plugin| plugin.warnings(attributes, object)).collect()
+    async fn admission_warnings(&self, attributes: &Attributes, object: &Object) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for plugin in self.server.admission().iter().filter(|p| p.handles(attributes)) {
+            warnings.extend(plugin.warnings(attributes, object).await);
+        }
+        warnings
     }
 
     /// The bytes to store. They are limited to the length of a request body, so that patches do not add up to more, and to a depth that every
@@ -266,7 +269,7 @@ async fn create_once(
     metadata::leave_out_empty(&mut object);
     write.schema.forget_empty(&mut object.0);
     write.warnings.extend(strategy.warnings(&write.cx, &object, None));
-    write.warnings.extend(write.admission_warnings(attributes, &object));
+    write.warnings.extend(write.admission_warnings(attributes, &object).await);
     let key = resource.key(object.namespace(), object.name());
     if write.cx.dry_run {
         let clash = write.server.store().get(&key).map(|entry| Err(Error::Conflict { actual: Some(entry) }));
@@ -424,7 +427,7 @@ async fn update_once(
     write.admit(&attributes, &mut object).await?;
     write.warnings.extend(metadata::dedup_owners(&mut object, true));
     let reservation = prepare_update(write, &mut object, old)?;
-    write.warnings.extend(write.admission_warnings(&attributes, &object));
+    write.warnings.extend(write.admission_warnings(&attributes, &object).await);
     write.validate_admission(&attributes, &object).await?;
     metadata::leave_out_empty(&mut object);
     write.schema.forget_empty(&mut object.0);

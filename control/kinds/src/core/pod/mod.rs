@@ -138,9 +138,13 @@ impl Strategy for Pods {
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
         let mut out = Vec::new();
-        if old.is_none() {
-            rules::host_name_warning(object, "the Pod's hostname", &mut out);
-            out.extend(podspec::pod_warnings(&self.0, object));
+        match old {
+            None => {
+                rules::host_name_warning(object, "the Pod's hostname", &mut out);
+                out.extend(podspec::pod_warnings(&self.0, object));
+            }
+            Some(old) if edit::deep_equal_at(object, old, &["metadata", "annotations"]) => {}
+            Some(_) => out.extend(podspec::annotation_warnings(At::of(object, "spec"), At::of(object, "metadata"))),
         }
         out
     }

@@ -6,7 +6,7 @@ mod linked;
 mod pool;
 mod validate;
 
-use crate::{Capabilities, Settings, address, at::At, cells, core::proxy, edit};
+use crate::{Capabilities, Settings, address, annotations, at::At, cells, core::proxy, edit};
 use api::{Cause, Object, Status, names};
 use jiff::Timestamp;
 use pool::{Addresses, NodePorts};
@@ -96,6 +96,9 @@ impl Strategy for Services {
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
         let mut out = warnings(object);
+        if old.is_none_or(|old| !edit::deep_equal_at(object, old, &["metadata", "annotations"])) {
+            out.extend(annotations::of_service(object));
+        }
         if old.is_none_or(|old| !edit::deep_equal_at(object, old, &["spec"])) {
             unenforced(&self.capabilities, At::of(object, "spec"), &mut out);
         }
