@@ -21,6 +21,8 @@ const GATE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Writes {
     revisions: HashMap<TypeId, u64>,
     deletions: Vec<(TypeId, Key, Option<String>)>,
+    /// How many there were.
+    pub(crate) count: usize,
 }
 
 tokio::task_local! {
@@ -45,11 +47,16 @@ pub(crate) fn wrote<K: Kind>(object: &K) {
         let mut writes = writes.borrow_mut();
         let last = writes.revisions.entry(TypeId::of::<K>()).or_default();
         *last = revision.max(*last);
+        writes.count += 1;
     });
 }
 
 pub(crate) fn deleted<K: Kind>(key: Key, uid: Option<String>) {
-    let _ = WRITES.try_with(|writes| writes.borrow_mut().deletions.push((TypeId::of::<K>(), key, uid)));
+    let _ = WRITES.try_with(|writes| {
+        let mut writes = writes.borrow_mut();
+        writes.deletions.push((TypeId::of::<K>(), key, uid));
+        writes.count += 1;
+    });
 }
 
 /// An informer as the gate sees it.

@@ -39,6 +39,8 @@ impl Backoff {
 /// * keys are processed in the order of their first addition;
 /// * a delayed key becomes due at once when it is added without a delay.
 ///
+/// And one of its own: a key may rest after it was processed ([`WorkQueue::done_after`]).
+///
 /// Unbounded by design: it holds each key at most twice, and keys are objects that exist.
 pub struct WorkQueue<K> {
     inner: Arc<Inner<K>>,
@@ -57,6 +59,9 @@ struct State<K> {
     working: HashMap<K, Instant>,
     due: BTreeMap<(Instant, u64), K>,
     due_of: HashMap<K, (Instant, u64)>,
+    /// Keys that no worker takes yet, and until when.
+    resting: HashSet<K>,
+    rests: BTreeMap<(Instant, u64), K>,
     failures: HashMap<K, u32>,
     sequence: u64,
     closed: bool,
@@ -88,6 +93,8 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
             working: HashMap::new(),
             due: BTreeMap::new(),
             due_of: HashMap::new(),
+            resting: HashSet::new(),
+            rests: BTreeMap::new(),
             failures: HashMap::new(),
             sequence: 0,
             closed: false,
@@ -161,7 +168,8 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
                     }
                     return Some(key);
                 }
-                state.due.first_key_value().map(|((at, _), _)| *at)
+                let first = |of: &BTreeMap<(Instant, u64), K>| of.first_key_value().map(|((at, _), _)| *at);
+                first(&state.due).into_iter().chain(first(&state.rests)).min()
             };
             match wait {
                 Some(at) => tokio::select! { () = changed => {}, () = tokio::time::sleep_until(at) => {} },
@@ -183,6 +191,24 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
             drop(state);
             self.inner.changed.notify_one();
         }
+    }
+
+    /// Ends the processing of a key, which is not processed again before this time has passed, however often it is added.
+    pub fn done_after(&self, key: &K, rest: Duration) {
+        if rest.is_zero() {
+            return self.done(key);
+        }
+        let mut state = self.inner.state.lock();
+        let now = Instant::now();
+        if let Some(begin) = state.working.remove(key) {
+            self.inner.meter.worked.observe((now - begin).as_secs_f64());
+        }
+        state.sequence += 1;
+        let slot = (now + rest, state.sequence);
+        state.rests.insert(slot, key.clone());
+        state.resting.insert(key.clone());
+        drop(state);
+        self.inner.changed.notify_one();
     }
 
     /// The number of due keys.
@@ -216,7 +242,7 @@ impl<K: Clone + Eq + Hash> State<K> {
             return false;
         }
         meter.adds.inc();
-        if self.working.contains_key(&key) {
+        if self.working.contains_key(&key) || self.resting.contains(&key) {
             return false;
         }
         self.ready.push_back((key, Instant::now()));
@@ -232,6 +258,17 @@ impl<K: Clone + Eq + Hash> State<K> {
             let key = entry.remove();
             self.due_of.remove(&key);
             self.add(key, meter);
+        }
+        while let Some(entry) = self.rests.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            let key = entry.remove();
+            self.resting.remove(&key);
+            if self.dirty.contains(&key) {
+                self.ready.push_back((key, now));
+                meter.depth.inc();
+            }
         }
     }
 
@@ -286,6 +323,29 @@ mod tests {
         queue.done(&"a");
         assert_eq!(queue.next().await, Some("late"));
         assert_eq!(start.elapsed().as_secs(), 60);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_rests_waits_and_is_not_lost() {
+        let queue = WorkQueue::default();
+        let start = Instant::now();
+        queue.add("a");
+        assert_eq!(queue.next().await, Some("a"));
+        queue.add("a");
+        queue.done_after(&"a", Duration::from_secs(5));
+        queue.add("a");
+        queue.add("b");
+        assert_eq!(queue.next().await, Some("b"), "others do not wait");
+        queue.done(&"b");
+        assert_eq!((queue.next().await, start.elapsed().as_secs()), (Some("a"), 5));
+        queue.done_after(&"a", Duration::from_secs(5));
+        queue.add_after("a", Duration::from_secs(1));
+        assert_eq!((queue.next().await, start.elapsed().as_secs()), (Some("a"), 10), "due while it rests");
+        queue.done_after(&"a", Duration::from_secs(5));
+        queue.add_after("a", Duration::from_secs(20));
+        assert_eq!((queue.next().await, start.elapsed().as_secs()), (Some("a"), 30));
+        queue.done(&"a");
+        assert!(queue.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
