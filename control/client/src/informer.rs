@@ -12,7 +12,7 @@ use futures::{FutureExt, future::BoxFuture};
 use parking_lot::{Mutex, RwLock};
 use std::{
     any::TypeId,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -99,7 +99,8 @@ struct State<K> {
 
 struct Index<K> {
     of: IndexFn<K>,
-    keys: HashMap<String, BTreeSet<Arc<Key>>>,
+    /// Objects by value, and by key: with the object itself, so that who asks for many looks up none of them.
+    objects: HashMap<String, BTreeMap<Arc<Key>, Arc<K>>>,
 }
 
 /// The index by the uid of the controlling owner, built on first use.
@@ -181,7 +182,7 @@ impl<K: Cached> Informer<K> {
         let mut state = self.cache.state.write();
         let State { objects, indexes } = &mut *state;
         indexes.entry(name).or_insert_with(|| {
-            let mut index = Index { of, keys: HashMap::new() };
+            let mut index = Index { of, objects: HashMap::new() };
             for (key, object) in objects.iter() {
                 index.add(key, object);
             }
@@ -192,17 +193,17 @@ impl<K: Cached> Informer<K> {
     /// The objects under a value of an index, by namespace and name. Empty for an index that was not added.
     pub fn by_index(&self, name: &str, value: &str) -> Vec<Arc<K>> {
         let state = self.cache.state.read();
-        let keys = state.indexes.get(name).and_then(|index| index.keys.get(value));
-        keys.into_iter().flatten().filter_map(|key| state.objects.get(key).cloned()).collect()
+        let objects = state.indexes.get(name).and_then(|index| index.objects.get(value));
+        objects.into_iter().flat_map(BTreeMap::values).cloned().collect()
     }
 
     /// The objects under the rarest of these values of an index: a superset of those that have all of them.
     pub fn by_rarest(&self, name: &str, values: impl IntoIterator<Item = String>) -> Vec<Arc<K>> {
         let state = self.cache.state.read();
         let Some(index) = state.indexes.get(name) else { return Vec::new() };
-        let keys =
-            values.into_iter().map(|value| index.keys.get(&value)).min_by_key(|keys| keys.map_or(0, BTreeSet::len));
-        keys.flatten().into_iter().flatten().filter_map(|key| state.objects.get(key).cloned()).collect()
+        let found = values.into_iter().map(|value| index.objects.get(&value));
+        let rarest = found.min_by_key(|objects| objects.map_or(0, BTreeMap::len));
+        rarest.flatten().into_iter().flat_map(BTreeMap::values).cloned().collect()
     }
 
     /// Calls `handler` with `Added` for each cached object, and then with every change.
@@ -379,6 +380,8 @@ fn is<K: Cached>(known: &K, uid: &str) -> bool {
 impl<K> State<K> {
     /// Sets or removes an object and returns the previous one.
     fn set(&mut self, key: Arc<Key>, new: Option<Arc<K>>) -> Option<Arc<K>> {
+        // one allocation for the map and the indexes, also after a change
+        let key = self.objects.get_key_value(&key).map_or(key, |(known, _)| known.clone());
         let old = match &new {
             Some(object) => self.objects.insert(key.clone(), object.clone()),
             None => self.objects.remove(&key),
@@ -396,18 +399,18 @@ impl<K> State<K> {
 }
 
 impl<K> Index<K> {
-    fn add(&mut self, key: &Arc<Key>, object: &K) {
+    fn add(&mut self, key: &Arc<Key>, object: &Arc<K>) {
         for value in (self.of)(object) {
-            self.keys.entry(value).or_default().insert(key.clone());
+            self.objects.entry(value).or_default().insert(key.clone(), object.clone());
         }
     }
 
     fn remove(&mut self, key: &Arc<Key>, object: &K) {
         for value in (self.of)(object) {
-            if let Some(keys) = self.keys.get_mut(&value) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.keys.remove(&value);
+            if let Some(objects) = self.objects.get_mut(&value) {
+                objects.remove(key);
+                if objects.is_empty() {
+                    self.objects.remove(&value);
                 }
             }
         }
