@@ -1,7 +1,7 @@
 //! The nodes and the pods on them, updated change by change. Pure.
 
 use crate::{
-    pod::{PodInfo, node_name},
+    pod::{PodInfo, node_name, uid},
     snapshot::Snapshot,
 };
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -68,6 +68,15 @@ impl Cache {
     pub fn pod(&self, uid: &str) -> Option<&Arc<Pod>> {
         let (name, _) = self.places.get(uid)?;
         self.nodes.info(name)?.pods.get(uid).map(|p| &p.pod)
+    }
+
+    /// Takes the newest state of a known pod that differs in nothing that counts here: else an old one is held in memory for as long as the
+    /// pod lives.
+    pub fn refresh(&mut self, pod: &Arc<Pod>) {
+        let uid = uid(pod);
+        if let Some((name, _)) = self.places.get(uid) {
+            self.nodes.refresh_pod(name, uid, pod);
+        }
     }
 
     fn place(&mut self, pod: Arc<PodInfo>, name: String, assumed: bool) {

@@ -5,7 +5,7 @@
 //! snapshot after its cycle costs a copy of what changes meanwhile.
 
 use crate::{node::NodeInfo, pod::PodInfo};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use std::{collections::HashMap, sync::Arc};
 
 /// All nodes with their pods at one moment. Cheap to clone.
@@ -74,6 +74,16 @@ impl Snapshot {
     /// Adds or replaces a pod on a node.
     pub(crate) fn add_pod(&mut self, name: &str, pod: Arc<PodInfo>) {
         Arc::make_mut(&mut self.inner).entry(name).add(pod);
+    }
+
+    /// Replaces the object of a pod, unless a copy of the snapshot is in use: that would be copied for it.
+    pub(crate) fn refresh_pod(&mut self, name: &str, uid: &str, pod: &Arc<Pod>) {
+        let Some(inner) = Arc::get_mut(&mut self.inner) else { return };
+        let Some(index) = inner.names.get(name) else { return };
+        let info = Arc::get_mut(&mut inner.infos[*index]);
+        if let Some(known) = info.and_then(|info| info.pods.get_mut(uid)) {
+            Arc::make_mut(known).pod = pod.clone();
+        }
     }
 
     /// Removes a pod from a node.

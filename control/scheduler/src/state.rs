@@ -99,8 +99,14 @@ impl State {
         } else if !node_name(pod).is_empty() {
             self.queue.remove(id);
             // status updates change nothing that is relevant here
-            let known = !self.cache.is_assumed(id) && self.cache.pod(id).is_some_and(|k| k.spec == pod.spec);
-            if !known {
+            let same = |known: &Pod| {
+                let (old, new) = (&known.metadata, &pod.metadata);
+                known.spec == pod.spec
+                    && (&old.labels, &old.deletion_timestamp) == (&new.labels, &new.deletion_timestamp)
+            };
+            if !self.cache.is_assumed(id) && self.cache.pod(id).is_some_and(|known| same(known)) {
+                self.cache.refresh(pod);
+            } else {
                 let before = self.cache.pod(id).cloned();
                 self.cache.set_pod(Arc::new(PodInfo::new(pod.clone())));
                 if let Some(before) = before
