@@ -9,6 +9,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -316,7 +317,7 @@ impl StateDir {
         self.work(move || {
             let temporary = path.with_extension(TEMPORARY_EXTENSION);
             std::fs::File::create(&temporary)?.write_all(&bytes)?;
-            std::fs::rename(&temporary, &path)
+            replace(&temporary, &path)
         })
         .await
     }
@@ -353,6 +354,16 @@ impl StateDir {
             }
         }
         Ok(states)
+    }
+}
+
+/// Puts a temporary file in the place of another. The two change places if both exist: a rename over a file makes ext4 write the new one to the
+/// disk at once (`auto_da_alloc`), which delays all that wait for the disk.
+fn replace(temporary: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, temporary, CWD, path, RenameFlags::EXCHANGE) {
+        Ok(()) => std::fs::remove_file(temporary),
+        // the first file of the pod, or a file system that cannot
+        Err(_) => std::fs::rename(temporary, path),
     }
 }
 
