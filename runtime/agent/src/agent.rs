@@ -290,7 +290,7 @@ impl Agent {
         } else if !pod::is_finished(&pod) {
             self.shared.admitted.lock().add(&pod);
         }
-        let handle = Arc::new(Handle::new(uid.clone(), &state));
+        let handle = Arc::new(Handle::new(uid.clone(), pod.clone(), state));
         if !pod::is_finished(&pod) {
             self.shared.cluster.referenced.add(&handle, &pod);
         }
@@ -298,14 +298,14 @@ impl Agent {
         let shared = self.shared.clone();
         self.workers.spawn(async move {
             loop {
-                let latest = shared.cluster.pods.get(pod::namespace(&pod), pod::name(&pod));
-                let pod =
-                    latest.filter(|latest| latest.metadata.uid == pod.metadata.uid).unwrap_or_else(|| pod.clone());
-                let worker = Worker::new(shared.clone(), handle.clone(), pod.clone());
+                // the task holds no state of the pod: an old one would stay in memory for as long as the pod lives
+                let worker = Worker::new(shared.clone(), handle.clone(), handle.newest());
                 if AssertUnwindSafe(worker.run()).catch_unwind().await.is_ok() {
                     return;
                 }
+                let pod = handle.newest();
                 tracing::error!(pod = pod::full_name(&pod), "the pod's worker panicked, it is made anew");
+                drop(pod);
                 tokio::time::sleep(PANIC_RETRY_DELAY).await;
             }
         });

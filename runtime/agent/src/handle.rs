@@ -4,8 +4,42 @@ use crate::state::PodState;
 use container::ContainerState;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 use tokio::sync::Notify;
+
+/// A value that is shared until its owner changes it.
+#[derive(Debug)]
+pub(crate) struct CopyOnWrite<T>(Arc<T>);
+
+impl<T> CopyOnWrite<T> {
+    /// The value as it is now.
+    pub(crate) fn share(&self) -> Arc<T> {
+        self.0.clone()
+    }
+}
+
+impl<T> From<Arc<T>> for CopyOnWrite<T> {
+    fn from(value: Arc<T>) -> Self {
+        Self(value)
+    }
+}
+
+impl<T> Deref for CopyOnWrite<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Clone> DerefMut for CopyOnWrite<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        Arc::make_mut(&mut self.0)
+    }
+}
 
 /// The kinds of probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,9 +91,11 @@ pub(crate) enum Message {
     Evict(Eviction),
 }
 
-#[derive(Default)]
 struct Inbox {
-    pod: Option<Arc<Pod>>,
+    /// The newest state of the pod.
+    newest: Arc<Pod>,
+    /// The worker has not received it.
+    has_changed: bool,
     gone: bool,
     drain: bool,
     messages: Vec<Message>,
@@ -84,13 +120,21 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    pub(crate) fn new(uid: Arc<str>, state: &PodState) -> Self {
-        Self { uid, inbox: Mutex::default(), wake: Notify::new(), state: Mutex::new(Arc::new(state.clone())) }
+    pub(crate) fn new(uid: Arc<str>, pod: Arc<Pod>, state: PodState) -> Self {
+        let inbox = Inbox { newest: pod, has_changed: false, gone: false, drain: false, messages: Vec::new() };
+        Self { uid, inbox: Mutex::new(inbox), wake: Notify::new(), state: Mutex::new(Arc::new(state)) }
+    }
+
+    /// The newest state of the pod.
+    pub(crate) fn newest(&self) -> Arc<Pod> {
+        self.inbox.lock().newest.clone()
     }
 
     /// Sends a newer Pod. It replaces one that was not received yet.
     pub(crate) fn update(&self, pod: Arc<Pod>) {
-        self.inbox.lock().pod = Some(pod);
+        let mut inbox = self.inbox.lock();
+        (inbox.newest, inbox.has_changed) = (pod, true);
+        drop(inbox);
         self.wake.notify_one();
     }
 
@@ -116,7 +160,8 @@ impl Handle {
     pub(crate) fn receive(&self) -> Mail {
         let mut inbox = self.inbox.lock();
         let messages = std::mem::take(&mut inbox.messages);
-        Mail { pod: inbox.pod.take(), gone: inbox.gone, drain: inbox.drain, messages }
+        let pod = std::mem::take(&mut inbox.has_changed).then(|| inbox.newest.clone());
+        Mail { pod, gone: inbox.gone, drain: inbox.drain, messages }
     }
 
     /// Waits for messages. Cancel-safe.
@@ -124,8 +169,8 @@ impl Handle {
         self.wake.notified().await;
     }
 
-    pub(crate) fn publish(&self, state: &PodState) {
-        *self.state.lock() = Arc::new(state.clone());
+    pub(crate) fn publish(&self, state: Arc<PodState>) {
+        *self.state.lock() = state;
     }
 
     /// The latest saved state.

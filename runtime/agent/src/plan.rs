@@ -23,7 +23,8 @@ pub struct LiveState {
     /// The progress of the pod's volumes, network and sandbox.
     pub setup: Setup,
     /// The state of containers by name.
-    pub containers: BTreeMap<String, LiveContainer>,
+    /// Boxed: a map has room for eleven, and most pods have one.
+    pub containers: BTreeMap<String, Box<LiveContainer>>,
     /// The pod is deleted from the API.
     pub gone: bool,
 }

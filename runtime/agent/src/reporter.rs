@@ -3,7 +3,7 @@
 
 use crate::{pod, status};
 use client::{Client, DeleteOptions, Patch};
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{
@@ -22,8 +22,8 @@ const MAX_PARALLEL: usize = 16;
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 /// How long a status that only shows the progress of a starting pod waits for a newer one. A pod whose image is present starts within
-/// milliseconds, and each status costs a write to the store and an event for each watch.
-const DEBOUNCE_DELAY: Duration = Duration::from_millis(10);
+/// milliseconds, a thousand of them within seconds, and each status costs a write to the store and an event for each watch.
+const DEBOUNCE_DELAY: Duration = Duration::from_secs(1);
 
 /// A status to send, optionally followed by the deletion of the pod.
 #[derive(Clone, Debug)]
@@ -37,13 +37,21 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Whether it only shows the progress of a pod that is `Pending` in the API: controllers act on ready and finished pods.
+    /// Whether it only shows the progress of a pod that is `Pending` in the API and whose containers wait for nothing but their turn: controllers
+    /// act on ready and finished pods, users on running ones and on reasons.
     fn is_transient(&self) -> bool {
-        let ready = |condition: &PodCondition| condition.type_ == "Ready" && condition.status == "True";
-        let is_significant = self.delete
-            || matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
-            || self.status.conditions.iter().flatten().any(ready);
-        !is_significant && pod::phase(&self.pod) == "Pending" && !pod::is_deleting(&self.pod)
+        let groups = [&self.status.init_container_statuses, &self.status.container_statuses];
+        let is_progress = |status: &ContainerStatus| {
+            let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
+            waiting.is_none_or(|waiting| {
+                matches!(waiting.reason.as_deref(), Some("ContainerCreating" | "PodInitializing"))
+            })
+        };
+        !self.delete
+            && self.status.phase.as_deref() == Some("Pending")
+            && pod::phase(&self.pod) == "Pending"
+            && !pod::is_deleting(&self.pod)
+            && groups.into_iter().flatten().flatten().all(is_progress)
     }
 }
 
@@ -136,11 +144,13 @@ impl Reporter {
 impl Inner {
     async fn send_all(&self, uid: &str) {
         let mut delay = FIRST_RETRY;
-        while let Some(report) = self.next(uid).await {
-            let result = match self.permits.acquire().await {
-                Ok(_permit) => self.send(&report).await,
-                Err(_) => return,
-            };
+        loop {
+            self.debounce(uid).await;
+            let Ok(permit) = self.permits.acquire().await else { return };
+            // only now: a newer report may have come while this one waited for a permit
+            let Some(report) = self.take(uid) else { return };
+            let result = self.send(&report).await;
+            drop(permit);
             match result {
                 Ok(()) => {
                     self.mark_reported(uid);
@@ -168,15 +178,14 @@ impl Inner {
         }
     }
 
-    /// The next report of a pod, at once or after [`DEBOUNCE_DELAY`].
-    async fn next(&self, uid: &str) -> Option<Report> {
+    /// Waits up to [`DEBOUNCE_DELAY`] while the pod's report is transient.
+    async fn debounce(&self, uid: &str) {
         let deadline = Instant::now() + DEBOUNCE_DELAY;
         while let Some(newer) = self.transient(uid) {
             if tokio::time::timeout_at(deadline, newer.notified()).await.is_err() {
-                break;
+                return;
             }
         }
-        self.take(uid)
     }
 
     /// The notification of a newer report, if the waiting one only shows the progress of a starting pod.

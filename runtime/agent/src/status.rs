@@ -190,7 +190,7 @@ fn mark_unlocated(status: &mut ContainerStatus) {
 
 fn container_status(pod: &Pod, c: &Container, role: Role, input: &Input<'_>) -> ContainerStatus {
     let none = LiveContainer::default();
-    let live = input.live.containers.get(&c.name).unwrap_or(&none);
+    let live = input.live.containers.get(&c.name).map_or(&none, |live| live);
     let record = input.state.containers.get(&c.name);
     let attempt = record.and_then(|r| r.current.as_deref());
     let last = record.and_then(|r| r.last.as_deref());

@@ -8,7 +8,7 @@ mod outcomes;
 use crate::{
     admission,
     backoff::Backoff,
-    handle::{Eviction, Handle, Mail, Message, ProbeKind},
+    handle::{CopyOnWrite, Eviction, Handle, Mail, Message, ProbeKind},
     hook::Stop,
     node,
     plan::{self, EVICTED, LiveContainer, LiveState, Operation, Setup, Waiting, plan},
@@ -99,7 +99,7 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     handle: Arc<Handle>,
     pod: Arc<Pod>,
-    state: PodState,
+    state: CopyOnWrite<PodState>,
     live: LiveState,
     attachment: Option<Attachment>,
     addresses: Vec<IpAddr>,
@@ -107,7 +107,7 @@ pub(crate) struct Worker {
     /// A source of the volumes changed, so that they must be synced.
     volumes_stale: bool,
     volumes_syncing: bool,
-    containers: HashMap<String, ContainerContext>,
+    containers: HashMap<String, Box<ContainerContext>>,
     /// Failed pulls by image.
     pulls: HashMap<String, FailedPull>,
     setup_failures: u32,
@@ -124,8 +124,10 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, handle: Arc<Handle>, pod: Arc<Pod>) -> Self {
-        let mut state = handle.state().as_ref().clone();
-        state.started.get_or_insert_with(|| shared.now());
+        let mut state = CopyOnWrite::from(handle.state());
+        if state.started.is_none() {
+            state.started = Some(shared.now());
+        }
         Self {
             shared,
             handle,
@@ -268,7 +270,7 @@ impl Worker {
 
     fn live(&mut self, container: &str) -> &mut LiveContainer {
         if !self.live.containers.contains_key(container) {
-            self.live.containers.insert(container.to_owned(), LiveContainer::default());
+            self.live.containers.insert(container.to_owned(), Box::default());
         }
         self.live.containers.get_mut(container).expect("inserted above")
     }
@@ -371,7 +373,7 @@ impl Worker {
 
     /// Saves the state if it has changed. Returns whether the state file is up to date. Callers publish the state only after the save.
     async fn save(&mut self) -> bool {
-        if self.state_saved && *self.handle.state() == self.state {
+        if self.state_saved && *self.handle.state() == *self.state {
             return true;
         }
         let saved = self.shared.states.save(&self.state).await;
@@ -379,7 +381,7 @@ impl Worker {
         if let Err(error) = saved {
             tracing::error!(pod = pod::full_name(&self.pod), %error, "cannot remember the pod: a restart will not know it");
         }
-        self.handle.publish(&self.state);
+        self.handle.publish(self.state.share());
         self.state_saved
     }
 

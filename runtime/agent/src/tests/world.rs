@@ -75,7 +75,7 @@ impl Images for FakeImages {
 
     async fn pull(&self, image: &str, keyring: &Keyring) -> Result<Pulled, Error> {
         self.pulls.lock().push((image.to_owned(), keyring.clone()));
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(if image.starts_with("slow") { 3_000 } else { 100 })).await;
         if let Some(error) = self.broken.lock().get(image) {
             return Err(error.clone());
         }
