@@ -111,7 +111,7 @@ fn a_file_of_settings_starts_a_cluster_and_is_remembered_as_flags_are() {
     let node: Value = serde_json::from_slice(&node.stdout).expect("the Node");
     assert_eq!(
         (&node["status"]["capacity"]["pods"], &node["spec"]["podCIDR"]),
-        (&"200".into(), &"10.64.0.0/18".into())
+        (&"200".into(), &"10.64.0.0/16".into())
     );
     config_map(&machine, "one");
     succeeds(&machine, &[&up[..], &["-f", "c.yaml"]].concat());

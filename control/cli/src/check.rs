@@ -136,6 +136,7 @@ mod tests {
         for flags in [
             &[][..],
             &["--cpu", "500m", "--memory", "512Mi"],
+            &["--max-pods", "50000"],
             &["--max-pods", "1", "--pod-cidr", "10.0.0.0/30"],
             &["--max-pods", "253", "--pod-cidr", "10.0.0.0/24", "--service-cidr", "10.0.1.0/29"],
             &["--listen", "0.0.0.0:0", "--node-address", "0.0.0.0"],
@@ -152,7 +153,7 @@ mod tests {
         for (flags, flag, right) in [
             (&["--max-pods", "0"][..], "--max-pods", "1.."),
             (&["--max-pods", "-1"], "--max-pods", ""),
-            (&["--max-pods", "20000"], "--max-pods", "--max-pods 16381"),
+            (&["--max-pods", "70000"], "--max-pods", "--max-pods 65533"),
             (&["--memory", "63Mi"], "--memory", "at least 64Mi"),
             (&["--memory", "1"], "--memory", "at least 64Mi"),
             (&["--memory", "lots"], "--memory", "for example 512Mi"),

@@ -92,12 +92,12 @@ impl Default for Limits {
 }
 
 impl Config {
-    /// The default layout: pods in 10.32.0.0/11 with the first /18 for this node, Services in 10.96.0.0/16, node ports on loopback.
+    /// The default layout: pods in 10.32.0.0/11 with the first /16 for this node, Services in 10.96.0.0/16, node ports on loopback.
     pub fn new(api: SocketAddr) -> Self {
         let net = |a, b, prefix| IpNet::new_assert(Ipv4Addr::new(a, b, 0, 0).into(), prefix);
         Self {
             pod_cidr: net(10, 32, 11),
-            node_cidr: net(10, 32, 18),
+            node_cidr: net(10, 32, 16),
             service_cidr: net(10, 96, 16),
             domain: "cluster.local".into(),
             node_address: Ipv4Addr::LOCALHOST.into(),

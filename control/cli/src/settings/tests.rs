@@ -91,7 +91,7 @@ fn a_flag_that_is_given_wins_over_the_file() {
 
 #[test]
 fn a_node_has_the_first_of_the_range_of_pods() {
-    for (pods, node) in [("10.64.0.0/11", "10.64.0.0/18"), ("10.0.0.0/24", "10.0.0.0/24")] {
+    for (pods, node) in [("10.64.0.0/11", "10.64.0.0/16"), ("10.0.0.0/24", "10.0.0.0/24")] {
         assert_eq!(up(&["--pod-cidr", pods]).node_cidr().to_string(), node);
     }
 }
