@@ -1,4 +1,4 @@
-//! The samples that clients of other protocols than HTTP/1.1 ask: gRPC, by its own client. `tests/run` installs it, by the
+//! The samples that clients of other protocols than HTTP/1.1 ask: gRPC and WebSockets, by Python's own clients. `tests/run` installs them, by the
 //! command of `samples/README.md`, into the folder that `SAMPAN_TOOLCHAINS` names.
 
 use crate::harness::*;
@@ -62,5 +62,43 @@ fn a_grpc_server_answers_grpcs_own_client() {
             assert_eq!(call(&["Ada", "Grace"]), (true, expected.clone()));
         }
         assert_eq!(call(&[""]), (false, "INVALID_ARGUMENT: the name is empty\n".to_owned()));
+    });
+}
+
+const WEBSOCKETS: &str = r#"
+import sys
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+url = "ws://" + sys.argv[1]
+with connect(url) as one, connect(url) as other:
+    one.send("a boat")
+    assert one.recv(30) == "a boat"
+    other.send(bytes(900_000))
+    one.send("drifts")
+    assert one.recv(30) == "drifts"
+    assert other.recv(30) == bytes(900_000)
+    assert one.ping().wait(30)
+    other.send("x" * 1_100_000)
+    try:
+        other.recv(30)
+        sys.exit("a message that is too long was answered")
+    except ConnectionClosed as closed:
+        assert closed.rcvd.code == 1009 and closed.rcvd.reason == "at most 1048576 bytes", closed
+    one.close()
+    assert one.close_code == 1000, one.close_code
+"#;
+
+#[test]
+fn a_websocket_server_answers_many_clients_at_the_same_time() {
+    with_sample("websocket", "websockets", |cluster, address| {
+        let asked = python().args(["-c", WEBSOCKETS, address]).output().expect("python runs");
+        assert_eq!(text(&asked), (true, String::new()));
+        let (code, said) = get(&format!("http://{address}/")).expect("an answer");
+        assert_eq!((code, said.as_str()), (400, "This is a WebSocket.\n"));
+        cluster.eventually("the log tells of each", || {
+            let log = text(&cluster.machine.run(&["logs", "deploy/websocket"])).1;
+            let ends = ["it went after 2 messages", "Message too long", "WebSocket protocol error"];
+            Some(()).filter(|()| ends.iter().all(|end| log.contains(end)))
+        });
     });
 }
