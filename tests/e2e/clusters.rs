@@ -413,6 +413,9 @@ fn a_dump_has_objects_and_logs_and_no_secret() {
     let dumped = machine.run(&["dump", "report"]);
     let said = error(&dumped);
     assert!(dumped.status.success() && !said.contains("Warning"), "what is deprecated concerns nobody here: {said}");
+    let again = machine.run(&["dump", "report"]);
+    assert!(!again.status.success() && error(&again).contains("report is not empty; "), "{}", error(&again));
+    succeeds(&machine, &["dump", "report", "--force"]);
     let report = machine.path("work").join("report");
     let read = |name: &str| fs::read_to_string(report.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(read("default/pods.yaml").contains("hello-check-"));

@@ -18,5 +18,6 @@ mod network;
 mod probes;
 mod restart;
 mod rollout;
+mod samples;
 mod volumes;
 mod wasm;

@@ -74,8 +74,11 @@ pub(crate) enum Command {
     Ls(LsArgs),
     /// Copy the store of a cluster, up or down, to a file that can be put back in its place
     Backup {
-        /// Where to; replaced if it exists
+        /// The file that is written
         file: PathBuf,
+        /// Replace the file if there is one
+        #[arg(long)]
+        force: bool,
         /// Of a damaged store, copy the objects that are whole, and say what was lost
         #[arg(long)]
         salvage: bool,
@@ -160,6 +163,9 @@ pub(crate) struct DumpArgs {
     /// The folder; made if absent
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
+    /// Write into a folder that has something in it, over files of the same names
+    #[arg(long)]
+    pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) target: Target,
 }

@@ -7,7 +7,11 @@
 
 use crate::{data_dir::DataDir, exit::io, out};
 use anyhow::{Context, bail};
-use std::{fs, path::Path, time::Duration};
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
+use std::{fs, io::ErrorKind, path::Path, time::Duration};
 use store::{Log, LogError, Redb, Revision, Salvage};
 
 /// How often a store in use is copied until a copy is consistent.
@@ -20,8 +24,18 @@ struct Copied {
     revision: Revision,
 }
 
-/// Copies the store of a data directory to a file, which is replaced. With `salvage`, copies the intact records of a damaged store.
-pub(crate) async fn run(dir: &DataDir, file: &Path, salvage: bool) -> anyhow::Result<()> {
+/// How a store is copied.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Options {
+    /// Copy the intact records of a damaged store.
+    pub(crate) salvage: bool,
+    /// Replace the file if it exists.
+    pub(crate) force: bool,
+}
+
+/// Copies the store of a data directory to a file.
+pub(crate) async fn run(dir: &DataDir, file: &Path, options: Options) -> anyhow::Result<()> {
+    let Options { salvage, force } = options;
     let store = dir.join(crate::data_dir::STORE);
     if !store.exists() {
         bail!("there is no store in {}", dir.path().display());
@@ -29,13 +43,20 @@ pub(crate) async fn run(dir: &DataDir, file: &Path, salvage: bool) -> anyhow::Re
     if fs::canonicalize(file).is_ok_and(|file| fs::canonicalize(&store).is_ok_and(|store| store == file)) {
         bail!("{} is the store itself; name another file", file.display());
     }
+    if !force && fs::symlink_metadata(file).is_ok() {
+        return Err(exists(file));
+    }
     let mut name = file.file_name().context("the copy needs the name of a file")?.to_owned();
     name.push(format!(".tmp{}", std::process::id()));
     let unfinished = file.with_file_name(name);
     let copied =
         if salvage { save(dir, &store, &unfinished, file).await } else { copy(dir, &store, &unfinished, file).await };
     let moved = copied.and_then(|copied| {
-        put(&unfinished, file).map_err(|error| anyhow::anyhow!("cannot write {}: {}", file.display(), io(&error)))?;
+        put(&unfinished, file, force).map_err(|error| match error.kind() {
+            // Somebody was faster.
+            ErrorKind::AlreadyExists => exists(file),
+            _ => anyhow::anyhow!("cannot write {}: {}", file.display(), io(&error)),
+        })?;
         Ok(copied)
     });
     let Copied { objects, revision } = moved.inspect_err(|_| drop(fs::remove_file(&unfinished)))?;
@@ -50,9 +71,18 @@ pub(crate) async fn run(dir: &DataDir, file: &Path, salvage: bool) -> anyhow::Re
     Ok(())
 }
 
-/// Moves a synced file to its final path, durably.
-fn put(from: &Path, to: &Path) -> std::io::Result<()> {
-    fs::rename(from, to)?;
+fn exists(file: &Path) -> anyhow::Error {
+    anyhow::anyhow!("{} exists already; name another file, or give --force to replace it", file.display())
+}
+
+/// Moves a synced file to its final path, durably. `force` replaces what is there.
+fn put(from: &Path, to: &Path, force: bool) -> std::io::Result<()> {
+    let flags = if force { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+    match renameat_with(CWD, from, CWD, to, flags) {
+        // A file system that cannot look and move at once.
+        Err(Errno::INVAL | Errno::NOSYS) if !force => fs::rename(from, to)?,
+        moved => moved?,
+    }
     let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::File::open(folder)?.sync_all()
 }
@@ -132,11 +162,41 @@ async fn whole(copy: &Path) -> Result<Copied, LogError> {
 mod tests {
     use super::*;
     use std::time::SystemTime;
-    use store::{Bytes, Clock, Expect, Options, Store};
+    use store::{Bytes, Clock, Expect, Store};
+
+    const COPY: Options = Options { salvage: false, force: true };
+    const SAVE: Options = Options { salvage: true, force: true };
+
+    #[tokio::test]
+    async fn a_file_that_is_there_is_replaced_by_force_only() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
+        let (file, link) = (folder.path().join("copy"), folder.path().join("link"));
+        open(&dir.join(crate::data_dir::STORE)).await.close().await.expect("closed");
+        fs::write(&file, "precious").expect("written");
+        std::os::unix::fs::symlink("nowhere", &link).expect("a link");
+        for (file, salvage) in [(&file, false), (&file, true), (&link, false)] {
+            let error = run(&dir, file, Options { salvage, force: false }).await.expect_err("it is there").to_string();
+            assert_eq!(
+                error,
+                format!("{} exists already; name another file, or give --force to replace it", file.display())
+            );
+        }
+        let unfinished = folder.path().join("unfinished");
+        fs::write(&unfinished, "late").expect("written");
+        let late = put(&unfinished, &file, false).expect_err("it came meanwhile");
+        assert_eq!(
+            (late.kind(), fs::read_to_string(&file).expect("read").as_str()),
+            (ErrorKind::AlreadyExists, "precious")
+        );
+        run(&dir, &file, COPY).await.expect("replaced");
+        assert_eq!(open(&file).await.revision(), 1);
+        run(&dir, &folder.path().join("new"), Options::default()).await.expect("nothing was there");
+    }
 
     async fn open(path: &Path) -> Store<()> {
         let log = Redb::open(path).expect("opened");
-        Store::open(log, Options::new(Clock::new(|| SystemTime::UNIX_EPOCH))).await.expect("read")
+        Store::open(log, store::Options::new(Clock::new(|| SystemTime::UNIX_EPOCH))).await.expect("read")
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -160,7 +220,7 @@ mod tests {
         for _ in 0..3 {
             let before = store.revision();
             let file = folder.path().join("copy");
-            run(&dir, &file, false).await.expect("copied");
+            run(&dir, &file, COPY).await.expect("copied");
             let copy = open(&file).await;
             assert!(copy.revision() >= before, "what was acknowledged before is in it");
             // Revision 2 wrote the first key, and each further revision the next key.
@@ -177,17 +237,17 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
         let (path, file) = (dir.join(crate::data_dir::STORE), folder.path().join("copy"));
-        run(&dir, &file, false).await.expect_err("there is none");
+        run(&dir, &file, COPY).await.expect_err("there is none");
         open(&path).await.close().await.expect("closed");
-        run(&dir, &path, false).await.expect_err("itself");
+        run(&dir, &path, COPY).await.expect_err("itself");
         let mut bytes = fs::read(&path).expect("read");
         bytes.truncate(5000);
         fs::write(&path, bytes).expect("written");
-        let error = run(&dir, &file, false).await.expect_err("damaged").to_string();
+        let error = run(&dir, &file, COPY).await.expect_err("damaged").to_string();
         assert!(error.starts_with("cannot copy the store ") && error.len() > 60, "{error}");
         assert!(!file.exists());
         let nowhere = folder.path().join("absent/copy");
-        let error = run(&dir, &nowhere, false).await.expect_err("no such folder").to_string();
+        let error = run(&dir, &nowhere, COPY).await.expect_err("no such folder").to_string();
         assert!(error.ends_with(&format!(" to {}: No such file or directory", nowhere.display())), "{error}");
     }
 
@@ -208,8 +268,8 @@ mod tests {
         let places: Vec<_> = (0..bytes.len() - wanted.len()).filter(|at| bytes[*at..].starts_with(wanted)).collect();
         places.into_iter().for_each(|at| bytes[at] = b'V');
         fs::write(&path, bytes).expect("written");
-        run(&dir, &file, false).await.expect_err("it is damaged");
-        run(&dir, &file, true).await.expect("saved");
+        run(&dir, &file, COPY).await.expect_err("it is damaged");
+        run(&dir, &file, SAVE).await.expect("saved");
         let copy = open(&file).await;
         assert_eq!((copy.snapshot(None).expect("the newest").count("/"), copy.revision()), (49, 51));
         assert!(copy.get("/pods/default/033").is_none());
@@ -222,9 +282,9 @@ mod tests {
             "{}",
             lines[1]
         );
-        run(&dir, &folder.path().join("whole"), true).await.expect("a store that is not damaged is saved too");
+        run(&dir, &folder.path().join("whole"), SAVE).await.expect("a store that is not damaged is saved too");
         fs::write(&path, [7; 9000]).expect("written");
-        let error = run(&dir, &file, true).await.expect_err("nothing").to_string();
+        let error = run(&dir, &file, SAVE).await.expect_err("nothing").to_string();
         assert!(error.starts_with("nothing in ") && error.ends_with(" is whole"), "{error}");
         assert_eq!(open(&file).await.revision(), 52, "the older copy is left alone");
     }

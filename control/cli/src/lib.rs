@@ -102,9 +102,10 @@ fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
             args.data.data_dir = context::data_dir(args.data.data_dir)?;
             down::run(&args)
         }
-        Command::Backup { file, salvage, data } => {
+        Command::Backup { file, salvage, force, data } => {
             let dir = context::data_dir(data.data_dir)?;
-            block(async move { backup::run(&DataDir::locate(dir.as_deref())?, &file, salvage).await })
+            let options = backup::Options { salvage, force };
+            block(async move { backup::run(&DataDir::locate(dir.as_deref())?, &file, options).await })
         }
         Command::Ls(args) => running::run(&args),
         Command::Image(command) => block(image(command)),

@@ -12,7 +12,7 @@ use crate::{
     clients,
     concurrent::{ConcurrentInstances, Failed},
     delivery::{BatchedWrites, Delivery},
-    exit,
+    exit, grpc,
     guest::Shared,
     image::Image,
     instances::{self, GuestRequest, Instance, Instances},
@@ -235,7 +235,8 @@ impl Handler {
         let begin = Instant::now();
         let what: Arc<str> = format!("{} {}", request.method(), request.uri().path()).into();
         let is_head_request = request.method() == Method::HEAD;
-        let stays_inline = request.version() != Version::HTTP_2;
+        let version = request.version();
+        let stays_inline = version != Version::HTTP_2;
         let Caller { client, via, trace, inline } = caller;
         let client = Arc::new(client);
         let context = RunContext { what: what.clone(), client: client.clone(), via, delivery: Arc::default() };
@@ -250,9 +251,7 @@ impl Handler {
         };
         let response = match result {
             Ok(Ok(Ok(response))) if response.status().is_informational() => {
-                let status = response.status();
-                self.log(&what, &format!("the component answered {status}, which is not the end of an answer"));
-                text_response(StatusCode::BAD_GATEWAY, &format!("the component answered {status}"))
+                self.refuse_informational(&what, response.status())
             }
             Ok(Ok(Ok(response))) => {
                 let (parts, body) = response.into_parts();
@@ -271,7 +270,8 @@ impl Handler {
                     shared: self.shared.clone(),
                     broken: None,
                 };
-                http::Response::from_parts(parts, body.boxed_unsync())
+                let body = grpc::body(version, &parts.headers, body).await;
+                http::Response::from_parts(parts, body)
             }
             Ok(Ok(Err(code))) => {
                 run.done = true;
@@ -287,6 +287,17 @@ impl Handler {
         };
         self.shared.metrics.answered(response.status(), begin.elapsed());
         response
+    }
+
+    /// The response in place of an informational one, which cannot be the end of an answer.
+    fn refuse_informational(&self, what: &str, status: StatusCode) -> Response {
+        let why = match status {
+            StatusCode::SWITCHING_PROTOCOLS => "but wasi:http has no way to switch: WebSockets are for wasi:sockets",
+            _ => "which is not the end of an answer",
+        };
+        let text = format!("the component answered {status}, {why}");
+        self.log(what, &text);
+        text_response(StatusCode::BAD_GATEWAY, &text)
     }
 
     fn log(&self, what: &str, text: &str) {

@@ -56,6 +56,7 @@ mod exec;
 mod exit;
 mod files;
 mod functions;
+mod grpc;
 mod guest;
 mod host;
 mod http;

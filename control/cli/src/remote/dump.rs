@@ -2,11 +2,12 @@
 
 use super::{Resources, connect, explain, fetch, get::escape, resources::Resource};
 use crate::{args::DumpArgs, out};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use client::Client;
 use serde_json::{Value, json};
 use std::{
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +16,9 @@ const MAX_LOG: usize = 1 << 20;
 
 /// `sampan dump DIR`.
 pub(crate) async fn run(args: &DumpArgs) -> anyhow::Result<()> {
+    if !args.force && !is_free(&args.dir)? {
+        bail!("{} is not empty; name another folder, or give --force to write over its files", args.dir.display());
+    }
     let reached = connect(&args.target).await?;
     let dump = Dump { client: &reached.client, dir: &args.dir };
     dump.write("version.txt", crate::version::text(crate::args::Report::Text).as_bytes())?;
@@ -38,6 +42,15 @@ pub(crate) async fn run(args: &DumpArgs) -> anyhow::Result<()> {
     }
     out::say(&format!("wrote {}", args.dir.display()));
     super::done_or_failed((), failures)
+}
+
+/// Whether a folder is empty or absent.
+fn is_free(folder: &Path) -> anyhow::Result<bool> {
+    match fs::read_dir(folder) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(anyhow::anyhow!("{}: {}", folder.display(), crate::exit::io(&error))),
+    }
 }
 
 /// One run of the command.
@@ -121,6 +134,16 @@ fn hide(object: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_in_a_folder_is_seen_before_it_is_written_to() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("precious");
+        assert!(is_free(folder.path()).expect("read") && is_free(&file).expect("absent"));
+        fs::write(&file, "x").expect("written");
+        assert!(!is_free(folder.path()).expect("read"));
+        assert!(is_free(&file).expect_err("a file").to_string().starts_with(&file.display().to_string()));
+    }
 
     #[test]
     fn the_values_of_secrets_are_in_no_bug_report() {

@@ -10,7 +10,7 @@ use container::{
     ContainerId, ContainerSpec, ExitReason, Runtime,
     net::{self, Connection},
 };
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{
@@ -77,6 +77,40 @@ async fn bodies_stream_both_ways_with_trailers() {
     let body = soon(answer.into_body().collect()).await.unwrap();
     assert_eq!(body.trailers(), Some(&trailers));
     assert!(body.to_bytes() == rest, "all of it");
+}
+
+/// An empty frame after the head would be a broken stream to clients of gRPC.
+#[tokio::test]
+async fn a_status_of_grpc_without_messages_ends_with_its_head() {
+    let node = Node::new().await;
+    let mut spec = node.spec(&sample("grpc"));
+    spec.env = vec![("HOSTNAME".into(), "grpc-1".into())];
+    node.start(spec).await;
+    let handler = node.net.handler(80).unwrap();
+    let (mine, theirs) = tokio::io::duplex(64 << 10);
+    handler.serve(Connection::Stream(Box::new(theirs)), peer());
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(mine)).await.unwrap();
+    tokio::spawn(connection);
+    let call = async |message: &'static [u8]| {
+        let asked = http::Request::post("http://hello/helloworld.Greeter/SayHello");
+        let asked = asked.header("te", "trailers").header("content-type", "application/grpc");
+        let asked = asked.body(Full::new(Bytes::from_static(message))).unwrap();
+        soon(sender.clone().send_request(asked)).await.unwrap()
+    };
+    for _ in 0..20 {
+        let refused = call(b"\0\0\0\0\0").await;
+        assert!(refused.body().is_end_stream(), "the head is all");
+        let told = ["grpc-status", "grpc-message"].map(|name| refused.headers()[name].to_str().unwrap().to_owned());
+        assert_eq!(told, ["3", "the%20name%20is%20empty"]);
+        let unknown = http::Request::post("http://hello/helloworld.Greeter/SayNothing");
+        let unknown = unknown.header("content-type", "application/grpc").body(Full::default()).unwrap();
+        let unknown = soon(sender.clone().send_request(unknown)).await.unwrap();
+        assert_eq!((unknown.body().is_end_stream(), unknown.headers()["grpc-status"].as_bytes()), (true, &b"12"[..]));
+    }
+    let answer = soon(call(b"\0\0\0\0\x05\x0a\x03Ada").await.into_body().collect()).await.unwrap();
+    assert_eq!(answer.trailers().unwrap()["grpc-status"], "0");
+    assert_eq!(answer.to_bytes(), "\0\0\0\0\x17\x0a\x15Hello Ada from grpc-1");
 }
 
 /// A body of what is sent.

@@ -210,8 +210,9 @@ async fn what_a_guest_fails_to_answer_is_in_its_log() {
     assert_eq!((status, text.starts_with("the component answered with an error: ")), (502, true), "{text}");
     log("GET /error: the component answered with an error: ErrorCode::DnsTimeout").await;
     let switched = exchange(&node.net, Via::NodePort, "GET /1 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await;
-    assert!(switched.starts_with("HTTP/1.1 502 "), "{switched}");
-    log("GET /1: the component answered 101 Switching Protocols, which is not the end of an answer").await;
+    let refused = "the component answered 101 Switching Protocols, but wasi:http has no way to switch: WebSockets are for wasi:sockets";
+    assert!(switched.starts_with("HTTP/1.1 502 ") && switched.contains(refused), "{switched}");
+    log(&format!("GET /1: {refused}")).await;
     let broken = exchange(&node.net, Via::NodePort, "GET /c HTTP/1.1\r\nhost: h\r\n\r\n").await;
     assert!(broken.contains("content-length: 10\r\n") && broken.ends_with("\r\n\r\nhello\n"), "{broken}");
     log("GET /c: the component broke its answer off, 4 bytes before its content-length").await;
