@@ -1,7 +1,7 @@
 //! One function per figure.
 
 use crate::{
-    guests,
+    density, guests,
     load::{Client, spread},
     pods,
     server::{ADDRESS, Server, fsync},
@@ -78,7 +78,10 @@ pub async fn all(wanted: &[String]) {
             }
             // takes minutes: only by its name
             if wanted.iter().any(|name| name == "density") {
-                pods::pods(&mut table, &folder.path().join("density"), &samples(), 10_000).await;
+                density::density(&mut table, &folder.path().join("density"), &samples()).await;
+            }
+            if want("probes") {
+                density::probes(&mut table, &folder.path().join("probes"), &samples()).await;
             }
             if want("compile") {
                 pods::compile(&mut table, &folder.path().join("compile"), &samples()).await;
@@ -123,19 +126,20 @@ fn samples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("samples")
 }
 
-/// Whether a GET of the sample's NodePort is answered 200.
-fn answered(port: u16) -> bool {
-    let Ok(mut stream) = TcpStream::connect((ADDRESS, port)) else { return false };
+/// A GET of the sample's NodePort on a new connection: how long it takes, if it is answered 200.
+pub fn answer(port: u16) -> Option<Duration> {
+    let begin = Instant::now();
+    let mut stream = TcpStream::connect((ADDRESS, port)).ok()?;
     let mut answer = [0; 12];
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: hello\r\nConnection: close\r\n\r\n").is_ok()
-        && stream.read_exact(&mut answer).is_ok()
-        && answer.ends_with(b"200")
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: hello\r\nConnection: close\r\n\r\n").ok()?;
+    stream.read_exact(&mut answer).ok()?;
+    answer.ends_with(b"200").then(|| begin.elapsed())
 }
 
 /// Waits for a 200 of a node port.
 pub fn until_answered(port: u16) {
     let deadline = Instant::now() + Duration::from_secs(60);
-    while !answered(port) {
+    while answer(port).is_none() {
         assert!(Instant::now() < deadline, "no answer on port {port}");
         std::thread::sleep(Duration::from_millis(1));
     }

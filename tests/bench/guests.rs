@@ -103,13 +103,33 @@ pub fn serves_natively() -> bool {
     true
 }
 
+/// The environment of a pod of [`requests`]: the sample reads all of it for each request, so the peer gets the same.
+fn environment() -> impl Iterator<Item = String> {
+    let service = |name: &str, port: u16| {
+        let (tcp, address) = (format!("{name}_PORT_{port}_TCP"), "10.96.100.100");
+        [
+            format!("{name}_SERVICE_HOST={address}"),
+            format!("{name}_SERVICE_PORT={port}"),
+            format!("{name}_PORT=tcp://{address}:{port}"),
+            format!("{tcp}=tcp://{address}:{port}"),
+            format!("{tcp}_PROTO=tcp"),
+            format!("{tcp}_PORT={port}"),
+            format!("{tcp}_ADDR={address}"),
+        ]
+    };
+    let all = [service("KUBERNETES", 443), service("NEW", 80), service("REUSE", 80)];
+    let own = ["KUBERNETES_SERVICE_PORT_HTTPS=443", "HOSTNAME=new-7d4b9c6f5-abcde", "PWD=/"];
+    all.into_iter().flatten().chain(own.map(str::to_owned))
+}
+
 impl Peer {
     /// `wasmtime serve`, if its program is named.
     fn wasmtime(component: &Path) -> Option<Self> {
         let program = std::env::var_os("SAMPAN_BENCH_WASMTIME")?;
         let address = SocketAddr::new(ADDRESS.parse().expect("an address"), 31_999);
         let mut command = Command::new(program);
-        command.args(["serve", "-S", "cli", "--addr", &address.to_string()]).arg(component);
+        command.args(["serve", "-S", "cli", "--addr", &address.to_string()]);
+        command.args(environment().map(|variable| format!("--env={variable}"))).arg(component);
         Some(Self::start(command, address))
     }
 

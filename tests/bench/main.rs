@@ -3,6 +3,7 @@
 //! not counted. Figures that wait for the disk are printed beside its fsync p50, `F`.
 #![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
+mod density;
 mod figures;
 mod guests;
 mod load;

@@ -88,6 +88,12 @@ impl Server {
         })
     }
 
+    /// kill -9, and gone.
+    pub fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("reaped");
+    }
+
     /// Ctrl-C, and gone.
     pub fn stop(mut self) {
         let _ = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();

@@ -22,7 +22,7 @@ use std::{
     process::ExitCode,
     sync::Arc,
 };
-use wasm::{Compiler, Options, PoolOptions, Wasmtime};
+use wasm::{Compiler, MachineRoots, Options, PoolOptions, Wasmtime};
 
 /// Bounds what the node sends, which this process trusts: a container may have a megabyte of environment.
 const LIMITS: LinkLimits = LinkLimits { frame: 64 << 20, calls: 4096 };
@@ -57,9 +57,11 @@ async fn run(clock: Clock) -> anyhow::Result<()> {
     let hello: Hello = serde_json::from_slice(&first.bytes)?;
     let outgoing = first.descriptors.pop().ok_or_else(|| anyhow::anyhow!("a descriptor is missing"))?;
     let sandbox = hello.sandbox.clone();
+    // not there afterwards
+    let roots = MachineRoots::opened();
     let confined = confine::confine(&sandbox.folders, hello.user).map_err(|error| format!("{error:#}"));
     let is_confined = confined.is_ok();
-    let wasm = Wasmtime::new(options(&hello, clock));
+    let wasm = Wasmtime::new(Options { roots, ..options(&hello, clock) });
     let requests = Requests::start(pipes::received(outgoing)?).await?;
     let pod = Pod::new(wasm.clone(), sandbox.id.clone());
     let link = Link::start(socket, LIMITS, pod.clone());

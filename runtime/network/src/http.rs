@@ -25,13 +25,12 @@ const MAX_ADDRESSES: usize = 4;
 /// Bound of a response's head, in bytes and in headers.
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_HEADERS: usize = 256;
-/// Headers that are about one connection only.
+/// Headers that are about one connection only. `trailer` is not: hyper sends the trailers that it names.
 const HOP_BY_HOP: &[HeaderName] = &[
     header::CONNECTION,
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     header::TE,
-    header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
@@ -134,8 +133,13 @@ fn origin_form(request: Request) -> Result<Request> {
         let host = HeaderValue::from_str(host).map_err(|e| Error::Protocol(format!("host: {e}")))?;
         parts.headers.entry(header::HOST).or_insert(host);
     }
-    let path = parts.uri.path_and_query().cloned();
-    parts.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    parts.uri = match parts.uri.path_and_query() {
+        // also the empty path, which a URI of that path alone would not show
+        Some(path) if path.as_str() == "/" => Uri::from_static("/"),
+        Some(path) if path.as_str().starts_with(['/', '*']) => Uri::from(path.clone()),
+        Some(query) => format!("/{}", query.as_str()).parse().map_err(|e| Error::Protocol(format!("path: {e}")))?,
+        None => Uri::from_static("/"),
+    };
     parts.version = http::Version::HTTP_11;
     Ok(Request::from_parts(parts, body))
 }
@@ -155,4 +159,57 @@ async fn over_stream(stream: Stream, request: Request) -> Result<Response> {
         false => Error::Reset(e.to_string()),
     })?;
     Ok(response.map(|body| body.map_err(|e| Box::new(e) as BoxError).boxed_unsync()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http::HeaderMap;
+    use http_body_util::{Empty, channel::Channel};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[test]
+    fn a_request_has_a_path_and_its_parameters_as_they_are() {
+        for (uri, sent) in [
+            ("http://a.test/multi?b=2&a=1", "/multi?b=2&a=1"),
+            ("http://a.test/pct%2Fsegment?q=a%20b", "/pct%2Fsegment?q=a%20b"),
+            ("http://a.test", "/"),
+            ("http://a.test?x=1", "/?x=1"),
+            ("*", "*"),
+        ] {
+            let body = Empty::new().map_err(|never: std::convert::Infallible| match never {}).boxed_unsync();
+            let mut request = Request::new(body);
+            *request.uri_mut() = uri.parse().expect("a URI");
+            let request = origin_form(request).expect("a request");
+            assert_eq!(request.uri().to_string(), sent, "{uri}");
+        }
+    }
+
+    #[tokio::test]
+    async fn trailers_of_a_request_are_sent() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-checksum", HeaderValue::from_static("abc123"));
+        let (mut sender, body) = Channel::<Bytes, BoxError>::new(2);
+        sender.send_data(Bytes::from_static(b"ping")).await.expect("room");
+        sender.send_trailers(trailers).await.expect("room");
+        drop(sender);
+        let request = http::Request::post("http://a.test/").header("trailer", "x-checksum").body(body.boxed_unsync());
+        let (near, mut far) = tokio::io::duplex(1 << 16);
+        let serve = async {
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") || !String::from_utf8_lossy(&asked).contains("\r\n0\r\n") {
+                asked.push(far.read_u8().await.expect("a byte"));
+            }
+            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.expect("written");
+            String::from_utf8(asked).expect("text")
+        };
+        let (response, asked) = tokio::join!(over_stream(Box::new(near), request.expect("a request")), serve);
+        assert_eq!(response.expect("a response").status(), 200);
+        assert!(
+            asked.contains("transfer-encoding: chunked\r\n") && asked.contains("trailer: x-checksum\r\n"),
+            "{asked}"
+        );
+        assert!(asked.ends_with("\r\n0\r\nx-checksum: abc123\r\n\r\n"), "{asked}");
+    }
 }

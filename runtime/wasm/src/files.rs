@@ -21,6 +21,7 @@ use container::{
 pub(crate) use refused::Refused;
 use root::Root;
 use std::{
+    any::Any,
     fs::File,
     io,
     os::fd::AsRawFd,
@@ -33,6 +34,7 @@ use wasmtime_wasi::{
     p1::{WasiP1Ctx, wasi_snapshot_preview1 as p1},
     p2::{DynInputStream, DynOutputStream},
 };
+use wasmtime_wasi_tls::p2::{HostClientConnection, HostClientHandshake, HostFutureClientStreams};
 
 /// Preview 1's number of the first folder.
 const FIRST_FOLDER: i32 = 3;
@@ -46,10 +48,15 @@ fn permissions(mount: &Mount) -> (FsPerms, OpenMode) {
 
 /// Counts the entries of a component's table that may keep a file open: a stream outlives the file's own entry.
 pub(crate) fn count(table: &mut ResourceTable) -> usize {
-    let holds = |entry: &&mut (dyn std::any::Any + Send)| {
-        entry.is::<Descriptor>() || entry.is::<DynInputStream>() || entry.is::<DynOutputStream>()
+    let files = |entry: &mut (dyn Any + Send)| {
+        let one = entry.is::<Descriptor>() || entry.is::<DynInputStream>() || entry.is::<DynOutputStream>();
+        // two streams are below a TLS connection, and may be those of files
+        let two = entry.is::<HostClientHandshake>()
+            || entry.is::<HostFutureClientStreams>()
+            || entry.is::<HostClientConnection>();
+        usize::from(one) + 2 * usize::from(two)
     };
-    table.iter_mut().filter(holds).count()
+    table.iter_mut().map(files).sum()
 }
 
 /// Opens a deleted folder, in which nothing exists and nothing can be created. All guests share it.

@@ -18,6 +18,8 @@ use crate::{
     sockets,
     source::{Calls, LastLookup, SourceLines},
     stdio::{self, Output},
+    tls::{self, ContainerTls, InstanceTls, Trust},
+    tools::tree::Tree,
     trace::TraceTable,
     view::View,
 };
@@ -43,6 +45,7 @@ use wasmtime_wasi::{
     p3,
 };
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_tls::{WasiTlsCtxView, WasiTlsView};
 
 /// Host resources (streams, requests, sockets, pollables, files) that an instance may hold. Open files have a bound of their own, far below
 /// it, and so have the connections of a pod, each of which is four: the socket, its streams and a pollable.
@@ -70,6 +73,7 @@ pub(crate) struct Shared {
     pub(crate) pairs: Arc<Pairs>,
     pub(crate) quota: Arc<Quota>,
     pub(crate) outgoing: Arc<Semaphore>,
+    pub(crate) tls: Arc<ContainerTls>,
     pub(crate) files: Arc<budget::PodFiles>,
     pub(crate) space: Arc<budget::DiskSpace>,
     /// The folders that its programs list.
@@ -195,6 +199,7 @@ pub(crate) struct Guest {
     outputs: [Output; 2],
     http: WasiHttpCtx,
     outgoing: Outgoing,
+    tls: InstanceTls,
     memory: InstanceMemory,
     host_memory: HostMemoryMeter,
     live: Live,
@@ -469,7 +474,17 @@ impl WasiHttpView for Guest {
     }
 }
 
-/// What components may import: WASI 0.2 and 0.3, both with wasi:http, wasi:config and wasi:keyvalue.
+impl WasiTlsView for Guest {
+    fn tls(&mut self) -> WasiTlsCtxView<'_> {
+        self.host_memory.measure(&mut self.table, &mut self.memory);
+        let shared = &self.live.0;
+        let tree = || Tree::new(&shared.spec, shared.root.clone(), shared.space.clone());
+        let ctx = self.tls.context(&shared.tls, || Trust::new(tree(), &shared.spec.env));
+        WasiTlsCtxView { ctx, table: &mut self.table }
+    }
+}
+
+/// What components may import: WASI 0.2 and 0.3, both with wasi:http, wasi:tls, wasi:config and wasi:keyvalue.
 pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -483,6 +498,7 @@ pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     sockets::p3::add_to_linker(&mut linker, Guest::view)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     keyvalue::add_to_linker(&mut linker, Guest::view)?;
+    tls::add_to_linker(&mut linker, |guest: &mut Guest| &mut guest.tls)?;
     Ok(linker)
 }
 
@@ -600,6 +616,7 @@ fn component_store(
             permits: shared.outgoing.clone(),
             trace: None,
         },
+        tls: InstanceTls::default(),
         memory,
         host_memory: HostMemoryMeter::default(),
         live: Live::new(shared),

@@ -23,6 +23,10 @@ use wasmtime_wasi_http::{
     },
     p3,
 };
+use wasmtime_wasi_tls::{
+    p2::{HostClientConnection, HostClientHandshake, HostFutureClientStreams},
+    p3::host::Connector,
+};
 
 /// Most bytes of one set of header fields, including the overhead of its table.
 pub(crate) const FIELDS: usize = 64 << 10;
@@ -49,6 +53,8 @@ const STREAM_WEIGHT: u64 = 8 << 10;
 const REQUEST_WEIGHT: u64 = 64 << 10;
 /// Bytes charged for a directory listing, which is read completely.
 const LISTING_WEIGHT: u64 = 64 << 10;
+/// Bytes charged for a connector of wasi:tls 0.3: its two pipes.
+const CONNECTOR_WEIGHT: u64 = 32 << 10;
 /// Bytes charged for a bound UDP socket: its receive queue in the network.
 const DATAGRAMS_WEIGHT: u64 = 64 << 10;
 
@@ -129,6 +135,16 @@ fn weight(resource: &(dyn Any + Send)) -> u64 {
     }
     if resource.is::<HostFutureIncomingResponse>() {
         return REQUEST_WEIGHT;
+    }
+    // the two streams below it; the TLS connection itself is charged by its maker
+    if resource.is::<HostClientHandshake>()
+        || resource.is::<HostFutureClientStreams>()
+        || resource.is::<HostClientConnection>()
+    {
+        return SMALL_WEIGHT + 2 * STREAM_WEIGHT;
+    }
+    if resource.is::<Connector>() {
+        return CONNECTOR_WEIGHT;
     }
     if resource.is::<DirectoryEntryStream>() {
         return LISTING_WEIGHT;

@@ -226,7 +226,7 @@ fn unlinkable(error: wasmtime::Error) -> Error {
     Error::Invalid(format!("{NOT_OFFERED}: {error:#}"))
 }
 
-pub(crate) const NOT_OFFERED: &str = "it imports what this node does not offer (WASI preview 1 for modules; WASI 0.2 and 0.3 with wasi:http, wasi:config and wasi:keyvalue for components)";
+pub(crate) const NOT_OFFERED: &str = "it imports what this node does not offer (WASI preview 1 for modules; WASI 0.2 and 0.3 with wasi:http, wasi:tls, wasi:config and wasi:keyvalue for components)";
 
 /// Joins the first few names: a hostile module may have a million.
 pub(crate) fn list_names(names: &[&str]) -> String {

@@ -16,11 +16,14 @@ const PACKAGES: [&str; 7] =
     ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:http/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
 
 /// The draft interfaces that components may import, in exactly these versions.
-const DRAFTS: [&str; 4] = [
+const DRAFTS: [&str; 7] = [
     "wasi:config/store@0.2.0-rc.1",
     "wasi:keyvalue/atomics@0.2.0-draft",
     "wasi:keyvalue/batch@0.2.0-draft",
     "wasi:keyvalue/store@0.2.0-draft",
+    "wasi:tls/client@0.3.0-draft",
+    "wasi:tls/types@0.2.0-draft",
+    "wasi:tls/types@0.3.0-draft",
 ];
 
 /// Returns why a module or component can never run on this node. Returns `None` if the check finds no reason, or if `bytes` is not Wasm.
@@ -178,9 +181,17 @@ mod tests {
         assert_eq!(told(&format!(r#"(component (import "wasi:io/poll@0.2.3" (instance)) {run})"#)), None);
         assert_eq!(told(r#"(component (instance $i) (export "wasi:http/handler@0.3.0" (instance $i)))"#), None);
         let run3 = r#"(instance $i) (export "wasi:cli/run@0.3.0" (instance $i))"#;
-        for offered in ["wasi:cli/stdout@0.3.2", "wasi:config/store@0.2.0-rc.1", "wasi:keyvalue/batch@0.2.0-draft"] {
+        for offered in [
+            "wasi:cli/stdout@0.3.2",
+            "wasi:config/store@0.2.0-rc.1",
+            "wasi:keyvalue/batch@0.2.0-draft",
+            "wasi:tls/types@0.2.0-draft",
+            "wasi:tls/client@0.3.0-draft",
+        ] {
             assert_eq!(told(&format!(r#"(component (import "{offered}" (instance)) {run3})"#)), None, "{offered}");
         }
+        let telemetry = told(&format!(r#"(component (import "wasi:otel/tracing@0.2.0-rc.2" (instance)) {run3})"#));
+        assert!(telemetry.is_some_and(|text| text.ends_with(": wasi:otel/tracing@0.2.0-rc.2")));
         let draft = told(&format!(r#"(component (import "wasi:keyvalue/store@0.2.0-draft2" (instance)) {run3})"#));
         assert!(draft.is_some_and(|text| text.ends_with(": wasi:keyvalue/store@0.2.0-draft2")));
     }

@@ -33,6 +33,10 @@
 //! # wasi:sockets
 //! This crate implements TCP, UDP and name lookup on [`container::net::Sockets`]. A guest's listener belongs to the pod's network and is
 //! not a socket of the host.
+//!
+//! # wasi:tls
+//! Component guests speak TLS as clients over any streams (`tls`). The container chooses whom it trusts: by `SSL_CERT_FILE` in its
+//! environment, by the bundle in its files, or else as the machine does ([`MachineRoots`]).
 
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
@@ -88,6 +92,7 @@ mod source;
 mod stdio;
 mod terminal;
 mod ticker;
+mod tls;
 mod tools;
 mod trace;
 mod unstable;
@@ -96,6 +101,7 @@ mod view;
 pub use clients::ClientOptions;
 pub use options::{Compiler, FileOptions, HttpOptions, MemoryProbe, Options, PoolOptions};
 pub use runtime::Wasmtime;
+pub use tls::machine::MachineRoots;
 
 /// The name of the runtime, by which a RuntimeClass chooses it.
 pub const NAME: &str = "wasmtime";

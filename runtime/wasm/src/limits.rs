@@ -23,7 +23,7 @@ use wasmtime_wasi::{
     p0::wasi_unstable as p0,
     p1::wasi_snapshot_preview1::{self as p1, WasiSnapshotPreview1 as _},
     p2::{
-        DynOutputStream, FsResult,
+        DynOutputStream, FsResult, IoError,
         bindings::filesystem::{
             preopens,
             types::{self, DescriptorFlags, ErrorCode, HostDescriptor, OpenFlags, PathFlags},
@@ -33,6 +33,9 @@ use wasmtime_wasi::{
 
 /// The replaced interface as wasmtime-wasi 48 names it. The tests of the limits fail if the name is wrong.
 const TYPES: &str = "wasi:filesystem/types@0.2.12";
+
+/// As [`TYPES`].
+const ERRORS: &str = "wasi:io/error@0.2.12";
 
 /// Error numbers and flags of preview 1.
 const MFILE: i32 = 33;
@@ -85,9 +88,20 @@ pub(crate) fn components(mut linker: Linker<Guest>) -> wasmtime::Result<Linker<G
     preopens::add_to_linker::<Guest, HasPreopens>(&mut linker, |guest| Preopens(guest))?;
     types::add_to_linker::<Guest, HasFiles>(&mut linker, |guest| Files(guest))?;
     descriptors_of_components(&mut linker)?;
+    errors_of_components(&mut linker)?;
     p3::add_to_linker(&mut linker)?;
     linker.allow_shadowing(false);
     Ok(linker)
+}
+
+/// Texts of errors: those of wasmtime-wasi have a backtrace of the host where its environment asks for backtraces.
+fn errors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    linker.instance(ERRORS)?.func_wrap(
+        "[method]error.to-debug-string",
+        |mut store: StoreContextMut<'_, Guest>, (error,): (Resource<IoError>,)| -> wasmtime::Result<(String,)> {
+            Ok((format!("{:#}", store.data_mut().ctx().table.get(&error)?),))
+        },
+    )
 }
 
 fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {

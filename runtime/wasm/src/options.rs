@@ -1,6 +1,6 @@
 //! The options of the runtime, set by the node's composition root.
 
-use crate::ClientOptions;
+use crate::{ClientOptions, MachineRoots};
 use container::{Clock, log};
 use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
@@ -31,6 +31,8 @@ pub struct Options {
     pub http: HttpOptions,
     /// Limits of files and disk.
     pub files: FileOptions,
+    /// The authorities of TLS connections whose container names no others.
+    pub roots: MachineRoots,
     /// Limits of each container's log.
     pub log: log::Options,
     /// Writes the logs.
@@ -54,6 +56,7 @@ impl Options {
             memory_probe: Arc::new(|_| u64::MAX),
             http: HttpOptions::default(),
             files,
+            roots: MachineRoots::default(),
             log: log::Options::default(),
             disk: log::Disk::new(),
             clock,

@@ -10,6 +10,7 @@ use crate::{
 };
 use parking_lot::Mutex;
 use std::{
+    cell::Cell,
     future::Future,
     pin::Pin,
     sync::{
@@ -29,6 +30,23 @@ const PERIOD: Duration = Duration::from_millis(100);
 
 /// Least nanoseconds of CPU time that a throttled guest is woken for.
 const SLICE: i64 = 1_000_000;
+
+thread_local! {
+    /// Whether the thread's CPU time is charged to a guest at the moment.
+    static COUNTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a poll whose CPU time the caller charges.
+fn counted<T>(poll: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            COUNTED.set(self.0);
+        }
+    }
+    let _restore = Restore(COUNTED.replace(true));
+    poll()
+}
 
 /// A CPU limit and its use. Charges also go to the parent (the quota of the pod).
 pub(crate) struct Quota {
@@ -90,6 +108,18 @@ impl Quota {
         if let Some(parent) = &self.parent {
             parent.charge(nanos);
         }
+    }
+
+    /// Does work of the host for a guest, and charges its CPU time, unless a guest's poll does the work and is charged for it. Nothing is
+    /// delayed: the guest pays the debt back.
+    pub(crate) fn charged<T>(&self, work: impl FnOnce() -> T) -> T {
+        if COUNTED.get() {
+            return work();
+        }
+        let before = thread_cpu();
+        let done = counted(work);
+        self.charge(thread_cpu().saturating_sub(before));
+        done
     }
 
     /// When CPU time is available again; `None` is now.
@@ -173,8 +203,8 @@ impl<F: Future> Future for Throttled<F> {
         let running = this.ticker.run();
         let before = thread_cpu();
         let result = match &turn {
-            Some(_) => hand_over(|| future.as_mut().poll(context)),
-            None => future.as_mut().poll(context),
+            Some(_) => hand_over(|| counted(|| future.as_mut().poll(context))),
+            None => counted(|| future.as_mut().poll(context)),
         };
         let used = thread_cpu().saturating_sub(before);
         drop((running, turn));
@@ -256,6 +286,20 @@ mod tests {
         let free = Quota::new(None, None);
         assert_eq!(used_in_a_second(&free, Duration::from_millis(1)).await, Duration::from_secs(1));
         assert_eq!(free.throttled(), 0);
+    }
+
+    #[test]
+    fn work_of_the_host_is_charged_once() {
+        let (quota, spent) = (Quota::new(None, None), Duration::from_millis(5));
+        let spin = || {
+            let before = thread_cpu();
+            while thread_cpu() - before < spent.as_nanos() as u64 {}
+        };
+        quota.charged(|| quota.charged(spin));
+        let once = quota.used();
+        assert!((spent.as_nanos() as u64..2 * spent.as_nanos() as u64).contains(&once), "{once}");
+        counted(|| quota.charged(spin));
+        assert_eq!(quota.used(), once, "a guest's poll is charged by its caller");
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,6 +22,7 @@ use crate::{
     quota::{Quota, Throttled},
     served::NetworkHandler,
     source::{LastLookup, SourceLines},
+    tls::ContainerTls,
     trace::Tracer,
 };
 use async_trait::async_trait;
@@ -207,6 +208,21 @@ impl Wasmtime {
 }
 
 impl Container {
+    /// One that was not started.
+    fn new(sandbox: SandboxId, shared: Arc<Shared>, image: Option<Arc<Image>>) -> Self {
+        Self {
+            sandbox,
+            shared,
+            image: Mutex::new(image),
+            state: watch::Sender::new(ContainerState::Created),
+            retire: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            kill: CancellationToken::new(),
+            grace: Mutex::new(Duration::ZERO),
+            started: AtomicBool::new(false),
+        }
+    }
+
     async fn exited(&self) {
         // the sender is `self.state`, so that it is not dropped here
         let _ = self.state.subscribe().wait_for(|state| matches!(state, ContainerState::Exited(_))).await;
@@ -434,22 +450,23 @@ impl Runtime for Wasmtime {
         let room = self.0.sandboxes.lock().get(sandbox).cloned();
         let Sandbox { sockets, memory, pairs, quota, files } =
             room.ok_or_else(|| Error::NotFound(format!("sandbox {sandbox}")))?;
-        let options = &self.0.options;
-        let log = Log::new(spec.log.clone(), options.log, options.clock.clone(), &options.disk);
+        let Options { http, log, clock, disk, roots, .. } = &self.0.options;
+        let log = Log::new(spec.log.clone(), *log, clock.clone(), disk);
         let root = Root::new(&spec, self.0.placeholder.as_ref());
         let root = root.map_err(|error| Error::Other(anyhow::anyhow!("the files of the image: {error}")))?;
         let folders = files::folders(&mut spec, root.as_deref(), &log);
         // holds the image, so that the caller may drop its reference
-        let image = self.0.images.get(spec.artifact.digest());
-        let id = spec.id.clone();
+        let (image, id) = (self.0.images.get(spec.artifact.digest()), spec.id.clone());
         let memory = MemoryAccount::new("the container", spec.limits.memory_bytes, Some(memory));
+        let quota = Quota::of_container(spec.limits.cpu_millis, quota, memory.clone());
         let shared = Arc::new(Shared {
             sockets,
             log,
-            quota: Quota::of_container(spec.limits.cpu_millis, quota, memory.clone()),
+            tls: ContainerTls::new(roots.clone(), quota.clone(), memory.clone(), self.0.blocking.clone()),
+            quota,
             memory,
             pairs,
-            outgoing: Arc::new(Semaphore::new(options.http.outgoing)),
+            outgoing: Arc::new(Semaphore::new(http.outgoing)),
             files,
             space: self.0.space.clone(),
             folders,
@@ -472,17 +489,7 @@ impl Runtime for Wasmtime {
             dumped: Dumped::default(),
             spec,
         });
-        let container = Arc::new(Container {
-            sandbox: sandbox.clone(),
-            shared,
-            image: Mutex::new(image),
-            state: watch::Sender::new(ContainerState::Created),
-            retire: CancellationToken::new(),
-            stop: CancellationToken::new(),
-            kill: CancellationToken::new(),
-            grace: Mutex::new(Duration::ZERO),
-            started: AtomicBool::new(false),
-        });
+        let container = Arc::new(Container::new(sandbox.clone(), shared, image));
         let mut containers = self.0.containers.lock();
         if containers.contains_key(&id) {
             return Err(Error::Other(anyhow::anyhow!("container {id} exists already")));

@@ -2,7 +2,7 @@
 //! and its root ([`tree`]), and their CPU time and memory are charged to the container. All but `tar x` only read.
 
 mod tar;
-mod tree;
+pub(crate) mod tree;
 
 use crate::{
     files::budget::{DiskSpace, InstanceFiles},

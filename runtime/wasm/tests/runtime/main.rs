@@ -23,6 +23,7 @@ mod root;
 mod samples;
 mod sockets;
 mod support;
+mod tls;
 
 use container::{
     Artifact, Runtime,
