@@ -269,6 +269,23 @@ mod tests {
         token.cancel();
     }
 
+    #[tokio::test]
+    async fn a_key_that_takes_long_to_look_at_rests() {
+        let (probe, token) = start(|_, _| {
+            std::thread::sleep(Duration::from_millis(5));
+            Ok(Next::Done)
+        });
+        let begin = Instant::now();
+        for revision in 2..200 {
+            probe.maps.apply(WatchEvent::Modified(object(revision)));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let calls = u128::from(probe.calls.load(Ordering::SeqCst));
+        let most = begin.elapsed().as_millis() / 50 + 2;
+        assert!((2..=most).contains(&calls), "{calls} of at most {most}");
+        token.cancel();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_reconcile_waits_for_its_own_writes_to_be_seen() {
         let (probe, token) = start(|call, maps| {
