@@ -180,33 +180,24 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
 
     /// Ends the processing of a key, whether it succeeded or failed.
     pub fn done(&self, key: &K) {
-        let mut state = self.inner.state.lock();
-        let now = Instant::now();
-        if let Some(begin) = state.working.remove(key) {
-            self.inner.meter.worked.observe((now - begin).as_secs_f64());
-        }
-        if state.dirty.contains(key) {
-            state.ready.push_back((key.clone(), now));
-            self.inner.meter.depth.inc();
-            drop(state);
-            self.inner.changed.notify_one();
-        }
+        self.done_after(key, Duration::ZERO);
     }
 
     /// Ends the processing of a key, which is not processed again before this time has passed, however often it is added.
     pub fn done_after(&self, key: &K, rest: Duration) {
-        if rest.is_zero() {
-            return self.done(key);
-        }
         let mut state = self.inner.state.lock();
         let now = Instant::now();
         if let Some(begin) = state.working.remove(key) {
             self.inner.meter.worked.observe((now - begin).as_secs_f64());
         }
-        state.sequence += 1;
-        let slot = (now + rest, state.sequence);
-        state.rests.insert(slot, key.clone());
-        state.resting.insert(key.clone());
+        if !rest.is_zero() {
+            state.sequence += 1;
+            let slot = (now + rest, state.sequence);
+            state.rests.insert(slot, key.clone());
+            state.resting.insert(key.clone());
+        } else if !state.requeue(key, now, &self.inner.meter) {
+            return;
+        }
         drop(state);
         self.inner.changed.notify_one();
     }
@@ -250,6 +241,16 @@ impl<K: Clone + Eq + Hash> State<K> {
         true
     }
 
+    /// Makes a key ready that was added while no worker could take it; returns whether it was.
+    fn requeue(&mut self, key: &K, now: Instant, meter: &Meter) -> bool {
+        let added = self.dirty.contains(key);
+        if added {
+            self.ready.push_back((key.clone(), now));
+            meter.depth.inc();
+        }
+        added
+    }
+
     fn promote(&mut self, now: Instant, meter: &Meter) {
         while let Some(entry) = self.due.first_entry() {
             if entry.key().0 > now {
@@ -265,10 +266,7 @@ impl<K: Clone + Eq + Hash> State<K> {
             }
             let key = entry.remove();
             self.resting.remove(&key);
-            if self.dirty.contains(&key) {
-                self.ready.push_back((key, now));
-                meter.depth.inc();
-            }
+            self.requeue(&key, now, meter);
         }
     }
 
