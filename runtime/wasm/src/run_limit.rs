@@ -19,7 +19,14 @@ use std::{
     task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
+
+/// How long a guest waits that comes when the queue is full. A guest gives its permit back a moment after its client has the answer, so that
+/// the next request of the same client may come before it.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// The concurrency limit of one container, with a bounded FIFO queue of guests that wait to start.
 pub(crate) struct RunLimit {
@@ -62,29 +69,32 @@ impl RunLimit {
         })
     }
 
-    /// Acquires a permit to start a guest. Waits in FIFO order while the limit is reached. The caller holds `bytes` while it waits.
-    /// Cancel-safe.
+    /// Acquires a permit to start a guest. Waits in FIFO order while the limit is reached, beyond the queue for [`GRACE`] and for as many
+    /// guests as may run. The caller holds `bytes` while it waits. Cancel-safe.
     ///
     /// # Errors
     /// The queue is full, in entries or in bytes.
     pub(crate) async fn begin(self: &Arc<Self>, bytes: usize) -> Result<RunPermit, Full> {
-        let receiver = {
+        let (receiver, beyond) = {
             let mut state = self.state.lock();
             if state.running < self.limit {
                 state.running += 1;
                 return Ok(RunPermit { turns: self.clone(), held: true });
             }
-            if state.queued >= self.max_queued || state.queued_bytes.saturating_add(bytes) > self.max_queued_bytes {
+            if state.queued >= self.max_queued.saturating_add(self.limit)
+                || state.queued_bytes.saturating_add(bytes) > self.max_queued_bytes {
                 return Err(Full);
             }
+            let beyond = state.queued >= self.max_queued;
             state.queued += 1;
             state.queued_bytes += bytes;
             let (sender, receiver) = oneshot::channel();
             state.waiting.push_back(sender);
-            receiver
+            (receiver, beyond)
         };
         let _queued = QueuedGuard(self, bytes);
-        receiver.await.map_err(|_| Full)
+        let permit = if beyond { timeout(GRACE, receiver).await.map_err(|_| Full)? } else { receiver.await };
+        permit.map_err(|_| Full)
     }
 
     /// Acquires a permit immediately, even above the limit.
@@ -241,6 +251,24 @@ mod tests {
         for _ in 0..50 {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_as_another_ends_is_not_refused_although_nobody_may_queue() {
+        let turns = RunLimit::new(1, 1000, 0);
+        let first = turns.begin(1).await.unwrap();
+        let (one, other) = (turns.clone(), turns.clone());
+        let next = tokio::spawn(async move { one.begin(1).await });
+        settle().await;
+        assert!(turns.begin(1).await.is_err(), "as many as may run wait beyond the queue");
+        drop(first);
+        let next = next.await.unwrap().expect("it was free within the grace");
+        let since = Instant::now();
+        assert!(other.begin(1).await.is_err(), "the one that runs goes on");
+        assert_eq!(since.elapsed(), GRACE);
+        drop(next);
+        let state = turns.state.lock();
+        assert_eq!((state.running, state.queued), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
