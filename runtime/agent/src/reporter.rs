@@ -3,7 +3,7 @@
 
 use crate::{pod, status};
 use client::{Client, DeleteOptions, Patch};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{
@@ -22,7 +22,8 @@ const MAX_PARALLEL: usize = 16;
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 /// How long a status that only shows the progress of a starting pod waits for a newer one. A pod whose image is present starts within
-/// milliseconds, a thousand of them within seconds, and each status costs a write to the store and an event for each watch.
+/// milliseconds, a thousand of them within seconds, and each status costs a write to the store and an event for each watch. After a restart
+/// of the process, a status that shows a pod as not ready since its containers are just being started again waits as long as others return.
 const DEBOUNCE_DELAY: Duration = Duration::from_secs(1);
 
 /// A status to send, optionally followed by the deletion of the pod.
@@ -32,6 +33,8 @@ pub(crate) struct Report {
     pub pod: Arc<Pod>,
     /// The status.
     pub status: Arc<PodStatus>,
+    /// Whether the pod is being set up or one of its containers is being started.
+    pub starting: bool,
     /// Whether to delete the pod afterwards, without a grace period.
     pub delete: bool,
 }
@@ -39,19 +42,28 @@ pub(crate) struct Report {
 impl Report {
     /// Whether it only shows the progress of a pod that is `Pending` in the API and whose containers wait for nothing but their turn: controllers
     /// act on ready and finished pods, users on running ones and on reasons.
-    fn is_transient(&self) -> bool {
-        let groups = [&self.status.init_container_statuses, &self.status.container_statuses];
-        let is_progress = |status: &ContainerStatus| {
-            let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
-            waiting.is_none_or(|waiting| {
-                matches!(waiting.reason.as_deref(), Some("ContainerCreating" | "PodInitializing"))
-            })
-        };
-        !self.delete
-            && self.status.phase.as_deref() == Some("Pending")
+    fn shows_start(&self) -> bool {
+        self.status.phase.as_deref() == Some("Pending")
             && pod::phase(&self.pod) == "Pending"
-            && !pod::is_deleting(&self.pod)
-            && groups.into_iter().flatten().flatten().all(is_progress)
+            && self.waits_for_its_turn()
+    }
+
+    /// Whether it only shows that a running pod's containers are being started again.
+    fn shows_return(&self) -> bool {
+        self.starting && self.status.phase.as_deref() == Some("Running") && self.waits_for_its_turn()
+    }
+
+    fn waits_for_its_turn(&self) -> bool {
+        let is_progress = |reason: Option<&str>| matches!(reason, Some("ContainerCreating" | "PodInitializing"));
+        !self.delete && !pod::is_deleting(&self.pod) && self.waiting_reasons().all(is_progress)
+    }
+
+    /// The reasons of the waiting containers.
+    fn waiting_reasons(&self) -> impl Iterator<Item = Option<&str>> {
+        let groups = [&self.status.init_container_statuses, &self.status.container_statuses];
+        let waiting =
+            groups.into_iter().flatten().flatten().filter_map(|status| status.state.as_ref()?.waiting.as_ref());
+        waiting.map(|waiting| waiting.reason.as_deref())
     }
 }
 
@@ -83,6 +95,8 @@ struct Waiting {
 #[derive(Default)]
 struct FirstReports {
     uids: HashSet<String>,
+    /// When the last one was reported.
+    last: Option<Instant>,
     /// Cancelled when all are reported.
     reported: Option<CancellationToken>,
 }
@@ -108,7 +122,7 @@ impl Reporter {
         if uids.is_empty() {
             return reported.cancel();
         }
-        *self.inner.first.lock() = FirstReports { uids, reported: Some(reported) };
+        *self.inner.first.lock() = FirstReports { uids, last: None, reported: Some(reported) };
     }
 
     /// Stops waiting for the first status of a pod: none will be sent.
@@ -173,26 +187,38 @@ impl Inner {
     /// Records that the first status of a pod was sent, or will not be.
     fn mark_reported(&self, uid: &str) {
         let mut first = self.first.lock();
-        if first.uids.remove(uid) && first.uids.is_empty() {
+        if !first.uids.remove(uid) {
+            return;
+        }
+        first.last = Some(Instant::now());
+        if first.uids.is_empty() {
             first.reported.take().inspect(CancellationToken::cancel);
         }
     }
 
-    /// Waits up to [`DEBOUNCE_DELAY`] while the pod's report is transient.
+    /// Waits while the pod's report is soon replaced by another.
     async fn debounce(&self, uid: &str) {
-        let deadline = Instant::now() + DEBOUNCE_DELAY;
-        while let Some(newer) = self.transient(uid) {
-            if tokio::time::timeout_at(deadline, newer.notified()).await.is_err() {
+        let begin = Instant::now();
+        while let Some((since, newer)) = self.transient(uid) {
+            let deadline = since.map_or(begin, |since| since.max(begin)) + DEBOUNCE_DELAY;
+            // the deadline may have moved meanwhile
+            if tokio::time::timeout_at(deadline, newer.notified()).await.is_err()
+                && self.transient(uid).is_none_or(|(again, _)| again == since)
+            {
                 return;
             }
         }
     }
 
-    /// The notification of a newer report, if the waiting one only shows the progress of a starting pod.
-    fn transient(&self, uid: &str) -> Option<Arc<Notify>> {
+    /// The notification of a newer report, if the waiting one only shows progress, and when another pod returned, if this one does.
+    fn transient(&self, uid: &str) -> Option<(Option<Instant>, Arc<Notify>)> {
         let waiting = self.waiting.lock();
-        let waiting = waiting.get(uid)?;
-        waiting.report.as_ref().filter(|report| report.is_transient()).map(|_| waiting.newer.clone())
+        let Waiting { report: Some(report), newer } = waiting.get(uid)? else { return None };
+        if report.shows_start() {
+            return Some((None, newer.clone()));
+        }
+        let first = self.first.lock();
+        (first.uids.contains(uid) && report.shows_return()).then(|| (first.last, newer.clone()))
     }
 
     /// Takes the next report of a pod; with none the pod's entry goes, so that the next report starts a new task.

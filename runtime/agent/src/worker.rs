@@ -415,7 +415,9 @@ impl Worker {
         }
         let status = Arc::new(status);
         self.reported = Some(status.clone());
-        self.shared.reporter.report(Report { pod: self.pod.clone(), status, delete });
+        let starting = self.live.setup == Setup::InProgress
+            || self.live.containers.values().any(|live| live.operation == Operation::Starting);
+        self.shared.reporter.report(Report { pod: self.pod.clone(), status, starting, delete });
     }
 
     /// Stops the containers that would not survive the end of the process, and saves their exits. Changes nothing in the API. The next

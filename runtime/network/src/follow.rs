@@ -3,7 +3,7 @@
 use crate::{
     network::VirtualNetwork,
     nodeport::{NodePorts, Report},
-    table::Name,
+    table::{Name, ServiceTable},
 };
 use client::{EventType, Informer, Informers, Recorder, reference};
 use k8s_openapi::{
@@ -106,6 +106,9 @@ fn update(
     for name in names {
         let service = services.get(&name.0, &name.1);
         let slices = slices.by_index(BY_SERVICE, &format!("{}/{}", name.0, name.1));
-        network.table().write().update(&name, service.as_deref().map(|service| (service, slices.as_slice())));
+        // planned under the lock for readers only: a Service of thousands of pods takes a while
+        let plan = |service: &Service| ServiceTable::plan(service, &slices, network.table().read().get(&name));
+        let entry = service.as_deref().map(plan);
+        network.table().write().replace(&name, entry);
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -68,14 +68,19 @@ struct Memory {
 impl Port {
     /// The endpoint for a client: round robin, or by session affinity. `None` when none is ready.
     pub fn pick(&self, client: IpAddr, now: Instant) -> Option<SocketAddr> {
+        self.choose(client, now).map(|chosen| self.endpoints[chosen])
+    }
+
+    /// The number of the endpoint for a client.
+    fn choose(&self, client: IpAddr, now: Instant) -> Option<usize> {
         if self.endpoints.is_empty() {
             return None;
         }
         let Some(timeout) = self.affinity else { return Some(self.turn()) };
         let mut clients = self.memory.clients.lock();
-        let kept =
-            clients.get(&client).filter(|(endpoint, seen)| now - *seen < timeout && self.endpoints.contains(endpoint));
-        let endpoint = kept.map_or_else(|| self.turn(), |(endpoint, _)| *endpoint);
+        let kept = clients.get(&client).filter(|(_, seen)| now - *seen < timeout);
+        let kept = kept.and_then(|(endpoint, _)| self.endpoints.iter().position(|one| one == endpoint));
+        let chosen = kept.unwrap_or_else(|| self.turn());
         if clients.len() >= REMEMBERED_CLIENTS && !clients.contains_key(&client) {
             clients.retain(|_, (_, seen)| now - *seen < timeout);
             if let Some(oldest) = clients.iter().min_by_key(|(_, (_, seen))| *seen).map(|(ip, _)| *ip)
@@ -84,20 +89,18 @@ impl Port {
                 clients.remove(&oldest);
             }
         }
-        clients.insert(client, (endpoint, now));
-        Some(endpoint)
+        clients.insert(client, (self.endpoints[chosen], now));
+        Some(chosen)
     }
 
     /// The endpoints for a client in the order of attempts: that of [`Port::pick`], then the others. Empty when none is ready.
     pub fn candidates(&self, client: IpAddr, now: Instant) -> impl Iterator<Item = SocketAddr> {
-        let first = self.pick(client, now);
-        let at = self.endpoints.iter().position(|endpoint| Some(*endpoint) == first).unwrap_or(0);
+        let at = self.choose(client, now).unwrap_or(0);
         self.endpoints[at..].iter().chain(&self.endpoints[..at]).copied()
     }
 
-    fn turn(&self) -> SocketAddr {
-        let turn = self.memory.turn.fetch_add(1, Ordering::Relaxed);
-        self.endpoints[turn % self.endpoints.len()]
+    fn turn(&self) -> usize {
+        self.memory.turn.fetch_add(1, Ordering::Relaxed) % self.endpoints.len()
     }
 
     /// The endpoints, in the order of their slices.
@@ -192,7 +195,7 @@ fn usable(slices: &[Arc<EndpointSlice>], publish_not_ready: bool) -> Vec<(&Endpo
 
 fn port_endpoints(port: &ApiPort, protocol: Protocol, usable: &[(&EndpointSlice, &Endpoint)]) -> Vec<SocketAddr> {
     let name = port.name.as_deref().unwrap_or_default();
-    let mut endpoints = Vec::new();
+    let (mut endpoints, mut seen) = (Vec::new(), HashSet::new());
     for (slice, endpoint) in usable {
         let same = |p: &&k8s_openapi::api::discovery::v1::EndpointPort| {
             p.name.as_deref().unwrap_or_default() == name && Protocol::parse(p.protocol.as_deref()) == Some(protocol)
@@ -201,7 +204,7 @@ fn port_endpoints(port: &ApiPort, protocol: Protocol, usable: &[(&EndpointSlice,
         let address = endpoint.addresses.first().and_then(|text| text.parse::<IpAddr>().ok());
         if let (Some(number), Some(address)) = (number, address) {
             let endpoint = SocketAddr::new(address, number);
-            if !endpoints.contains(&endpoint) {
+            if seen.insert(endpoint) {
                 endpoints.push(endpoint);
             }
         }
@@ -251,9 +254,10 @@ impl ServiceTable {
         let ports = ports.collect();
         let mut members: Vec<(IpAddr, Option<String>)> = Vec::new();
         if headless {
+            let mut seen = HashSet::new();
             for (_, endpoint) in &usable {
                 for address in addresses(&endpoint.addresses) {
-                    if !members.iter().any(|(a, _)| *a == address) {
+                    if seen.insert(address) {
                         members.push((address, endpoint.hostname.clone()));
                     }
                 }
@@ -262,9 +266,19 @@ impl ServiceTable {
         Entry { addresses: if headless { Vec::new() } else { all }, cluster_ips, ports, headless, members, alias: None }
     }
 
-    /// Replaces the entry of a Service; `None` removes it.
+    /// The entry of a Service.
+    pub fn get(&self, name: &Name) -> Option<&Entry> {
+        self.services.get(name)
+    }
+
+    /// Plans and replaces the entry of a Service; `None` removes it.
     pub fn update(&mut self, name: &Name, service: Option<(&Service, &[Arc<EndpointSlice>])>) {
-        let entry = service.map(|(service, slices)| Self::plan(service, slices, self.services.get(name)));
+        let entry = service.map(|(service, slices)| Self::plan(service, slices, self.get(name)));
+        self.replace(name, entry);
+    }
+
+    /// Replaces the entry of a Service; `None` removes it.
+    pub fn replace(&mut self, name: &Name, entry: Option<Entry>) {
         if let Some(old) = self.services.remove(name) {
             for address in &old.addresses {
                 if self.owners.get(address) == Some(name) {

@@ -82,7 +82,8 @@ impl RunLimit {
                 return Ok(RunPermit { turns: self.clone(), held: true });
             }
             if state.queued >= self.max_queued.saturating_add(self.limit)
-                || state.queued_bytes.saturating_add(bytes) > self.max_queued_bytes {
+                || state.queued_bytes.saturating_add(bytes) > self.max_queued_bytes
+            {
                 return Err(Full);
             }
             let beyond = state.queued >= self.max_queued;

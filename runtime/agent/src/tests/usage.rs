@@ -83,7 +83,7 @@ async fn metrics_are_named_as_the_kubelet_names_them() {
         line(&text, &start);
     }
     let text = get(&world, "/metrics/cadvisor").await;
-    let id = &world.runtime.specs()[0].id;
+    let id = world.runtime.specs().into_iter().find(|spec| spec.name == "a").unwrap().id;
     let of = format!("image=\"i:1\",name=\"{id}\",namespace=\"default\",pod=\"p\"");
     for start in [
         format!("container_cpu_usage_seconds_total{{container=\"a\",cpu=\"total\",{of}}}"),
