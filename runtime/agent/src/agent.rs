@@ -49,6 +49,10 @@ const RELIST_INTERVAL: Duration = Duration::from_secs(10);
 const IMAGE_GC_INTERVAL: Duration = Duration::from_secs(300);
 /// How much longer than the drain timeout a drain may take, so that the exits of killed containers are still recorded.
 const DRAIN_MARGIN: Duration = Duration::from_secs(3);
+/// After a restart of the process, how many pods are started again at a time, as long as they return within [`RETURN_TIMEOUT`].
+const RETURNING_PODS: usize = 64;
+/// See [`RETURNING_PODS`].
+const RETURN_TIMEOUT: Duration = Duration::from_millis(100);
 /// Delay before a worker that panicked is restarted.
 const PANIC_RETRY_DELAY: Duration = Duration::from_secs(10);
 
@@ -238,9 +242,8 @@ impl Agent {
             pods.iter().filter(|pod| status::is_shown_ready(pod) && !has_running_containers(known.get(pod::uid(pod))));
         let stale = stale.map(|pod| pod::uid(pod).to_owned()).collect();
         self.shared.reporter.expect_first_reports(stale, self.statuses_synced.clone());
-        for pod in &pods {
-            self.adopt(pod.clone(), known.remove(pod::uid(pod)));
-        }
+        let adopted = pods.iter().filter_map(|pod| self.admit(pod.clone(), known.remove(pod::uid(pod)))).collect();
+        self.shared.tasks.spawn(self.clone().start_workers(adopted));
         let (agent, known) = (self.clone(), Mutex::new(known));
         self.shared.cluster.pods.subscribe(move |delta| agent.on_pod(delta, &known));
         // The subscription reports no pods that were deleted between the list and the subscription.
@@ -268,14 +271,38 @@ impl Agent {
             }
             (Delta::Deleted(_), None) => {}
             (_, Some(handle)) => handle.update(pod.clone()),
-            (_, None) => self.adopt(pod.clone(), known.lock().remove(pod::uid(pod))),
+            (_, None) => {
+                let state = known.lock().remove(pod::uid(pod));
+                self.admit(pod.clone(), state).into_iter().for_each(|handle| self.start_worker(handle));
+            }
         }
     }
 
-    /// Starts the worker of a pod. A new pod is admitted or rejected first.
-    fn adopt(&self, pod: Arc<Pod>, state: Option<PodState>) {
+    /// Starts the workers of the pods that were there before. The next ones wait until few of those before them are still on their way back,
+    /// so that the first pods are back at once however many there are.
+    async fn start_workers(self, handles: Vec<Arc<Handle>>) {
+        let reporter = &self.shared.reporter;
+        let mut window = RETURNING_PODS;
+        let mut expected = reporter.expected();
+        for handle in handles {
+            if self.draining.load(Ordering::Acquire) {
+                return;
+            }
+            expected = expected.saturating_sub(usize::from(reporter.expects(&handle.uid)));
+            self.start_worker(handle);
+            while reporter.expected() > expected + window {
+                if tokio::time::timeout(RETURN_TIMEOUT, reporter.fewer_expected()).await.is_err() {
+                    // These wait for something else, such as an image.
+                    window *= 2;
+                }
+            }
+        }
+    }
+
+    /// Adds the handle of a pod. A new pod is admitted or rejected.
+    fn admit(&self, pod: Arc<Pod>, state: Option<PodState>) -> Option<Arc<Handle>> {
         if self.draining.load(Ordering::Acquire) {
-            return;
+            return None;
         }
         let uid: Arc<str> = pod::uid(&pod).into();
         let state = state.map(|state| state.merge_status(&pod));
@@ -295,6 +322,10 @@ impl Agent {
             self.shared.cluster.referenced.add(&handle, &pod);
         }
         self.shared.pods.lock().insert(uid, handle.clone());
+        Some(handle)
+    }
+
+    fn start_worker(&self, handle: Arc<Handle>) {
         let shared = self.shared.clone();
         self.workers.spawn(async move {
             loop {

@@ -25,6 +25,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+/// All checks but the first of a probe are due at multiples of this time, so that many probes wake the process rarely.
+const GRID: Duration = Duration::from_millis(25);
 /// Most checks in flight.
 const MAX_PARALLEL: usize = 256;
 
@@ -76,6 +78,7 @@ struct Inner {
     table: Mutex<Table>,
     changed: Notify,
     permits: Semaphore,
+    created: Instant,
 }
 
 impl Prober {
@@ -86,6 +89,7 @@ impl Prober {
             table: Mutex::default(),
             changed: Notify::new(),
             permits: Semaphore::new(MAX_PARALLEL),
+            created: Instant::now(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -229,6 +233,13 @@ impl Inner {
         self.changed.notify_one();
     }
 
+    /// The first time of the grid that is not before `at`.
+    fn on_grid(&self, at: Instant) -> Instant {
+        let over = (at - self.created).as_nanos() % GRID.as_nanos();
+        let rest = (GRID.as_nanos() - over) % GRID.as_nanos();
+        at + Duration::from_nanos(u64::try_from(rest).unwrap_or(0))
+    }
+
     /// Counts a result and schedules the next check.
     fn record_result(&self, number: u64, at: Instant, spec: &k8s_openapi::api::core::v1::Probe, passed: Option<bool>) {
         let mut table = self.table.lock();
@@ -241,7 +252,7 @@ impl Inner {
         if !ended {
             // Checks keep their period. Those missed during a long check are skipped.
             let (now, period) = (Instant::now(), probe::period(spec));
-            let mut next = at + period;
+            let mut next = self.on_grid(at + period);
             while next <= now {
                 next += period;
             }

@@ -81,6 +81,8 @@ struct Inner {
     /// Reports by uid that wait for the current call of their pod.
     waiting: Mutex<HashMap<String, Waiting>>,
     first: Mutex<FirstReports>,
+    /// Notified when one of the first reports was sent.
+    sent_first: Notify,
 }
 
 /// The waiting report of a pod.
@@ -113,6 +115,7 @@ impl Reporter {
                 permits,
                 waiting: Mutex::default(),
                 first: Mutex::default(),
+                sent_first: Notify::new(),
             }),
         }
     }
@@ -123,6 +126,21 @@ impl Reporter {
             return reported.cancel();
         }
         *self.inner.first.lock() = FirstReports { uids, last: None, reported: Some(reported) };
+    }
+
+    /// The number of first reports that were not sent yet.
+    pub(crate) fn expected(&self) -> usize {
+        self.inner.first.lock().uids.len()
+    }
+
+    /// Whether the first report of a pod was not sent yet.
+    pub(crate) fn expects(&self, uid: &str) -> bool {
+        self.inner.first.lock().uids.contains(uid)
+    }
+
+    /// Resolves when another first report was sent.
+    pub(crate) async fn fewer_expected(&self) {
+        self.inner.sent_first.notified().await;
     }
 
     /// Stops waiting for the first status of a pod: none will be sent.
@@ -191,6 +209,7 @@ impl Inner {
             return;
         }
         first.last = Some(Instant::now());
+        self.sent_first.notify_one();
         if first.uids.is_empty() {
             first.reported.take().inspect(CancellationToken::cancel);
         }

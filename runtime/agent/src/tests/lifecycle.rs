@@ -505,6 +505,28 @@ async fn the_first_pass_takes_back_what_an_earlier_process_said_of_who_does_not_
 }
 
 #[tokio::test(start_paused = true)]
+async fn many_that_wait_for_their_images_do_not_keep_the_others_from_returning() {
+    let mut world = World::new().await;
+    let names: Vec<_> = (0..200).map(|number| format!("p{number:03}")).collect();
+    for name in &names {
+        world.pod(name, one(json!({"image": if name == "p199" { "hello:1" } else { "slow:1" }})));
+    }
+    for name in &names {
+        world.until(name, |s| condition(s, "Ready").0 == "True").await;
+    }
+    world.stop().await;
+    world.images.present.lock().remove("slow:1");
+    world.start().await;
+    let begin = super::world::elapsed();
+    world.until("p199", |s| s["containerStatuses"][0]["restartCount"] == 0 && world.runtime.running().len() == 1).await;
+    let took = super::world::elapsed() - begin;
+    assert!(took < std::time::Duration::from_millis(500), "{took:?}");
+    for name in &names {
+        world.until(name, |s| condition(s, "Ready").0 == "True").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn statuses_reach_an_api_that_says_no_for_a_while() {
     let world = World::new().await;
     world.api.fail(5);
