@@ -1,7 +1,10 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch, and server-side apply. After a conflict a patch without a resourceVersion is
 //! applied again; a patch with one is answered with 409.
 
-use super::write::{self, Write, create_object, finish, update_object};
+use super::{
+    restrict::status_part,
+    write::{self, Write, create_object, finish, update_object},
+};
 use crate::{
     Operation, Resource, Server,
     action::{Change, Uid},
@@ -75,6 +78,16 @@ impl Patch {
         }
     }
 
+    /// Whether it changes nothing but metadata and status, and reads nothing else.
+    fn keeps_to_status(&self) -> bool {
+        match self {
+            Self::Json(_) => false,
+            Self::Merge(patch) | Self::Strategic(patch) => patch.as_object().is_some_and(|fields| {
+                fields.keys().all(|field| ["apiVersion", "kind", "metadata", "status"].contains(&field.as_str()))
+            }),
+        }
+    }
+
     /// The patch as errors print it.
     fn show(&self) -> String {
         match self {
@@ -92,13 +105,13 @@ fn invalid_patch(patch: &Patch, error: &str) -> Status {
 /// The patched object of `kind`: types are checked, unknown fields pruned, problems of strict decoding reported.
 pub(super) fn patched(
     patch: &Patch,
-    current: &Object,
+    current: Object,
     kind: &GroupVersionKind,
     schema: &Schema,
     validation: FieldValidation,
     warnings: &mut Vec<String>,
 ) -> Result<Object, Status> {
-    let current = current.clone().into_value();
+    let current = current.into_value();
     let mut value = match patch.apply(&current, schema) {
         // A stored object may lack fields that Go always writes, such as the key of a list element. Upstream decodes it to Go's types and
         // patches that.
@@ -167,8 +180,11 @@ pub(super) async fn patch(
     let patch = Patch::decode(call.headers(), &call.body)?;
     let mut write = Write::new(server, &call, &resource, Operation::Update, &options).within(scope);
     let (kind, schema, namespace) = (resource.gvk(), write.schema.clone(), write.cx.namespace.clone());
+    // The agents of nodes patch little but statuses, and a pod's spec is most of it: it is put back by the scope in any case.
+    let in_part = scope == Scope::Status && patch.keeps_to_status();
     let make = |old: &Object, warnings: &mut Vec<String>| {
-        let mut object = patched(&patch, old, &kind, &schema, options.field_validation, warnings)?;
+        let base = if in_part { status_part(old) } else { old.clone() };
+        let mut object = patched(&patch, base, &kind, &schema, options.field_validation, warnings)?;
         metadata::match_namespace(&mut object, &namespace, resource.namespaced)?;
         write::same_name(&call.info.name, &object)?;
         let pinned = object.resource_version() != old.resource_version();

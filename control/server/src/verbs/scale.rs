@@ -140,7 +140,7 @@ async fn patch(server: &Server, call: Call, resource: Arc<Resource>) -> Result<R
     let scales = resource.clone();
     let make = |old: &Object, warnings: &mut Vec<String>| {
         let scale = scale_of(&scales, old);
-        let mut scale = patch::patched(&patch, &scale, &kind(), &scale_schema, options.field_validation, warnings)?;
+        let mut scale = patch::patched(&patch, scale, &kind(), &scale_schema, options.field_validation, warnings)?;
         metadata::match_namespace(&mut scale, old.namespace(), scales.namespaced)?;
         let change = change(&call, &scale, old, old.clone(), false)?;
         same_uid(&scales, &scale, old)?;
