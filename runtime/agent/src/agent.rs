@@ -49,10 +49,10 @@ const RELIST_INTERVAL: Duration = Duration::from_secs(10);
 const IMAGE_GC_INTERVAL: Duration = Duration::from_secs(300);
 /// How much longer than the drain timeout a drain may take, so that the exits of killed containers are still recorded.
 const DRAIN_MARGIN: Duration = Duration::from_secs(3);
-/// After a restart of the process, how many pods are started again at a time, as long as they return within [`RETURN_TIMEOUT`].
+/// After a restart of the process, how many pods are started again at a time, as long as one returns within [`RETURN_TIMEOUT`].
 const RETURNING_PODS: usize = 64;
 /// See [`RETURNING_PODS`].
-const RETURN_TIMEOUT: Duration = Duration::from_millis(100);
+const RETURN_TIMEOUT: Duration = Duration::from_millis(500);
 /// Delay before a worker that panicked is restarted.
 const PANIC_RETRY_DELAY: Duration = Duration::from_secs(10);
 
@@ -278,22 +278,24 @@ impl Agent {
         }
     }
 
-    /// Starts the workers of the pods that were there before. The next ones wait until few of those before them are still on their way back,
-    /// so that the first pods are back at once however many there are.
+    /// Starts the workers of the pods that were there before. The next ones wait until few of those before them are still on their way back:
+    /// thousands at a time would each wait for all others in every step of their start.
     async fn start_workers(self, handles: Vec<Arc<Handle>>) {
         let reporter = &self.shared.reporter;
-        let mut window = RETURNING_PODS;
-        let mut expected = reporter.expected();
+        // The first reports of pods whose workers are not started yet; the pods on their way that wait for something else, such as an image.
+        let (mut later, mut waiting) = (reporter.expected(), 0);
+        let mut step = RETURNING_PODS;
         for handle in handles {
             if self.draining.load(Ordering::Acquire) {
                 return;
             }
-            expected = expected.saturating_sub(usize::from(reporter.expects(&handle.uid)));
+            later = later.saturating_sub(usize::from(reporter.expects(&handle.uid)));
             self.start_worker(handle);
-            while reporter.expected() > expected + window {
-                if tokio::time::timeout(RETURN_TIMEOUT, reporter.fewer_expected()).await.is_err() {
-                    // These wait for something else, such as an image.
-                    window *= 2;
+            while reporter.expected() > later + waiting + step {
+                if tokio::time::timeout(RETURN_TIMEOUT, reporter.fewer_expected()).await.is_ok() {
+                    step = RETURNING_PODS;
+                } else {
+                    (waiting, step) = (reporter.expected().saturating_sub(later), step * 2);
                 }
             }
         }
