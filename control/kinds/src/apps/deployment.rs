@@ -1,6 +1,11 @@
 //! Deployment: pods with rolling updates. The Deployment controller creates a ReplicaSet for each template.
 
-use crate::{Capabilities, annotations, at::At, cells, edit, podspec, rules};
+use crate::{
+    Capabilities,
+    apps::workload::{self, amount},
+    at::At,
+    cells, edit, podspec, rules,
+};
 use api::{Cause, CauseKind, Object, selector::Selector};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -101,17 +106,13 @@ impl Strategy for Deployments {
             "collisionCount",
         ];
         counts.iter().for_each(|name| status.get(name).not_negative(&mut out));
-        replica_counts(status, &["updatedReplicas", "readyReplicas", "availableReplicas"], &mut out);
-        let collisions = status.get("collisionCount");
-        if collisions.int().unwrap_or(0) < cells::number(old, &["status", "collisionCount"]) {
-            let value = json!(collisions.int().unwrap_or(0));
-            out.push(Cause::invalid(&collisions.field(), &value, "cannot be decremented"));
-        }
+        workload::replica_counts(status, &["updatedReplicas", "readyReplicas", "availableReplicas"], &mut out);
+        workload::collisions(status, old, &mut out);
         out
     }
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
-        workload_warnings(&self.0, object, old, "Pod names and hostnames")
+        workload::warnings(&self.0, object, old, "Pod names and hostnames")
     }
 
     fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
@@ -168,62 +169,7 @@ pub(crate) fn selector_and_template(spec: At<'_>, out: &mut Vec<Cause>) {
         out.push(labels.invalid("`selector` does not match template `labels`"));
     }
     podspec::validate_template(template, out);
-    let policy = template.down(&["spec", "restartPolicy"]);
-    if policy.str() != "Always" {
-        out.push(policy.not_supported(&["Always"]));
-    }
-    let deadline = template.down(&["spec", "activeDeadlineSeconds"]);
-    if deadline.is_set() {
-        out.push(deadline.forbidden("activeDeadlineSeconds in ReplicaSet is not Supported"));
-    }
-}
-
-/// Warnings about a workload's name (when new) and template (when new or changed).
-pub(crate) fn workload_warnings(
-    capabilities: &Capabilities,
-    object: &Object,
-    old: Option<&Object>,
-    used_in: &str,
-) -> Vec<String> {
-    let mut out = Vec::new();
-    let changed = |path: &[&str]| old.is_none_or(|old| !edit::deep_equal_at(object, old, path));
-    if old.is_none() {
-        rules::host_name_warning(object, used_in, &mut out);
-    }
-    if changed(&["metadata", "annotations"]) {
-        out.extend(annotations::of_workload(object));
-    }
-    if changed(&["spec"]) {
-        out.extend(podspec::template_warnings(capabilities, At::of(object, "spec").get("template")));
-    }
-    out
-}
-
-/// No count may exceed the replicas, and availableReplicas may not exceed readyReplicas.
-pub(crate) fn replica_counts(status: At<'_>, names: &[&'static str], out: &mut Vec<Cause>) {
-    let count = |name: &'static str| status.get(name).int().unwrap_or(0);
-    for name in names {
-        if count(name) > count("replicas") {
-            let (field, value) = (status.get(name).field(), json!(count(name)));
-            out.push(Cause::invalid(&field, &value, "cannot be greater than status.replicas"));
-        }
-    }
-    if count("availableReplicas") > count("readyReplicas") {
-        let (field, value) = (status.get("availableReplicas").field(), json!(count("availableReplicas")));
-        out.push(Cause::invalid(&field, &value, "cannot be greater than readyReplicas"));
-    }
-}
-
-/// A rolling update as Go prints the server's own type.
-fn rolling_text(rolling: At<'_>) -> String {
-    if !rolling.is_set() {
-        return "null".to_owned();
-    }
-    let part = |name: &'static str| match rolling.get(name).value() {
-        Value::Null => json!(0),
-        given => given.clone(),
-    };
-    format!("{{\"MaxUnavailable\":{},\"MaxSurge\":{}}}", part("maxUnavailable"), part("maxSurge"))
+    workload::runs_for_ever(template, "ReplicaSet", out);
 }
 
 fn strategy(strategy: At<'_>, out: &mut Vec<Cause>) {
@@ -241,22 +187,15 @@ fn strategy(strategy: At<'_>, out: &mut Vec<Cause>) {
             if amount(unavailable) == 0 && amount(surge) == 0 {
                 out.push(unavailable.invalid("may not be 0 when `maxSurge` is 0"));
             }
-            if unavailable.str().ends_with('%') && amount(unavailable) > 100 {
-                out.push(unavailable.invalid("must not be greater than 100%"));
-            }
+            workload::at_most_all(unavailable, out);
         }
         kind => {
-            let shown = format!("{{\"Type\":{kind:?},\"RollingUpdate\":{}}}", rolling_text(rolling));
+            let shown = format!(
+                "{{\"Type\":{kind:?},\"RollingUpdate\":{}}}",
+                workload::rolling_text(rolling, &["MaxUnavailable", "MaxSurge"])
+            );
             let known = "supported values: \"Recreate\", \"RollingUpdate\"";
             out.push(Cause::shown(CauseKind::NotSupported, &strategy.field(), &shown, known));
         }
-    }
-}
-
-/// The number in a number or percentage.
-fn amount(at: At<'_>) -> i64 {
-    match at.value() {
-        Value::String(text) => text.trim_end_matches('%').parse().unwrap_or(0),
-        _ => at.int().unwrap_or(0),
     }
 }

@@ -1,6 +1,11 @@
 //! ReplicaSet: a number of pods of one template.
 
-use crate::{Capabilities, apps::deployment, at::At, cells, edit, podspec};
+use crate::{
+    Capabilities,
+    apps::{deployment, workload},
+    at::At,
+    cells, edit, podspec,
+};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -71,12 +76,12 @@ impl Strategy for ReplicaSets {
             "terminatingReplicas",
         ];
         counts.iter().for_each(|name| status.get(name).not_negative(&mut out));
-        deployment::replica_counts(status, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"], &mut out);
+        workload::replica_counts(status, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"], &mut out);
         out
     }
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
-        deployment::workload_warnings(&self.0, object, old, "Pod names and hostnames")
+        workload::warnings(&self.0, object, old, "Pod names and hostnames")
     }
 }
 

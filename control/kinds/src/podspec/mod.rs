@@ -47,6 +47,17 @@ pub(crate) fn validate_pod_spec(spec: At<'_>, out: &mut Vec<Cause>) {
 
 /// A pod template. Upstream's errors name its labels and annotations as if they were beside the spec.
 pub(crate) fn validate_template(template: At<'_>, out: &mut Vec<Cause>) {
+    validate_template_metadata(template, out);
+    let spec = template.get("spec");
+    validate_spec(spec, false, out);
+    let ephemeral = spec.get("ephemeralContainers");
+    if !ephemeral.is_empty() {
+        out.push(ephemeral.forbidden("ephemeral containers not allowed in pod template"));
+    }
+}
+
+/// The labels and annotations of a pod template.
+pub(crate) fn validate_template_metadata(template: At<'_>, out: &mut Vec<Cause>) {
     let metadata = template.get("metadata");
     let mut causes = Vec::new();
     rules::labels(metadata.get("labels"), &mut causes);
@@ -58,13 +69,7 @@ pub(crate) fn validate_template(template: At<'_>, out: &mut Vec<Cause>) {
     );
     let annotations = template.get("annotations").with(metadata.get("annotations").value());
     annotation_keys(annotations, out);
-    let spec = template.get("spec");
-    validate_annotations(spec, annotations, out);
-    validate_spec(spec, false, out);
-    let ephemeral = spec.get("ephemeralContainers");
-    if !ephemeral.is_empty() {
-        out.push(ephemeral.forbidden("ephemeral containers not allowed in pod template"));
-    }
+    validate_annotations(template.get("spec"), annotations, out);
 }
 
 const MAX_ANNOTATIONS: usize = 256 * 1024;

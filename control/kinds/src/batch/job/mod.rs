@@ -3,7 +3,7 @@
 mod policies;
 mod validate;
 
-use crate::{Capabilities, apps::deployment, at::At, cells, edit, podspec};
+use crate::{Capabilities, apps::workload, at::At, cells, edit, podspec};
 use api::{Cause, Object, names};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -67,7 +67,7 @@ impl Strategy for Jobs {
     }
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
-        let mut out = deployment::workload_warnings(&self.0, object, old, "Pod names and hostnames");
+        let mut out = workload::warnings(&self.0, object, old, "Pod names and hostnames");
         if old.is_none_or(|old| !edit::deep_equal_at(object, old, &["spec"])) {
             out.extend(policies::unenforced(&self.0, At::of(object, "spec")));
         }
