@@ -7,12 +7,14 @@
 mod accepted;
 mod chaos;
 mod collection;
+mod daemonsets;
 mod deployments;
 mod jobs;
 mod leaders;
 mod metrics;
 mod nodes;
 mod scheduling;
+mod statefulsets;
 mod streams;
 mod unsteady;
 mod watches;

@@ -4,7 +4,7 @@ use crate::meta;
 use client::{Informer, Kind};
 use k8s_openapi::{
     api::{
-        apps::v1::{Deployment, ReplicaSet},
+        apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
         batch::v1::Job,
         core::v1::Service,
     },
@@ -51,6 +51,18 @@ impl Selects for Deployment {
 }
 
 impl Selects for ReplicaSet {
+    fn wanted(&self) -> Option<&Labels> {
+        Some(wanted(&self.spec.as_ref()?.selector))
+    }
+}
+
+impl Selects for StatefulSet {
+    fn wanted(&self) -> Option<&Labels> {
+        Some(wanted(&self.spec.as_ref()?.selector))
+    }
+}
+
+impl Selects for DaemonSet {
     fn wanted(&self) -> Option<&Labels> {
         Some(wanted(&self.spec.as_ref()?.selector))
     }

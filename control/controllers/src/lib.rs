@@ -4,16 +4,18 @@
 //! Queue, back-off, read-your-writes gate, spans and panic guard are in `client`; leadership is the caller's. What controllers do, any
 //! client could do: there is no back door.
 //!
-//! Not here: StatefulSet, DaemonSet, CronJob, horizontal autoscaling, disruption budgets, volumes.
+//! Not here: CronJob, horizontal autoscaling, disruption budgets, volumes.
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
 mod claim;
 mod context;
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod endpointslice;
 mod garbagecollector;
+mod history;
 mod job;
 mod labels;
 mod meta;
@@ -28,6 +30,7 @@ mod replicaset;
 mod rootca;
 mod serviceaccount;
 mod servicepods;
+mod statefulset;
 mod status;
 mod tainteviction;
 mod ttlafterfinished;
@@ -44,6 +47,8 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     let go = Starter { token, tasks, queues: &cx.options.queues, ended: &cx.ended };
     go.run(5, replicaset::ReplicaSetController::new(cx));
     go.run(5, deployment::DeploymentController::new(cx));
+    go.run(5, statefulset::StatefulSetController::new(cx));
+    go.run(2, daemonset::DaemonSetController::new(cx));
     go.run(5, job::JobController::new(cx));
     go.run(5, endpointslice::EndpointSliceController::new(cx));
     go.run(5, endpoints::EndpointsController::new(cx));

@@ -59,9 +59,10 @@ fn the_table_is_kubernetes() {
         v1 | serviceaccounts | ServiceAccount | ns | sa |  | all8 | token(create) → TokenRequest
         v1 | services | Service | ns | svc | all | all8 | proxy(create,delete,get,patch,update) → ServiceProxyOptions; status(get,patch,update)
         apps/v1 | controllerrevisions | ControllerRevision | ns |  |  | all8 |
-        apps/v1 | daemonsets | DaemonSet | ns | ds |  | get,list,watch |
+        apps/v1 | daemonsets | DaemonSet | ns | ds | all | all8 | status(get,patch,update)
         apps/v1 | deployments | Deployment | ns | deploy | all | all8 | scale(get,patch,update) → Scale; status(get,patch,update)
         apps/v1 | replicasets | ReplicaSet | ns | rs | all | all8 | scale(get,patch,update) → Scale; status(get,patch,update)
+        apps/v1 | statefulsets | StatefulSet | ns | sts | all | all8 | scale(get,patch,update) → Scale; status(get,patch,update)
         events.k8s.io/v1 | events | Event | ns | ev |  | all8 |
         batch/v1 | jobs | Job | ns |  | all | all8 | status(get,patch,update)
         scheduling.k8s.io/v1 | priorityclasses | PriorityClass | cluster | pc |  | all8 |
