@@ -23,7 +23,7 @@ Exit codes: 0 ok, 1 failed, 2 wrong usage, 130 interrupted.";
 
 /// What `up -f` waits for, shown after its flags.
 const WAITING: &str = "\
-With -f, up waits until what it applied is there: all pods of Deployments and ReplicaSets ready, Jobs complete, pods \
+With -f, up waits until what it applied is there: all pods of Deployments, ReplicaSets, StatefulSets and DaemonSets ready, Jobs complete, pods \
 ready or succeeded, node ports open. It shows what pods report meanwhile, and gives up early on what will not recover: \
 a failed Job, a missing image, a container that always crashes, a request that no node can meet, a taken port. The \
 cluster stays up then; with --detach the exit code is 1. If the cluster of the data directory runs already, up -f \

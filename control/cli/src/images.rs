@@ -9,9 +9,13 @@ use crate::{
     out, remote,
 };
 use anyhow::{Context, bail};
-use client::ListOptions;
+use client::{Client, Kind, ListOptions};
 use image::{Images, Keyring, Listed, Options, Proxies, Pulled, Reference};
-use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::{ControllerRevision, DaemonSet, ReplicaSet, StatefulSet},
+    batch::v1::Job,
+    core::v1::{Pod, PodTemplateSpec},
+};
 use std::{
     cmp::Reverse,
     path::Path,
@@ -298,14 +302,23 @@ async fn running_pods(dir: &DataDir) -> anyhow::Result<Option<Vec<Pod>>> {
 async fn users(dir: &DataDir) -> anyhow::Result<Option<Vec<Pod>>> {
     let Some(mut users) = running_pods(dir).await? else { return Ok(None) };
     let client = remote::connect_in(dir).await?;
-    let all = ListOptions::default();
-    let sets = client.list::<ReplicaSet>("", &all).await.map_err(remote::explain)?.items;
-    let templates = sets.into_iter().filter_map(|set| {
-        let spec = set.spec.and_then(|spec| spec.template?.spec)?;
-        Some(Pod { metadata: set.metadata, spec: Some(spec), status: None })
-    });
-    users.extend(templates);
+    let of = |metadata, template: PodTemplateSpec| Some(Pod { metadata, spec: Some(template.spec?), status: None });
+    users.extend(listed(&client, |set: ReplicaSet| of(set.metadata, set.spec?.template?)).await?);
+    users.extend(listed(&client, |set: StatefulSet| of(set.metadata, set.spec?.template)).await?);
+    users.extend(listed(&client, |set: DaemonSet| of(set.metadata, set.spec?.template)).await?);
+    users.extend(listed(&client, |job: Job| of(job.metadata, job.spec?.template)).await?);
+    let older = |revision: ControllerRevision| {
+        let template = revision.data?.0.pointer("/spec/template")?.clone();
+        of(revision.metadata, serde_json::from_value(template).ok()?)
+    };
+    users.extend(listed(&client, older).await?);
     Ok(Some(users))
+}
+
+/// What all objects of a kind are used for.
+async fn listed<K: Kind>(client: &Client, user: impl Fn(K) -> Option<Pod>) -> anyhow::Result<Vec<Pod>> {
+    let all = client.list::<K>("", &ListOptions::default()).await.map_err(remote::explain)?;
+    Ok(all.items.into_iter().filter_map(user).collect())
 }
 
 /// `sampan image push`, with the credentials of ~/.docker/config.json, if any.

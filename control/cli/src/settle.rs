@@ -1,4 +1,4 @@
-//! Waits until applied objects are ready: Deployments and pods ready, Jobs complete, node ports open. Shows problems of pods and events as
+//! Waits until applied objects are ready: the pods of workloads ready, Jobs complete, node ports open. Shows problems of pods and events as
 //! they appear, and stops waiting for objects that cannot recover.
 
 mod events;
@@ -237,7 +237,7 @@ fn is_reported(problem: &Problem, waited: Duration) -> bool {
 /// Whether it has pods that are ready as soon as they run.
 fn is_unprobed(object: &Value) -> bool {
     let pod = match object["kind"].as_str() {
-        Some("Deployment" | "ReplicaSet") => &object["spec"]["template"]["spec"],
+        Some("Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet") => &object["spec"]["template"]["spec"],
         Some("Pod") => &object["spec"],
         _ => return false,
     };

@@ -2,7 +2,7 @@
 //! and a read. What is quadratic takes minutes here, what is not a moment.
 
 use crate::{
-    apps::deployment,
+    apps::{daemonset, deployment, statefulset},
     batch::job,
     core::{endpoints, node, pod, service},
     discovery::endpointslice,
@@ -252,6 +252,14 @@ fn workloads_are_looked_up_too() {
     let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template(containers(), "Always")});
     let metadata = json!({"name": "x", "namespace": "d", "uid": "u"});
     let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec});
+    let as_kind = |kind: &str| {
+        let mut object = deployment.clone();
+        object["kind"] = kind.into();
+        object
+    };
+    let (stateful, daemon) = (as_kind("StatefulSet"), as_kind("DaemonSet"));
+    assert_eq!(all_of_it("stateful set", &statefulset::StatefulSets(Default::default()), stateful), []);
+    assert_eq!(all_of_it("daemon set", &daemonset::DaemonSets(Default::default()), daemon), []);
     assert_eq!(all_of_it("deployment", &deployment::Deployments(Default::default()), deployment), []);
     let rule = |i: usize| {
         let codes = json!({"containerName": named("c", i), "operator": "In", "values": list(LIST, |n| json!(n + 1))});

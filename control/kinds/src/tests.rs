@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    apps::{deployment, replicaset},
+    apps::{daemonset, deployment, replicaset, statefulset},
     batch::job,
     core::{endpoints, namespace, node, pod, secret, service},
     discovery::endpointslice,
@@ -143,6 +143,11 @@ fn defaulted_objects_have_the_published_types() {
     );
     decodes::<apps::Deployment>(&deployment::Deployments(Default::default()), &of("apps/v1", "Deployment", &template));
     decodes::<apps::ReplicaSet>(&replicaset::ReplicaSets(Default::default()), &of("apps/v1", "ReplicaSet", &template));
+    decodes::<apps::StatefulSet>(
+        &statefulset::StatefulSets(Default::default()),
+        &of("apps/v1", "StatefulSet", &template),
+    );
+    decodes::<apps::DaemonSet>(&daemonset::DaemonSets(Default::default()), &of("apps/v1", "DaemonSet", &template));
     decodes::<batch::Job>(&job::Jobs(Default::default()), &of("batch/v1", "Job", &template));
     let services = service::Services::new(&settings());
     decodes::<core::Service>(

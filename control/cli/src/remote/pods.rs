@@ -80,12 +80,18 @@ pub(super) fn why_none(kind: &str, object: &Value) -> Option<&'static str> {
         conditions.into_iter().flatten().any(|it| it["type"] == condition && it["status"] == "True")
     };
     match kind {
-        "Deployment" | "ReplicaSet" | "ReplicationController" => {
+        "Deployment" | "ReplicaSet" | "StatefulSet" | "ReplicationController" => {
             (object["spec"]["replicas"] == 0).then_some("it is scaled to 0 replicas")
         }
         "Job" if has("Complete") || has("Failed") => Some("it is over, and its pods were removed"),
         "Job" if object["spec"]["suspend"] == true => Some("it is suspended"),
         "Job" if object["spec"]["completions"] == 0 || object["spec"]["parallelism"] == 0 => Some("it asks for none"),
+        "DaemonSet"
+            if object["status"]["observedGeneration"] == object["metadata"]["generation"]
+                && object["status"]["desiredNumberScheduled"] == 0 =>
+        {
+            Some("no node is selected by it")
+        }
         "Service" => Some("its selector finds none"),
         _ => None,
     }
@@ -183,6 +189,11 @@ mod tests {
         };
         assert_eq!(over("Complete", "True"), Some("it is over, and its pods were removed"));
         assert!(over("Failed", "True").is_some() && over("Complete", "False").is_none());
+        let daemon = |desired: i32| json!({"metadata": {"generation": 1}, "status": {"observedGeneration": 1, "desiredNumberScheduled": desired}});
+        assert_eq!(
+            (none("DaemonSet", daemon(0)), none("DaemonSet", daemon(1))),
+            (Some("no node is selected by it"), None)
+        );
         assert_eq!(none("Job", json!({"spec": {"suspend": true}})), Some("it is suspended"));
         assert_eq!(none("Job", json!({"spec": {"parallelism": 1}})), None);
         assert_eq!(none("Service", json!({})), Some("its selector finds none"));

@@ -14,7 +14,7 @@ use client::{Client, Error, Kind, ListOptions};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
-        apps::v1::{Deployment, ReplicaSet},
+        apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
         batch::v1::Job,
         core::v1::{Node as NodeObject, Pod},
         discovery::v1::EndpointSlice,
@@ -58,7 +58,9 @@ impl Observation {
 /// Reads the state of an object once. A deleted object is not awaited: a finished Job may be removed.
 pub(super) async fn observe(client: &Client, outcome: &Outcome, node: Option<Node>, since: Timestamp) -> Observation {
     let found = match outcome.object["kind"].as_str() {
-        Some("Deployment" | "ReplicaSet" | "Job" | "Pod") => workload(client, &outcome.object, since).await,
+        Some("Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" | "Job" | "Pod") => {
+            workload(client, &outcome.object, since).await
+        }
         Some("Service") => service(client, outcome, node).await,
         _ => Ok(Observation::of(State::Done)),
     };
@@ -108,6 +110,18 @@ async fn workload(client: &Client, object: &Value, since: Timestamp) -> Result<O
             let uids = uid(&found.metadata);
             let pods = owned::<Pod>(client, namespace, &selector.map_err(Error::Decode)?, &uids).await?;
             (state::replica_set(&found, &pods), pods, uids)
+        }
+        Some("StatefulSet") => {
+            let found: StatefulSet = client.get(namespace, name).await?;
+            let uids = uid(&found.metadata);
+            let pods = owned::<Pod>(client, namespace, &selector.map_err(Error::Decode)?, &uids).await?;
+            (state::stateful_set(&found, &pods), pods, uids)
+        }
+        Some("DaemonSet") => {
+            let found: DaemonSet = client.get(namespace, name).await?;
+            let uids = uid(&found.metadata);
+            let pods = owned::<Pod>(client, namespace, &selector.map_err(Error::Decode)?, &uids).await?;
+            (state::daemon_set(&found, &pods), pods, uids)
         }
         Some("Job") => {
             let found: Job = client.get(namespace, name).await?;

@@ -8,7 +8,7 @@ use client::{
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    apps::v1::{Deployment, ReplicaSet},
+    apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
     batch::v1::Job,
     core::v1::{ContainerStatus, Node, Pod},
 };
@@ -83,6 +83,34 @@ pub(super) fn replica_set(found: &ReplicaSet, pods: &[Pod]) -> State {
     let status = found.status.clone().unwrap_or_default();
     let seen = status.observed_generation.unwrap_or(0) >= found.metadata.generation.unwrap_or(0);
     replicas(wanted, status.available_replicas.unwrap_or(0), seen, pods)
+}
+
+/// A StatefulSet is ready when all pods that an update reaches have the newest template, all are ready and no other is left.
+pub(super) fn stateful_set(found: &StatefulSet, pods: &[Pod]) -> State {
+    let spec = found.spec.as_ref();
+    let wanted = spec.and_then(|spec| spec.replicas).unwrap_or(1);
+    let strategy = spec.and_then(|spec| spec.update_strategy.as_ref());
+    let partition = strategy.and_then(|strategy| strategy.rolling_update.as_ref()?.partition).unwrap_or(0);
+    let status = found.status.clone().unwrap_or_default();
+    let seen = status.observed_generation.unwrap_or(0) >= found.metadata.generation.unwrap_or(0);
+    let on_delete = strategy.is_some_and(|strategy| strategy.type_.as_deref() == Some("OnDelete"));
+    let updated = on_delete || status.updated_replicas.unwrap_or(0) >= wanted - partition.clamp(0, wanted.max(0));
+    let told = status.ready_replicas.unwrap_or(0).min(status.available_replicas.unwrap_or(0));
+    replicas(wanted, told, seen && updated && status.replicas <= wanted, pods)
+}
+
+/// A DaemonSet is ready when each of its nodes has a ready pod of the newest template.
+pub(super) fn daemon_set(found: &DaemonSet, pods: &[Pod]) -> State {
+    let status = found.status.clone().unwrap_or_default();
+    let wanted = status.desired_number_scheduled;
+    let seen = status.observed_generation.unwrap_or(0) >= found.metadata.generation.unwrap_or(0);
+    let strategy = found.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref());
+    let on_delete = strategy.is_some_and(|strategy| strategy.type_.as_deref() == Some("OnDelete"));
+    let updated = on_delete || status.updated_number_scheduled.unwrap_or(0) >= wanted;
+    if !seen {
+        return State::Waiting("not looked at yet".to_owned());
+    }
+    replicas(wanted, status.number_available.unwrap_or(0), updated, pods)
 }
 
 /// Both status and pods are needed: the status may be stale, and pods may have an older template.
@@ -335,6 +363,33 @@ mod tests {
         leaving[0].metadata.deletion_timestamp =
             Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).expect("t"));
         assert_eq!(is(deployment(2, 2, 2), &leaving), State::Waiting("1/2 ready".into()));
+    }
+
+    #[test]
+    fn sets_are_there_when_all_that_an_update_reaches_is() {
+        let both = pods(&[ready("True"), ready("True")]);
+        let stateful = |strategy: Value, updated: i32| {
+            let status = json!({"observedGeneration": 1, "replicas": 2, "readyReplicas": 2, "availableReplicas": 2, "updatedReplicas": updated});
+            let spec = json!({"replicas": 2, "selector": {}, "template": {}, "updateStrategy": strategy});
+            let found = json!({"metadata": {"generation": 1}, "spec": spec, "status": status});
+            super::stateful_set(&serde_json::from_value(found).expect("a set"), &both)
+        };
+        let others = State::Waiting("2/2 ready, with others that are to go".into());
+        assert_eq!(stateful(json!({}), 2), State::Done);
+        assert_eq!(stateful(json!({}), 1), others);
+        assert_eq!(stateful(json!({"rollingUpdate": {"partition": 1}}), 1), State::Done);
+        assert_eq!(stateful(json!({"type": "OnDelete"}), 0), State::Done);
+        let daemon = |seen: i64, desired: i32, updated: i32| {
+            let status = json!({"observedGeneration": seen, "currentNumberScheduled": 2, "desiredNumberScheduled": desired,
+                "numberMisscheduled": 0, "numberReady": 2, "numberAvailable": 2, "updatedNumberScheduled": updated});
+            let found =
+                json!({"metadata": {"generation": 1}, "spec": {"selector": {}, "template": {}}, "status": status});
+            super::daemon_set(&serde_json::from_value(found).expect("a set"), &both)
+        };
+        assert_eq!(daemon(1, 2, 2), State::Done);
+        assert_eq!(daemon(1, 2, 1), others);
+        assert_eq!(daemon(1, 3, 2), State::Waiting("2/3 ready".into()));
+        assert_ne!(daemon(0, 0, 0), State::Done, "the number of nodes is not known yet");
     }
 
     #[test]

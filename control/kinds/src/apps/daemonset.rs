@@ -193,3 +193,102 @@ impl TableConvertor for DaemonSets {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{context, created, errors, row, update_errors};
+    use expect_test::expect;
+
+    fn sets() -> DaemonSets {
+        DaemonSets(Capabilities::default())
+    }
+
+    fn text(spec: &str) -> String {
+        format!(
+            "{{apiVersion: apps/v1, kind: DaemonSet, metadata: {{name: d, namespace: ns}}, spec: {{selector: {{matchLabels: {{a: b}}}}, \
+             template: {{metadata: {{labels: {{a: b}}}}, spec: {{containers: [{{name: c, image: i}}]}}}}{spec}}}}}"
+        )
+    }
+
+    #[test]
+    fn defaults_and_the_count_of_templates_are_upstreams() {
+        let old = created(&sets(), &text(""));
+        let rolling = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}});
+        assert_eq!(old.at(&["spec", "updateStrategy"]), Some(&rolling));
+        assert_eq!((generation(&old), cells::number(&old, &["spec", "revisionHistoryLimit"])), (1, 10));
+        let mut new = old.clone();
+        set_generation(&mut new, 7);
+        sets().prepare_update(&context(), &mut new, &old);
+        assert_eq!(generation(&new), 1, "it is not the client's");
+        new.set(&["spec", "template", "spec", "hostNetwork"], true);
+        sets().prepare_update(&context(), &mut new, &old);
+        assert_eq!(generation(&new), 2);
+    }
+
+    #[test]
+    fn each_fault_has_upstreams_text() {
+        for (spec, expected) in [
+            ("", expect![[""]]),
+            (
+                ", minReadySeconds: -1, revisionHistoryLimit: -1",
+                expect![[r#"
+                spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0
+                spec.revisionHistoryLimit: Invalid value: -1: must be greater than or equal to 0
+            "#]],
+            ),
+            (
+                ", updateStrategy: {type: Any}",
+                expect![[r#"
+                spec.updateStrategy: Unsupported value: {"Type":"Any","RollingUpdate":null}: supported values: "RollingUpdate", "OnDelete"
+            "#]],
+            ),
+            (
+                ", updateStrategy: {rollingUpdate: {maxUnavailable: 0}}",
+                expect![[r#"
+                spec.updateStrategy.rollingUpdate.maxUnavailable: Required value: cannot be 0 when maxSurge is 0
+            "#]],
+            ),
+            (
+                ", updateStrategy: {rollingUpdate: {maxSurge: 1}}",
+                expect![[r#"
+                spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero
+            "#]],
+            ),
+            (
+                ", updateStrategy: {rollingUpdate: {maxSurge: 101%, maxUnavailable: x}}",
+                expect![[r#"
+                spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: "x": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')
+                spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: "101%": must not be greater than 100%
+            "#]],
+            ),
+        ] {
+            expected.assert_eq(&errors(&sets(), &text(spec)));
+        }
+        let bare = "{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: d, namespace: ns}, spec: {template: {spec: {restartPolicy: OnFailure, activeDeadlineSeconds: 1, \
+            containers: [{name: c, image: i}]}}}}";
+        expect![[r#"
+            spec.template.metadata.labels: Invalid value: null: `selector` does not match template `labels`
+            spec.template.spec.restartPolicy: Unsupported value: "OnFailure": supported values: "Always"
+            spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in DaemonSet is not Supported
+        "#]]
+        .assert_eq(&errors(&sets(), bare));
+        expect![[r#"
+            spec.selector: Invalid value: {}: empty selector is invalid for daemonset
+        "#]]
+        .assert_eq(&errors(&sets(), &text("").replace("{matchLabels: {a: b}}", "{}")));
+        let old = created(&sets(), &text(""));
+        let mut new = old.clone();
+        new.set(&["spec", "selector"], json!({"matchLabels": {"x": "y"}}));
+        expect![[r#"
+            spec.selector: Invalid value: {"matchLabels":{"x":"y"}}: field is immutable
+        "#]]
+        .assert_eq(&update_errors(&sets(), &new, &old));
+    }
+
+    #[test]
+    fn a_row_shows_the_nodes() {
+        let text = text("").replace("containers:", "nodeSelector: {disk: ssd}, containers:");
+        expect!["d | 0 | 0 | 0 | 0 | 0 | disk=ssd | <unknown> | c | i | a=b"].assert_eq(&row(&sets(), &text));
+    }
+}

@@ -140,6 +140,10 @@ impl Strategy for StatefulSets {
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
         let mut out = workload::template_warnings(&self.0, object, old);
+        let spec = At::of(object, "spec");
+        let claims =
+            "is not honoured yet by sampan: there are no PersistentVolumeClaims, and pods that need one do not start";
+        self.0.warn("statefulset.spec", spec, 200, &mut out).if_set(spec.get("volumeClaimTemplates"), claims);
         if cells::number(object, &["spec", "revisionHistoryLimit"]) < 0 {
             out.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned());
         }
@@ -234,5 +238,132 @@ impl TableConvertor for StatefulSets {
         let (ready, wanted) =
             (cells::number(object, &["status", "readyReplicas"]), cells::number(object, &["spec", "replicas"]));
         vec![json!(object.name()), json!(format!("{ready}/{wanted}")), cells::age(object, now), names, images]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{created, errors, parse, row, update_errors};
+    use expect_test::expect;
+
+    fn sets() -> StatefulSets {
+        StatefulSets(Capabilities::default())
+    }
+
+    fn text(spec: &str) -> String {
+        format!(
+            "{{apiVersion: apps/v1, kind: StatefulSet, metadata: {{name: web, namespace: ns}}, spec: {{selector: {{matchLabels: {{a: b}}}}, \
+             template: {{metadata: {{labels: {{a: b}}}}, spec: {{containers: [{{name: c, image: i}}]}}}}{spec}}}}}"
+        )
+    }
+
+    #[test]
+    fn defaults_are_upstreams() {
+        let spec = |more: &str| {
+            let mut spec = created(&sets(), &text(more)).0["spec"].take();
+            let fields = spec.as_object_mut().unwrap();
+            ["selector", "template"].iter().for_each(|name| drop(fields.remove(*name)));
+            spec
+        };
+        let expected = json!({"podManagementPolicy": "OrderedReady", "serviceName": "", "replicas": 1, "revisionHistoryLimit": 10,
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"}});
+        assert_eq!(spec(""), expected);
+        assert_eq!(spec(", updateStrategy: {type: OnDelete}")["updateStrategy"], json!({"type": "OnDelete"}));
+        assert_eq!(spec(", updateStrategy: {type: RollingUpdate}")["updateStrategy"], json!({"type": "RollingUpdate"}));
+    }
+
+    #[test]
+    fn each_fault_has_upstreams_text() {
+        for (spec, expected) in [
+            ("", expect![[""]]),
+            (
+                ", podManagementPolicy: Any, replicas: -1, minReadySeconds: -1, ordinals: {start: -1}, serviceName: A",
+                expect![[r#"
+                    spec.podManagementPolicy: Invalid value: "Any": must be 'OrderedReady' or 'Parallel'
+                    spec.replicas: Invalid value: -1: must be greater than or equal to 0
+                    spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0
+                    spec.ordinals.start: Invalid value: -1: must be greater than or equal to 0
+                    spec.serviceName: Invalid value: "A": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')
+                "#]],
+            ),
+            (
+                ", updateStrategy: {type: Any}",
+                expect![[r#"
+                spec.updateStrategy: Invalid value: {"Type":"Any","RollingUpdate":null}: must be 'RollingUpdate' or 'OnDelete'
+            "#]],
+            ),
+            (
+                ", updateStrategy: {type: OnDelete, rollingUpdate: {partition: 1}}",
+                expect![[r#"
+                spec.updateStrategy.rollingUpdate: Invalid value: {"Partition":1,"MaxUnavailable":null}: only allowed for updateStrategy 'RollingUpdate'
+            "#]],
+            ),
+            (
+                ", updateStrategy: {rollingUpdate: {partition: -1, maxUnavailable: 0}}",
+                expect![[r#"
+                spec.updateStrategy.rollingUpdate.partition: Invalid value: -1: must be greater than or equal to 0
+                spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: 0: cannot be 0
+            "#]],
+            ),
+            (
+                ", updateStrategy: {rollingUpdate: {maxUnavailable: 101%}}",
+                expect![[r#"
+                spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: "101%": must not be greater than 100%
+            "#]],
+            ),
+            (
+                ", persistentVolumeClaimRetentionPolicy: {whenDeleted: Any, whenScaled: Delete}",
+                expect![[r#"
+                spec.persistentVolumeClaimRetentionPolicy.whenDeleted: Unsupported value: "Any": supported values: "Retain", "Delete"
+            "#]],
+            ),
+        ] {
+            expected.assert_eq(&errors(&sets(), &text(spec)));
+        }
+        let bad = "{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: web, namespace: ns}, spec: {selector: {}, template: {metadata: {labels: {a: '-'}}, \
+            spec: {hostname: '-', restartPolicy: Never, activeDeadlineSeconds: 1, containers: [{name: c, image: i, volumeMounts: [{name: data, mountPath: /d}]}]}}, \
+            volumeClaimTemplates: [{metadata: {name: data}}]}}";
+        expect![[r#"
+            spec.selector: Invalid value: {}: empty selector is invalid for statefulset
+            spec.template.labels: Invalid value: "-": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')
+            spec.template.labels: Invalid value: "-": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')
+            spec.template.spec.restartPolicy: Unsupported value: "Never": supported values: "Always"
+            spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in StatefulSet is not Supported
+        "#]].assert_eq(&errors(&sets(), bad));
+        expect![[r#"
+            spec.template.metadata.labels: Invalid value: {"a":"b"}: `selector` does not match template `labels`
+        "#]]
+        .assert_eq(&errors(&sets(), &text("").replace("{matchLabels: {a: b}}", "{matchLabels: {x: y}}")));
+    }
+
+    #[test]
+    fn an_update_changes_what_it_may_and_the_status_counts_up_to_its_replicas() {
+        let old = created(&sets(), &text(""));
+        let mut new = old.clone();
+        new.set(&["spec", "replicas"], 3);
+        assert_eq!(update_errors(&sets(), &new, &old), "");
+        new.set(&["spec", "serviceName"], "other");
+        expect![[r#"
+            spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden
+        "#]].assert_eq(&update_errors(&sets(), &new, &old));
+        let status = parse("{status: {replicas: 1, readyReplicas: 2, availableReplicas: 3, currentReplicas: -1}}");
+        let causes =
+            sets().validate_status(&crate::testing::context(), &status, &parse("{status: {collisionCount: 1}}"));
+        let causes: Vec<String> = causes.iter().map(ToString::to_string).collect();
+        expect![[r#"
+            status.currentReplicas: Invalid value: -1: must be greater than or equal to 0
+            status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas
+            status.availableReplicas: Invalid value: 3: cannot be greater than status.replicas
+            status.availableReplicas: Invalid value: 3: cannot be greater than status.readyReplicas
+            status.collisionCount: Invalid value: 0: cannot be decremented"#]]
+        .assert_eq(&causes.join("\n"));
+    }
+
+    #[test]
+    fn a_row_shows_how_many_are_ready() {
+        let text = text("").replace("spec: {selector", "status: {readyReplicas: 1}, spec: {replicas: 2, selector");
+        expect!["web | 1/2 | <unknown> | c | i"].assert_eq(&row(&sets(), &text));
     }
 }
