@@ -1,0 +1,63 @@
+//! StatefulSets and DaemonSets with kubectl: the samples, their rollouts and their history.
+
+use crate::harness::*;
+use std::path::Path;
+
+/// Applies a sample and waits until it is there.
+fn apply(machine: &Machine, folder: &Path) {
+    let output = machine.run(&["apply", "--wait", "-f", &folder.display().to_string()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_stateful_set_has_names_in_order_and_its_updates_can_be_undone() {
+    let Some(machine) = super::machine() else { return };
+    let c = machine.up(&[]);
+    for name in ["hello", "fetch"] {
+        sample(name, &machine.path("work"));
+    }
+    let folder = sample("statefulset", &machine.path("work"));
+    apply(&machine, &folder);
+    let pods = c.kubectl(&["get", "pods", "-l", "app=ordered", "-o", "name", "--sort-by=.metadata.creationTimestamp"]);
+    assert_eq!(pods.lines().collect::<Vec<_>>(), ["pod/ordered-0", "pod/ordered-1", "pod/ordered-2"]);
+    assert!(c.kubectl(&["logs", "job/ask-first"]).contains("ordered-0"), "the first pod by its name");
+    assert!(c.kubectl(&["get", "sts", "ordered"]).contains("3/3"));
+
+    c.kubectl(&["set", "env", "sts/ordered", "COLOUR=blue"]);
+    c.kubectl(&["rollout", "status", "sts/ordered", "--timeout=90s"]);
+    let history = c.kubectl(&["rollout", "history", "sts/ordered"]);
+    assert!(history.lines().any(|line| line.starts_with('2')), "{history}");
+    c.kubectl(&["rollout", "undo", "sts/ordered"]);
+    c.kubectl(&["rollout", "status", "sts/ordered", "--timeout=90s"]);
+    assert!(!c.kubectl(&["get", "pod", "ordered-0", "-o", "yaml"]).contains("COLOUR"));
+    c.kubectl(&["scale", "sts/ordered", "--replicas=1"]);
+    c.kubectl(&["wait", "--for=delete", "pod/ordered-1", "pod/ordered-2", "--timeout=60s"]);
+    let described = c.kubectl(&["describe", "sts", "ordered"]);
+    assert!(described.contains("Delete Pod ordered-2 in StatefulSet ordered successful"), "{described}");
+    c.kubectl(&["delete", "sts", "ordered", "--cascade=orphan"]);
+    assert!(c.kubectl(&["get", "pod", "ordered-0"]).contains("Running"));
+}
+
+#[test]
+fn a_daemon_set_has_a_pod_on_each_node_and_its_updates_can_be_undone() {
+    let Some(machine) = super::machine() else { return };
+    let c = machine.up(&[]);
+    sample("hello", &machine.path("work"));
+    let folder = sample("daemonset", &machine.path("work"));
+    apply(&machine, &folder);
+    let shown = c.kubectl(&["get", "ds", "everywhere", "--no-headers"]);
+    let cells: Vec<&str> = shown.split_whitespace().collect();
+    assert_eq!(cells[..7], ["everywhere", "1", "1", "1", "1", "1", "<none>"]);
+    c.kubectl(&["set", "env", "ds/everywhere", "COLOUR=blue"]);
+    c.kubectl(&["rollout", "status", "ds/everywhere", "--timeout=60s"]);
+    c.kubectl(&["rollout", "undo", "ds/everywhere"]);
+    c.kubectl(&["rollout", "status", "ds/everywhere", "--timeout=60s"]);
+    assert!(!c.kubectl(&["get", "pods", "-l", "app=everywhere", "-o", "yaml"]).contains("COLOUR"));
+    c.kubectl(&["rollout", "restart", "ds/everywhere"]);
+    c.kubectl(&["rollout", "status", "ds/everywhere", "--timeout=60s"]);
+    let refused =
+        c.kubectl_fails(&["patch", "ds", "everywhere", "-p", r#"{"spec":{"selector":{"matchLabels":{"a":"b"}}}}"#], "");
+    assert!(refused.contains("field is immutable"), "{refused}");
+    c.kubectl(&["delete", "ds", "everywhere"]);
+    c.kubectl(&["wait", "--for=delete", "pod", "-l", "app=everywhere", "--timeout=60s"]);
+}
