@@ -7,6 +7,7 @@
 //! which job is next.
 
 mod child;
+mod initialise;
 pub(crate) mod process;
 
 pub use child::child_main;

@@ -7,7 +7,9 @@ use std::{
     num::NonZeroUsize,
     sync::Arc,
 };
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails,
+};
 
 /// The settings that determine generated code.
 ///
@@ -55,6 +57,22 @@ pub(crate) fn compiler(functions: Option<Arc<Functions>>) -> wasmtime::Result<En
     if let Some(functions) = functions {
         config.enable_incremental_compilation(functions)?;
     }
+    Engine::new(&config)
+}
+
+/// Most bytes of a memory of the compiler's initialising engine, which are reserved: memories below never move.
+pub(crate) const INITIALISER_MEMORY: usize = 256 << 20;
+
+/// An engine for initialisers of programs, in the compiler: its address space is limited, and what it compiles runs once.
+pub(crate) fn initialiser() -> wasmtime::Result<Engine> {
+    let mut config = code();
+    config
+        .memory_reservation(INITIALISER_MEMORY as u64)
+        .memory_reservation_for_growth(0)
+        .memory_guard_size(0)
+        .memory_init_cow(false)
+        .coredump_on_trap(false)
+        .cranelift_opt_level(OptLevel::None);
     Engine::new(&config)
 }
 
@@ -164,7 +182,11 @@ fn pooling(instances: u32) -> PoolingAllocationConfig {
     pool
 }
 
-/// Identifies the code that an engine produces and accepts: version, settings and CPU features, as 32 hexadecimal digits.
+/// What becomes of the same program in the same engine: 1 since its initialiser is run before it is compiled ([`crate::compile`]).
+const PREPARATION: &[u8] = b"preparation 1";
+
+/// Identifies the code that a compiler produces and an engine accepts: version, settings, CPU features and preparation, as 32 hexadecimal
+/// digits.
 pub(crate) fn compatibility(engine: &Engine) -> String {
     struct Stable(Sha256);
     impl Hasher for Stable {
@@ -178,6 +200,7 @@ pub(crate) fn compatibility(engine: &Engine) -> String {
     }
     let mut hasher = Stable(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut hasher);
+    hasher.write(PREPARATION);
     hex::encode(&hasher.0.finalize()[..16])
 }
 

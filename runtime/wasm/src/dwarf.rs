@@ -8,8 +8,9 @@ use addr2line::{
     gimli::{Dwarf, EndianSlice, LittleEndian, SectionId},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use wasmparser::{Encoding, Parser, Payload};
+use std::{collections::HashMap, ops::Range};
+use wasmparser::{Encoding, KnownCustom, Name, Parser, Payload, TypeRef};
+use wasmtime::FrameInfo;
 
 /// Most calls at one offset: a function, and those that are inlined in it.
 const MAX_INLINED: usize = 16;
@@ -30,12 +31,110 @@ pub(crate) struct SourceCall {
 #[derive(Default)]
 struct Module<'a> {
     core: bool,
-    code: Option<std::ops::Range<u64>>,
+    code: Option<Range<u64>>,
     sections: HashMap<&'a str, &'a [u8]>,
 }
 
+/// A frame of a backtrace, by the file that was compiled: the artifact, or the artifact with the state of its initialiser
+/// ([`crate::compile`]), which has other offsets, and the same functions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Frame {
+    /// The place in the file; `u64::MAX` where it is not known.
+    offset: u64,
+    /// The name of the core module.
+    module: Option<String>,
+    function: u32,
+    function_name: Option<String>,
+    /// The place in the function.
+    function_offset: u64,
+}
+
+impl Frame {
+    pub(crate) fn of(frame: &FrameInfo) -> Self {
+        let place = |offset: Option<usize>| offset.map_or(u64::MAX, |offset| offset as u64);
+        Self {
+            offset: place(frame.module_offset()),
+            module: frame.module().name().map(cut),
+            function: frame.func_index(),
+            function_name: frame.func_name().map(cut),
+            function_offset: place(frame.func_offset()),
+        }
+    }
+}
+
+/// Returns the calls at each frame, the innermost first. None where the artifact does not tell. `initialised`: whether it was compiled with
+/// the state of its initialiser.
+pub(crate) fn locate(wasm: &[u8], initialised: bool, frames: &[Frame]) -> Vec<Vec<SourceCall>> {
+    let modules = if initialised { functions(wasm) } else { Vec::new() };
+    let offset = |frame: &Frame| if initialised { artifact_offset(frame, &modules) } else { frame.offset };
+    let offsets: Vec<u64> = frames.iter().map(offset).collect();
+    locate_offsets(wasm, &offsets)
+}
+
+/// The names of a core module and of its functions, the number of functions that it imports, and where in the file its own are.
+#[derive(Default)]
+struct Functions<'a> {
+    name: Option<&'a str>,
+    names: HashMap<u32, &'a str>,
+    imported: u32,
+    bodies: Vec<Range<u64>>,
+}
+
+/// Returns the functions of each core module of a file, up to the first error.
+fn functions(wasm: &[u8]) -> Vec<Functions<'_>> {
+    let mut modules: Vec<Functions<'_>> = Vec::new();
+    for payload in Parser::new(0).parse_all(wasm).map_while(Result::ok) {
+        if matches!(payload, Payload::Version { encoding: Encoding::Module, .. }) {
+            modules.push(Functions::default());
+        }
+        // a component itself has none of these sections
+        let Some(module) = modules.last_mut() else { continue };
+        match payload {
+            Payload::ImportSection(section) => {
+                let imports = section.into_imports().map_while(Result::ok);
+                module.imported = imports.filter(|import| matches!(import.ty, TypeRef::Func(_))).count() as u32;
+            }
+            Payload::CodeSectionEntry(body) => module.bodies.push(body.range().start as u64..body.range().end as u64),
+            Payload::CustomSection(section) => {
+                let KnownCustom::Name(names) = section.as_known() else { continue };
+                for name in names.map_while(Result::ok) {
+                    match name {
+                        Name::Module { name, .. } => module.name = Some(name),
+                        Name::Function(names) => {
+                            module.names.extend(names.into_iter().map_while(Result::ok).map(|it| (it.index, it.name)));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    modules
+}
+
+impl Functions<'_> {
+    /// Where a frame is in the file, if it can be one of this module.
+    fn offset_of(&self, frame: &Frame) -> Option<u64> {
+        let name = self.names.get(&frame.function).copied();
+        let body = self.bodies.get(frame.function.checked_sub(self.imported)? as usize)?;
+        let offset = body.start.checked_add(frame.function_offset)?;
+        let same = self.name.map(cut) == frame.module && name.map(cut) == frame.function_name;
+        (same && body.contains(&offset)).then_some(offset)
+    }
+}
+
+/// Where a frame is in the artifact, if it can be one of one module only: of a component there are several.
+fn artifact_offset(frame: &Frame, modules: &[Functions<'_>]) -> u64 {
+    let mut found = modules.iter().filter_map(|module| module.offset_of(frame));
+    match (found.next(), found.next()) {
+        (Some(offset), None) => offset,
+        _ => u64::MAX,
+    }
+}
+
 /// Returns the calls at each offset of the file, the innermost first. None where the file does not tell.
-pub(crate) fn locate(wasm: &[u8], offsets: &[u64]) -> Vec<Vec<SourceCall>> {
+fn locate_offsets(wasm: &[u8], offsets: &[u64]) -> Vec<Vec<SourceCall>> {
     let (mut calls, mut open) = (vec![Vec::new(); offsets.len()], Vec::new());
     for payload in Parser::new(0).parse_all(wasm) {
         match payload {
@@ -141,7 +240,7 @@ mod tests {
     fn a_place_of_the_code_has_a_line_in_the_source() {
         let wasm = with_lines(TEXT);
         let offset = offset_of(&wasm, 0);
-        let calls = locate(&wasm, &[offset, 0, u64::MAX]);
+        let calls = locate_offsets(&wasm, &[offset, 0, u64::MAX]);
         assert_eq!((calls[0].len(), calls[1].len(), calls[2].len()), (1, 0, 0));
         let call = &calls[0][0];
         assert!(call.file.as_ref().unwrap().ends_with("trap.wat"), "{call:?}");
@@ -157,8 +256,40 @@ mod tests {
         let size = [(module.len() & 0x7f) as u8 | 0x80, (module.len() >> 7) as u8];
         let within = component.len() + 3;
         let component = [&component[..], &[1], &size, &module].concat();
-        let calls = locate(&component, &[within as u64 + offset_of(&module, 0)]);
+        let calls = locate_offsets(&component, &[within as u64 + offset_of(&module, 0)]);
         assert_eq!((calls[0].len(), calls[0][0].line), (1, Some(4)));
+    }
+
+    #[test]
+    fn a_frame_of_an_initialised_program_is_found_by_its_function() {
+        let module = |name: &str, function: &str| {
+            format!(
+                r#"core module {name} (import "" "f" (func)) (func {function} nop (drop (i32.const 7)) unreachable)"#
+            )
+        };
+        let text = format!("(component ({}) ({}) ({}))", module("$a", "$f"), module("$b", "$f"), module("", ""));
+        let wasm = wat::parse_str(text).unwrap();
+        let modules = functions(&wasm);
+        let mut frame = Frame {
+            offset: 3,
+            module: Some("b".into()),
+            function: 1,
+            function_name: Some("f".into()),
+            function_offset: 5,
+        };
+        let offset = artifact_offset(&frame, &modules);
+        assert_eq!((modules.len(), wasm[offset as usize]), (3, 0), "the last instruction but one");
+        assert!(modules[1].bodies[0].contains(&offset));
+        for (function, function_offset) in [(0, 5), (2, 5), (1, 7), (1, u64::MAX)] {
+            assert_eq!(artifact_offset(&Frame { function, function_offset, ..frame.clone() }, &modules), u64::MAX);
+        }
+        frame.module = None;
+        assert_eq!(artifact_offset(&frame, &modules), u64::MAX, "none has these names");
+        frame.function_name = None;
+        assert!(modules[2].bodies[0].contains(&artifact_offset(&frame, &modules)));
+        let twice = [functions(&wasm), functions(&wasm)].into_iter().flatten().collect::<Vec<_>>();
+        assert_eq!(artifact_offset(&frame, &twice), u64::MAX, "it is not known which");
+        assert!(functions(b"no wasm").is_empty());
     }
 
     #[test]
@@ -174,10 +305,10 @@ mod tests {
                 random ^= random << 17;
                 broken[debug.start + (random as usize % debug.len())] = (random >> 32) as u8;
             }
-            assert!(locate(&broken, &[offset]).len() == 1);
+            assert!(locate_offsets(&broken, &[offset]).len() == 1);
         }
-        assert_eq!(locate(&wasm[..20], &[offset]), [vec![]]);
-        assert_eq!(locate(b"no wasm", &[3]), [vec![]]);
+        assert_eq!(locate_offsets(&wasm[..20], &[offset]), [vec![]]);
+        assert_eq!(locate_offsets(b"no wasm", &[3]), [vec![]]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::{
     image::{COMPONENTS, ENTRY_FUNCTIONS, EXPECTED, NOT_OFFERED, list_names},
     preview::{FUNCTIONS, PREVIEW_1, UNSTABLE},
 };
-use wasmparser::{Encoding, ExternalKind, MemoryType, Parser, Payload, TypeRef};
+use wasmparser::{ComponentExternalKind, Encoding, ExternalKind, MemoryType, Parser, Payload, TypeRef};
 
 /// The error for shared memories. Their use cannot be charged to a memory account, and their support in wasmtime is incomplete.
 const SHARED_MEMORY_ERROR: &str =
@@ -26,19 +26,43 @@ const DRAFTS: [&str; 7] = [
     "wasi:tls/types@0.3.0-draft",
 ];
 
+/// The functions that initialise a program before it is compiled, the first of them that it exports: Wizer's, and its older name, which
+/// components cannot have.
+pub(crate) const INITIALISERS: [&str; 2] = ["wizer-initialize", "wizer.initialize"];
+
+/// Takes the place of `_start` after the initialiser. C programs export it: it does not run the constructors again.
+const RESUME: &str = "wizer.resume";
+
+/// The exported initialiser of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Initialiser {
+    /// One of [`INITIALISERS`].
+    pub(crate) name: &'static str,
+    pub(crate) component: bool,
+    /// The function that takes the place of `_start` afterwards, if the program exports it.
+    pub(crate) resume: Option<&'static str>,
+}
+
+/// What the names of a module or component say.
+#[derive(Default)]
+pub(crate) struct Findings {
+    /// As [`never_runs`].
+    pub(crate) never_runs: Option<String>,
+    pub(crate) initialiser: Option<Initialiser>,
+}
+
+/// Returns what the names say: nothing if `bytes` is not Wasm.
+pub(crate) fn inspect(bytes: &[u8]) -> Findings {
+    let names = Names::read(bytes);
+    names.map_or_else(
+        |_| Findings::default(),
+        |names| Findings { never_runs: names.never_runs(), initialiser: names.initialiser() },
+    )
+}
+
 /// Returns why a module or component can never run on this node. Returns `None` if the check finds no reason, or if `bytes` is not Wasm.
 pub fn never_runs(bytes: &[u8]) -> Option<String> {
-    let names = Names::read(bytes).ok()?;
-    if names.shares_memory {
-        return Some(SHARED_MEMORY_ERROR.to_owned());
-    }
-    if !names.has_entry {
-        let exports: Vec<&str> = names.exports.iter().map(String::as_str).collect();
-        let what = if names.component { "component" } else { "core module" };
-        return Some(format!("this {what} exports {}; {EXPECTED}", list_names(&exports)));
-    }
-    let unknown: Vec<&str> = names.unknown.iter().map(String::as_str).collect();
-    (!unknown.is_empty()).then(|| format!("{NOT_OFFERED}: {}", list_names(&unknown)))
+    inspect(bytes).never_runs
 }
 
 /// The most names of a kind that are kept: a hostile module may have millions.
@@ -61,6 +85,9 @@ struct Names {
     /// The imports that this node does not offer. Those of a core module have the form `MODULE::NAME`.
     unknown: Vec<String>,
     exports: Vec<String>,
+    /// The place of the exported initialiser in [`INITIALISERS`].
+    initialiser: Option<usize>,
+    resumes: bool,
 }
 
 impl Names {
@@ -91,6 +118,7 @@ impl Names {
                         let export = export?;
                         let function = export.kind == ExternalKind::Func;
                         names.has_entry |= function && ENTRY_FUNCTIONS.contains(&export.name);
+                        names.function(function, export.name);
                         if function || !ENTRY_FUNCTIONS.contains(&export.name) {
                             keep(&mut names.exports, export.name);
                         }
@@ -103,7 +131,9 @@ impl Names {
                 }
                 Payload::ComponentExportSection(section) => {
                     for export in section {
-                        let name = export?.name.name;
+                        let export = export?;
+                        let name = export.name.name;
+                        names.function(export.kind == ComponentExternalKind::Func, name);
                         names.has_entry |= COMPONENTS.iter().any(|known| name.starts_with(known));
                         keep(&mut names.exports, name);
                     }
@@ -112,6 +142,31 @@ impl Names {
             }
         }
         Ok(names)
+    }
+
+    /// Notes the functions of Wizer. The first name of the initialiser wins.
+    fn function(&mut self, is_function: bool, name: &str) {
+        let at = INITIALISERS.iter().position(|known| is_function && *known == name);
+        self.initialiser = [self.initialiser, at].into_iter().flatten().min();
+        self.resumes |= is_function && name == RESUME;
+    }
+
+    fn initialiser(&self) -> Option<Initialiser> {
+        let name = INITIALISERS[self.initialiser?];
+        Some(Initialiser { name, component: self.component, resume: self.resumes.then_some(RESUME) })
+    }
+
+    fn never_runs(&self) -> Option<String> {
+        if self.shares_memory {
+            return Some(SHARED_MEMORY_ERROR.to_owned());
+        }
+        if !self.has_entry {
+            let exports: Vec<&str> = self.exports.iter().map(String::as_str).collect();
+            let what = if self.component { "component" } else { "core module" };
+            return Some(format!("this {what} exports {}; {EXPECTED}", list_names(&exports)));
+        }
+        let unknown: Vec<&str> = self.unknown.iter().map(String::as_str).collect();
+        (!unknown.is_empty()).then(|| format!("{NOT_OFFERED}: {}", list_names(&unknown)))
     }
 
     fn import(&mut self, name: &str) {
@@ -157,6 +212,23 @@ mod tests {
         let older = r#"(module (import "wasi_unstable" "proc_exit" (func (param i32))) (func (export "")))"#;
         assert_eq!(told(older), None, "the first name of preview 1, and a function without a name");
         assert_eq!(never_runs(b"no wasm at all"), None);
+    }
+
+    #[test]
+    fn the_initialiser_is_an_exported_function_of_one_of_its_names() {
+        let found = |text: &str| inspect(&wat::parse_str(text).expect("a module")).initialiser;
+        let initialiser = |name, component, resume| Some(Initialiser { name, component, resume });
+        let start = r#"(func (export "_start"))"#;
+        let both = format!(r#"(module {start} (func (export "wizer.initialize") (export "wizer-initialize")))"#);
+        assert_eq!(found(&both), initialiser("wizer-initialize", false, None));
+        let older = format!(r#"(module {start} (func (export "wizer.initialize") (export "wizer.resume")))"#);
+        assert_eq!(found(&older), initialiser("wizer.initialize", false, Some("wizer.resume")));
+        assert_eq!(found(&format!(r#"(module {start} (memory (export "wizer-initialize") 1))"#)), None);
+        assert_eq!(found(&format!("(module {start})")), None);
+        let inner = r#"(core module $m (func (export "wizer-initialize"))) (core instance $i (instantiate $m))"#;
+        assert_eq!(found(&format!("(component {inner})")), None, "what is inside is its own business");
+        let lifted = r#"(func (export "wizer-initialize") (canon lift (core func $i "wizer-initialize")))"#;
+        assert_eq!(found(&format!("(component {inner} {lifted})")), initialiser("wizer-initialize", true, None));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     Compiler,
     cache::Cache,
     compile::process::{self, Job, Report, Task},
-    dwarf::SourceCall,
+    dwarf::{Frame, SourceCall},
 };
 use container::Artifact;
 use parking_lot::Mutex;
@@ -51,8 +51,8 @@ pub(crate) struct SourceLines {
     known: Mutex<VecDeque<(Place, Calls)>>,
 }
 
-/// Digest of the artifact, and the offsets of the frames in it.
-type Place = (String, Vec<u64>);
+/// Digest of the artifact, and the frames in it.
+type Place = (String, Vec<Frame>);
 
 /// When a container last had a child.
 #[derive(Default)]
@@ -78,9 +78,7 @@ impl SourceLines {
     pub(crate) async fn of(&self, error: &Error, artifact: &Artifact, last: &LastLookup) -> Option<Calls> {
         let Artifact::Wasm { path, digest, .. } = artifact else { return None };
         let frames = error.downcast_ref::<WasmBacktrace>()?.frames();
-        let offsets: Vec<u64> =
-            frames.iter().map(|frame| frame.module_offset().map_or(u64::MAX, |offset| offset as u64)).collect();
-        let place = (digest.clone(), offsets);
+        let place = (digest.clone(), frames.iter().map(Frame::of).collect());
         if let Some(calls) = self.known(&place) {
             return Some(calls);
         }
@@ -94,7 +92,7 @@ impl SourceLines {
         }
         let job = Job {
             input: std::path::absolute(path).ok()?,
-            task: Task::Locate { offsets: place.1.clone() },
+            task: Task::Locate { frames: place.1.clone() },
             report: Default::default(),
             memory: MAX_MEMORY,
             cpu: MAX_CPU_SECONDS,

@@ -1,7 +1,10 @@
 //! The child process: it runs one job.
 
 use crate::{
-    compile::process::{Job, Report, Task},
+    compile::{
+        initialise,
+        process::{Job, Report, Task},
+    },
     config, dwarf,
     functions::Functions,
     inspect,
@@ -18,6 +21,7 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 /// Bytes of stack of the compiling thread: the compiler recurses into nested blocks.
@@ -127,10 +131,12 @@ fn run_job(job: &Job, files: Files) -> io::Result<()> {
     let result = match (input.and_then(|mut input| input.read_to_end(&mut wasm)), &job.task, outputs) {
         (Err(error), ..) => unreadable(&job.input, &error),
         (Ok(_), Task::Compile { digest, .. }, Some(outputs)) => {
-            let (Ok(report) | Err(report)) = compile(&wasm, &job.input, digest, outputs);
+            let (Ok(report) | Err(report)) = compile(&wasm, job, digest, outputs);
             report
         }
-        (Ok(_), Task::Locate { offsets }, _) => Report::Located(dwarf::locate(&wasm, offsets)),
+        (Ok(_), Task::Locate { frames }, _) => {
+            Report::Located(dwarf::locate(&wasm, inspect::inspect(&wasm).initialiser.is_some(), frames))
+        }
         (Ok(_), Task::Compile { .. }, None) => return Err(io::Error::other("its output is not open")),
     };
     report.write_all(&serde_json::to_vec(&result)?)
@@ -140,13 +146,24 @@ fn unreadable(input: &Path, error: &dyn std::fmt::Display) -> Report {
     Report::Unreadable(format!("{}: {error}", input.display()))
 }
 
-fn compile(wasm: &[u8], input: &Path, digest: &str, mut outputs: Outputs) -> std::result::Result<Report, Report> {
+fn compile(wasm: &[u8], job: &Job, digest: &str, mut outputs: Outputs) -> std::result::Result<Report, Report> {
+    let input = &job.input;
     if hex::encode(Sha256::digest(wasm)) != digest.to_ascii_lowercase() {
         return Err(unreadable(input, &format!("is not what its digest sha256:{digest} says")));
     }
-    if let Some(why) = inspect::never_runs(wasm) {
+    let found = inspect::inspect(wasm);
+    if let Some(why) = found.never_runs {
         return Err(Report::NeverRuns(why));
     }
+    let initialised;
+    let wasm = match found.initialiser {
+        Some(initialiser) => {
+            let cpu = Duration::from_secs(job.cpu);
+            initialised = initialise::run(wasm, &initialiser, cpu).map_err(Report::NeverRuns)?;
+            &initialised
+        }
+        None => wasm,
+    };
     let io = |error: io::Error| unreadable(input, &error);
     let invalid = |error: wasmtime::Error| Report::Invalid(format!("{error:#}"));
     let functions = match &mut outputs.functions {

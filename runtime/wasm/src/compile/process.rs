@@ -1,6 +1,9 @@
 //! Starts a child process for a job, and reads its report.
 
-use crate::{Compiler, dwarf::SourceCall};
+use crate::{
+    Compiler,
+    dwarf::{Frame, SourceCall},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
@@ -41,8 +44,8 @@ pub(crate) enum Task {
         output: PathBuf,
         functions: Option<FunctionFiles>,
     },
-    /// Finds where in the source the code at these offsets of the input comes from.
-    Locate { offsets: Vec<u64> },
+    /// Finds where in the source the code of these frames comes from.
+    Locate { frames: Vec<Frame> },
 }
 
 /// The files of compiled functions ([`crate::functions`]).
@@ -65,7 +68,7 @@ pub(crate) enum Report {
     /// For each offset the calls that are there, the innermost first.
     Located(Vec<Vec<SourceCall>>),
     Invalid(String),
-    /// Not compiled, because the node cannot run its exports or imports.
+    /// Not compiled, because the node cannot run its exports or imports, or its initialiser fails.
     NeverRuns(String),
     /// The input could not be read, or does not match its digest.
     Unreadable(String),

@@ -14,6 +14,7 @@ mod exec;
 mod hostile;
 mod http;
 mod idle;
+mod initialise;
 mod instances;
 mod limits;
 mod mounts;
