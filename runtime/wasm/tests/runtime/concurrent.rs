@@ -115,13 +115,21 @@ async fn a_request_whose_client_left_ends_with_the_others_of_its_instance() {
     let node = Node::new().await;
     let id = node.start(reuse(&node, Reuse::default())).await;
     let handler = node.net.handler(80).unwrap();
-    // Alone in its instance, also while it computes.
-    for path in ["/meet/9", "/spin"] {
-        let alone = ask(&node, path);
-        busy(&node, &id, 1).await;
-        alone.abort();
-        idle(&node, &id).await;
-    }
+    // Alone in its instance: one that waits, and one that computes. Both have begun, which an instance alone does not tell.
+    let mut alone = soon(handler.call(request("/ticks"), peer())).await.unwrap();
+    soon(alone.body_mut().frame()).await.unwrap().unwrap();
+    drop(alone);
+    idle(&node, &id).await;
+    let alone = ask(&node, "/spin");
+    let before = node.runtime.stats(&id).await.unwrap().cpu_nanos;
+    let computes = async {
+        while node.runtime.stats(&id).await.unwrap().cpu_nanos < before + 200_000_000 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    soon(computes).await;
+    alone.abort();
+    idle(&node, &id).await;
     let mut ticking = soon(handler.call(request("/ticks"), peer())).await.unwrap();
     soon(ticking.body_mut().frame()).await.unwrap().unwrap();
     let beside = ask(&node, "/meet/9");
