@@ -184,9 +184,30 @@ pub(crate) struct Alternating<F> {
 }
 
 /// Detects whether a future is woken during its own poll. A guest that yields at an epoch wakes itself, a guest that waits does not.
-struct WakeDetector {
+pub(crate) struct WakeDetector {
     woken: AtomicBool,
     task: Waker,
+}
+
+impl WakeDetector {
+    /// A detector for the task of a waker, and its own waker: those in `kept` if they are of that task. They are not reset.
+    pub(crate) fn reuse(kept: &mut Option<(Arc<Self>, Waker)>, task: &Waker) -> (Arc<Self>, Waker) {
+        match kept {
+            Some((detector, waker)) if detector.task.will_wake(task) => (detector.clone(), waker.clone()),
+            _ => {
+                let detector = Arc::new(Self { woken: AtomicBool::new(false), task: task.clone() });
+                kept.insert((detector.clone(), detector.into())).clone()
+            }
+        }
+    }
+
+    pub(crate) fn reset(&self) {
+        self.woken.store(false, SeqCst);
+    }
+
+    pub(crate) fn is_woken(&self) -> bool {
+        self.woken.load(SeqCst)
+    }
 }
 
 impl Wake for WakeDetector {
@@ -212,15 +233,11 @@ impl<F: Future> Future for Alternating<F> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let Self { future, turn, waker } = &mut *self;
         turn.acquire();
-        if !waker.as_ref().is_some_and(|(detector, _)| detector.task.will_wake(context.waker())) {
-            let detector = Arc::new(WakeDetector { woken: AtomicBool::new(false), task: context.waker().clone() });
-            *waker = Some((detector.clone(), detector.into()));
-        }
-        let Some((detector, woken)) = waker else { return Poll::Pending };
-        detector.woken.store(false, SeqCst);
-        let result = future.as_mut().poll(&mut Context::from_waker(woken));
+        let (detector, woken) = WakeDetector::reuse(waker, context.waker());
+        detector.reset();
+        let result = future.as_mut().poll(&mut Context::from_waker(&woken));
         turn.turns.note_run();
-        if result.is_ready() || !detector.woken.load(SeqCst) {
+        if result.is_ready() || !detector.is_woken() {
             turn.release();
         }
         result

@@ -4,7 +4,7 @@ use crate::{
     compile::process::{Job, Report, Task},
     config, dwarf,
     functions::Functions,
-    inspect,
+    inspect, priority,
 };
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, RestrictionStatus, Ruleset, RulesetAttr, RulesetError,
@@ -106,6 +106,7 @@ fn limit(job: &Job) -> io::Result<()> {
     rustix::thread::set_no_new_privs(true)?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::process::nice(config::NICE)?;
+    priority::compute();
     Ok(())
 }
 
