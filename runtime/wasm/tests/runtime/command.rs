@@ -289,7 +289,7 @@ async fn a_cpu_limit_holds_and_can_be_changed() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(ALIVE, throttled).await.expect("it reached its limit and was not throttled");
+    tokio::time::timeout(3 * ALIVE, throttled).await.expect("it reached its limit and was not throttled");
     node.runtime.update_limits(&id, Limits::default()).await.unwrap();
     let freed = async { while cpu(Duration::from_secs(1)).await < 0.15 {} };
     tokio::time::timeout(ALIVE, freed).await.expect("without a limit it gets no more than before");
