@@ -291,8 +291,15 @@ async fn a_cpu_limit_holds_and_can_be_changed() {
     };
     tokio::time::timeout(3 * ALIVE, throttled).await.expect("it reached its limit and was not throttled");
     node.runtime.update_limits(&id, Limits::default()).await.unwrap();
-    let freed = async { while cpu(Duration::from_secs(1)).await < 0.15 {} };
-    tokio::time::timeout(ALIVE, freed).await.expect("without a limit it gets no more than before");
+    // How much it gets now is up to the machine.
+    let before = node.runtime.stats(&id).await.unwrap();
+    let goes_on = async {
+        while node.runtime.stats(&id).await.unwrap().cpu_nanos < before.cpu_nanos + 100_000_000 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(3 * ALIVE, goes_on).await.expect("it does not go on");
+    assert_eq!(node.runtime.stats(&id).await.unwrap().throttled, before.throttled);
     node.runtime.remove(&id).await.unwrap();
 }
 
