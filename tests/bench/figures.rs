@@ -1,7 +1,7 @@
 //! One function per figure.
 
 use crate::{
-    density, guests,
+    density, guests, hostile,
     load::{Client, spread},
     pods,
     server::{ADDRESS, Server, fsync},
@@ -76,7 +76,10 @@ pub async fn all(wanted: &[String]) {
             if want("pods") {
                 pods::pods(&mut table, &folder.path().join("pods"), &samples(), 1000).await;
             }
-            // takes minutes: only by its name
+            // takes minutes: only by their names
+            if wanted.iter().any(|name| name == "hostile") {
+                hostile::hostile(&mut table, &folder.path().join("hostile"), &samples(), 2_000).await;
+            }
             if wanted.iter().any(|name| name == "density") {
                 density::density(&mut table, &folder.path().join("density"), &samples()).await;
             }

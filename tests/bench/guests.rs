@@ -74,11 +74,23 @@ async fn measured(address: SocketAddr, connections: usize, cpu: impl Fn() -> Dur
 
 /// A Deployment and the Service in front of it.
 pub async fn serve(connection: &mut Connection, name: &str, image: &str, port: u16, annotations: &Value) {
+    serve_with(connection, name, image, port, annotations, &json!({})).await;
+}
+
+/// As [`serve`], with resources of its container.
+pub async fn serve_with(
+    connection: &mut Connection,
+    name: &str,
+    image: &str,
+    port: u16,
+    annotations: &Value,
+    resources: &Value,
+) {
     let labels = json!({"app": name});
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {
         "type": "NodePort", "selector": labels, "ports": [{"port": 80, "targetPort": 8080, "nodePort": port}]}});
     let template = json!({"metadata": {"labels": labels, "annotations": annotations},
-        "spec": {"terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "image": image, "ports": [{"containerPort": 8080}]}]}});
+        "spec": {"terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "image": image, "resources": resources, "ports": [{"containerPort": 8080}]}]}});
     let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
         "spec": {"selector": {"matchLabels": labels}, "template": template}});
     connection.apply(&format!("/api/v1/namespaces/default/services/{name}"), &service).await;

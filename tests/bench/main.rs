@@ -6,6 +6,9 @@
 mod density;
 mod figures;
 mod guests;
+mod hostile;
+#[path = "../hostile/mod.rs"]
+mod hostile_guests;
 mod load;
 mod pods;
 mod server;

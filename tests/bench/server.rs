@@ -79,6 +79,13 @@ impl Server {
         line.split_whitespace().next().and_then(|n| n.parse::<f64>().ok()).expect("KiB") / 1024.0
     }
 
+    /// Resident memory, threads and open files.
+    pub fn resources(&self) -> String {
+        let count =
+            |folder: &str| fs::read_dir(format!("/proc/{}/{folder}", self.child.id())).expect("running").count();
+        format!("{:.0} MiB, {} threads, {} files", self.memory(), count("task"), count("fd"))
+    }
+
     /// CA, client certificate and key of the administrator.
     pub fn credentials(&self) -> [Vec<u8>; 3] {
         let text = fs::read_to_string(self.folder.join("kubeconfig")).expect("a kubeconfig");

@@ -10,6 +10,9 @@ mod essential;
 mod first;
 mod guests;
 mod harness;
+mod hostile;
+#[path = "../hostile/mod.rs"]
+mod hostile_guests;
 mod images;
 mod isolated;
 mod kubectl;

@@ -147,11 +147,12 @@ async fn image(command: ImageCommand) -> anyhow::Result<()> {
     }
 }
 
-/// The tokio runtime of the control plane. Guests have threads of their own.
+/// The tokio runtime of the control plane, which serves before others compute. Guests have threads of their own.
 pub(crate) fn control_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("control")
+        .on_thread_start(wasm::priority::serve)
         .build()
         .context("cannot start threads")
 }

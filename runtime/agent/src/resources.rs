@@ -34,10 +34,12 @@ pub fn pod_limits(pod: &Pod) -> Limits {
 
 fn of(resources: Option<&ResourceRequirements>) -> Limits {
     let limits = resources.and_then(|r| r.limits.as_ref());
+    let requests = resources.and_then(|r| r.requests.as_ref());
     let positive = |v: i64| u64::try_from(v).ok().filter(|v| *v > 0);
     Limits {
         cpu_millis: amount(limits, "cpu").and_then(|q| positive(q.milli_value())),
         memory_bytes: amount(limits, "memory").and_then(|q| positive(q.value())),
+        cpu_request_millis: amount(requests, "cpu").and_then(|q| positive(q.milli_value())),
     }
 }
 

@@ -85,13 +85,15 @@ pub struct Folder {
     pub links: bool,
 }
 
-/// Resource limits. `None` is no separate limit; the limits of the node always apply.
+/// Resource limits, and what is requested. `None` is no separate limit; the limits of the node always apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Thousandths of a CPU core.
     pub cpu_millis: Option<u64>,
     /// Bytes of linear memory (Wasm) or of the cgroup (Linux).
     pub memory_bytes: Option<u64>,
+    /// No limit: thousandths of a CPU core that the container requests, which are its weight when the CPUs are not enough for all.
+    pub cpu_request_millis: Option<u64>,
 }
 
 /// Transport protocol of a declared port.

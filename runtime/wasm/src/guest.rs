@@ -57,8 +57,9 @@ const MAX_REQUEST_RESOURCES: usize = 1_024;
 /// Most bytes that one call may copy out of the guest (`from-list`, a write to a file). The host holds the copy during the call.
 const MAX_CALL_BYTES: usize = 32 << 20;
 
-/// Most random bytes of one call.
-const MAX_RANDOM_BYTES: u64 = 16 << 20;
+/// Most random bytes that wasmtime-wasi makes in one call, which takes it some 100 µs. A call of WASI 0.3 returns no more, as the standard allows;
+/// those of others are made in pieces ([`crate::randomness`]).
+pub(crate) const RANDOM_PIECE: u64 = 32 << 10;
 
 /// Most handles in the tables of the guest.
 const MAX_HANDLES: usize = 65_536;
@@ -660,7 +661,7 @@ fn yield_at_epochs<T>(store: &mut Store<T>) {
 fn wasi(shared: &Shared, io: Io) -> WasiCtxBuilder {
     let spec = &shared.spec;
     let mut builder = WasiCtxBuilder::new();
-    builder.stdout(io.stdout).stderr(io.stderr).args(&io.args).envs(&spec.env).max_random_size(MAX_RANDOM_BYTES);
+    builder.stdout(io.stdout).stderr(io.stderr).args(&io.args).envs(&spec.env).max_random_size(RANDOM_PIECE);
     if let Some((from, terminal)) = io.stdin {
         builder.stdin(stdio::Input::new(from, terminal));
     }

@@ -25,7 +25,8 @@
 //! * A trap in an HTTP handler ends one request, with response 500 and the backtrace in the container's log, but not the container. A trap in a
 //!   command ends the container with exit code 134 and the backtrace in its log and in the termination message. Where the guest has debug
 //!   information, the backtrace has the lines of the source (`source`). On request, the first trap leaves a core dump (`core_dump`).
-//! * A guest whose next instruction may take long does not keep the thread of others (`long_polls`).
+//! * A guest that computes, or whose next instruction may take long, does not keep the thread of others (`long_polls`, `priority`). Containers
+//!   that use more than their share of the CPU time take turns, by what they request (`shares`, `turns`).
 //! * WASI has no signals. A stop acts on a command as SIGTERM does on a process without a handler: the command ends immediately with exit
 //!   code 143. An HTTP handler closes its port, finishes its requests within the grace period and ends with exit code 0, or with 137 if the
 //!   grace period cut off some of them.
@@ -81,11 +82,14 @@ mod pairs;
 mod pool;
 mod prepared;
 mod preview;
+pub mod priority;
 mod queue;
 mod quota;
+mod randomness;
 mod run_limit;
 mod runtime;
 mod served;
+mod shares;
 mod slots;
 mod sockets;
 mod source;
@@ -95,6 +99,7 @@ mod ticker;
 mod tls;
 mod tools;
 mod trace;
+mod turns;
 mod unstable;
 mod view;
 

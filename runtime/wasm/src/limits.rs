@@ -11,6 +11,7 @@ use crate::{
     },
     guest::{CoreGuest, Guest},
     preview::{PREVIEW_1 as MODULE, UNSTABLE},
+    randomness,
 };
 use tokio::sync::Semaphore;
 use wasmtime::{
@@ -85,6 +86,7 @@ impl preopens::Host for Preopens<'_> {
 /// Replaces the file functions that components import.
 pub(crate) fn components(mut linker: Linker<Guest>) -> wasmtime::Result<Linker<Guest>> {
     linker.allow_shadowing(true);
+    randomness::components(&mut linker)?;
     preopens::add_to_linker::<Guest, HasPreopens>(&mut linker, |guest| Preopens(guest))?;
     types::add_to_linker::<Guest, HasFiles>(&mut linker, |guest| Files(guest))?;
     descriptors_of_components(&mut linker)?;
@@ -251,6 +253,7 @@ fn write_length(caller: &mut Caller<'_, CoreGuest>, buffers: i32, count: i32) ->
 pub(crate) fn modules(mut linker: wasmtime::Linker<CoreGuest>) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
     linker.allow_shadowing(true);
     polls(&mut linker)?;
+    randomness::modules(&mut linker)?;
     file_functions(&mut linker)?;
     opens(&mut linker)?;
     writes(&mut linker)?;

@@ -238,7 +238,7 @@ impl MemoryAccount {
             tokio::pin!(freed);
             freed.as_mut().enable();
             let used = account.used();
-            if bytes > account.max_limit() || used == 0 && account.machine.is_none() {
+            if bytes > account.max_limit() {
                 return Err(full);
             }
             if used.saturating_add(bytes) > account.limit.load(SeqCst) {
@@ -464,6 +464,24 @@ mod tests {
             assert_eq!(instance.charged, 75);
         }
         assert_eq!(node.used(), 0);
+    }
+
+    /// Also if the last of the others ends between the refusal and the wait.
+    #[tokio::test]
+    async fn who_fits_alone_is_not_refused_as_the_others_end() {
+        struct Ends(parking_lot::Mutex<Option<InstanceMemory>>);
+        impl Reclaim for Ends {
+            fn reclaim(&self) -> bool {
+                drop(self.0.lock().take());
+                false
+            }
+        }
+        let memory = MemoryAccount::new("the container", Some(100), None);
+        let other = memory.reserve(75).await.unwrap();
+        let ends: Arc<dyn Reclaim> = Arc::new(Ends(parking_lot::Mutex::new(Some(other))));
+        memory.reclaims(&Arc::downgrade(&ends));
+        let instance = memory.reserve(75).await.unwrap();
+        assert_eq!((instance.charged, memory.used()), (75, 75));
     }
 
     #[tokio::test(start_paused = true)]

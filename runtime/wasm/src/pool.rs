@@ -5,6 +5,7 @@ use crate::{
     clients::Clients,
     config, guest, limits,
     long_polls::LongPolls,
+    priority,
     slots::{InstanceSlots, SlotKind},
     ticker::Ticker,
     unstable,
@@ -111,7 +112,7 @@ impl Pool {
     /// Blocks for about 50 ms in system calls, so it must not run on an asynchronous thread.
     pub(crate) fn new(options: &Options) -> wasmtime::Result<Self> {
         let engines = config::engines(options.pool)?;
-        let priority = rustix::process::getpriority_process(None)?.saturating_add(config::NICE);
+        let nice = rustix::process::getpriority_process(None)?.saturating_add(config::NICE);
         // `event_interval(1)`: with tokio's default of 61, two guests that compute delay each socket event by 61 ticks.
         let runtime = Builder::new_multi_thread()
             .thread_name("guest")
@@ -124,7 +125,8 @@ impl Pool {
             .event_interval(1)
             // On Linux, the priority applies to the calling thread only. It is absolute, because a thread inherits its parent's.
             .on_thread_start(move || {
-                let _ = rustix::process::setpriority_process(None, priority);
+                let _ = rustix::process::setpriority_process(None, nice);
+                priority::serve();
             })
             .enable_all()
             .build()?;

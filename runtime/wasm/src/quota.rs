@@ -1,13 +1,15 @@
 //! CPU limits: [`Throttled`] measures the thread's CPU time of every poll and delays futures that have used up their [`Quota`].
 //!
 //! Guests yield at every epoch (1 ms), so that a quota is overdrawn by at most that much; the debt is paid back. File calls run on
-//! the polling thread and are counted. HTTP parsing is not.
+//! the polling thread and are counted. HTTP parsing is not. When a guest of a container is polled, and where, is what [`crate::long_polls`] says.
 
 use crate::{
-    long_polls::{Expected, PollHistory, hand_over},
+    long_polls::{Admission, Expected, Permit, PollHistory, hand_over},
     memory::MemoryAccount,
+    run_limit::WakeDetector,
     ticker::Ticker,
 };
+use container::Limits;
 use parking_lot::Mutex;
 use std::{
     cell::Cell,
@@ -17,19 +19,19 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Period over which unused quota accumulates, as the default period of cgroups.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// Least nanoseconds of CPU time that a throttled guest is woken for.
 const SLICE: i64 = 1_000_000;
+
+/// How long a guest that computes keeps a thread while nobody else wants its turn. It yields at each epoch, and goes on at once.
+const STRETCH: Duration = Duration::from_millis(10);
 
 thread_local! {
     /// Whether the thread's CPU time is charged to a guest at the moment.
@@ -80,14 +82,19 @@ impl Quota {
     }
 
     /// The quota of a container, whose instances are charged to `memory`.
-    pub(crate) fn of_container(millis: Option<u64>, pod: Arc<Quota>, memory: Arc<MemoryAccount>) -> Arc<Self> {
-        let quota = Arc::into_inner(Self::new(millis, Some(pod)));
+    pub(crate) fn of_container(limits: Limits, pod: Arc<Quota>, memory: Arc<MemoryAccount>) -> Arc<Self> {
+        let quota = Arc::into_inner(Self::new(limits.cpu_millis, Some(pod)));
         let polls = Some(PollHistory::new(memory));
-        Arc::new(Self { polls, ..quota.expect("nobody else has it yet") })
+        let quota = Self { polls, ..quota.expect("nobody else has it yet") };
+        quota.set(limits);
+        Arc::new(quota)
     }
 
-    pub(crate) fn set(&self, millis: Option<u64>) {
-        self.millis.store(millis.unwrap_or(0), Relaxed);
+    pub(crate) fn set(&self, limits: Limits) {
+        self.millis.store(limits.cpu_millis.unwrap_or(0), Relaxed);
+        if let Some(polls) = &self.polls {
+            polls.share.request(limits.cpu_request_millis);
+        }
     }
 
     /// CPU time used since the start, in nanoseconds.
@@ -122,13 +129,17 @@ impl Quota {
         done
     }
 
-    /// When CPU time is available again; `None` is now.
+    /// When CPU time is available again; `None` is now. Whoever asks waits until then, which is counted.
     fn available(&self, now: Instant) -> Option<Instant> {
         let own = self.available_here(now);
         if own.is_some() {
             self.throttled.fetch_add(1, Relaxed);
         }
         own.max(self.parent.as_ref().and_then(|parent| parent.available(now)))
+    }
+
+    fn is_available(&self, now: Instant) -> bool {
+        self.available_here(now).is_none() && self.parent.as_ref().is_none_or(|parent| parent.is_available(now))
     }
 
     fn available_here(&self, now: Instant) -> Option<Instant> {
@@ -158,12 +169,41 @@ pub(crate) struct Throttled<F> {
     quota: Arc<Quota>,
     ticker: Arc<Ticker>,
     wait: Option<Pin<Box<Sleep>>>,
-    turn: Option<Pin<Box<dyn Future<Output = OwnedSemaphorePermit> + Send>>>,
+    admission: Option<Admission>,
+    waker: Option<(Arc<WakeDetector>, Waker)>,
 }
 
 impl<F: Future> Throttled<F> {
     pub(crate) fn new(future: F, quota: Arc<Quota>, ticker: Arc<Ticker>) -> Self {
-        Self { future: Some(Box::pin(future)), quota, ticker, wait: None, turn: None }
+        Self { future: Some(Box::pin(future)), quota, ticker, wait: None, admission: None, waker: None }
+    }
+
+    /// Polls once, and charges the CPU time of it.
+    fn poll_once(&mut self, context: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(future) = &mut self.future else { return Poll::Pending };
+        let before = thread_cpu();
+        let result = counted(|| future.as_mut().poll(context));
+        let used = thread_cpu().saturating_sub(before);
+        self.quota.charge(used);
+        if let Some(polls) = &self.quota.polls {
+            polls.record(used);
+        }
+        result
+    }
+
+    /// Polls again and again, as long as the guest computes, nobody else wants its turn, and its quota allows it.
+    fn poll_stretch(&mut self, context: &mut Context<'_>, permit: &Permit) -> Poll<F::Output> {
+        let (detector, waker) = WakeDetector::reuse(&mut self.waker, context.waker());
+        let (mut context, begin) = (Context::from_waker(&waker), Instant::now());
+        loop {
+            detector.reset();
+            let result = self.poll_once(&mut context);
+            let now = Instant::now();
+            let is_over = now.saturating_duration_since(begin) > STRETCH || permit.is_over();
+            if result.is_ready() || is_over || !detector.is_woken() || !self.quota.is_available(now) {
+                return result;
+            }
+        }
     }
 }
 
@@ -172,15 +212,12 @@ impl<F> Throttled<F> {
         self.quota.polls.as_ref().map_or(Expected::Short, PollHistory::expected)
     }
 
-    /// Waits until a poll that may be long may begin; `None`: it is short.
-    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Option<OwnedSemaphorePermit>> {
-        if self.turn.is_none() {
-            let turn = self.ticker.long_polls.permit(self.expected());
-            self.turn = turn.map(|turn| Box::pin(turn) as Pin<Box<dyn Future<Output = _> + Send>>);
-        }
-        let Some(turn) = &mut self.turn else { return Poll::Ready(None) };
-        let permit = ready!(turn.as_mut().poll(context));
-        self.turn = None;
+    /// Waits until the next poll may begin; `None` needs no permit.
+    fn poll_admission(&mut self, context: &mut Context<'_>, now: Instant) -> Poll<Option<Permit>> {
+        let Some(polls) = &self.quota.polls else { return Poll::Ready(None) };
+        let long_polls = &self.ticker.long_polls;
+        let permit = ready!(self.admission.get_or_insert_with(|| long_polls.admit(polls, now)).poll(context));
+        self.admission = None;
         Poll::Ready(Some(permit))
     }
 }
@@ -190,29 +227,24 @@ impl<F: Future> Future for Throttled<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
-        loop {
+        let now = loop {
             if let Some(wait) = &mut this.wait {
                 ready!(wait.as_mut().poll(context));
                 this.wait = None;
             }
-            let Some(until) = this.quota.available(Instant::now()) else { break };
+            let now = Instant::now();
+            let Some(until) = this.quota.available(now) else { break now };
+            // It may be its turn, but it does not run yet: the next one does.
+            this.admission = None;
             this.wait = Some(Box::pin(sleep_until(until)));
-        }
-        let turn = ready!(this.poll_turn(context));
-        let Some(future) = &mut this.future else { return Poll::Pending };
-        let running = this.ticker.run();
-        let before = thread_cpu();
-        let result = match &turn {
-            Some(_) => hand_over(|| counted(|| future.as_mut().poll(context))),
-            None => counted(|| future.as_mut().poll(context)),
         };
-        let used = thread_cpu().saturating_sub(before);
-        drop((running, turn));
-        this.quota.charge(used);
-        if let Some(polls) = &this.quota.polls {
-            polls.record(used);
+        let permit = ready!(this.poll_admission(context, now));
+        let ticker = this.ticker.clone();
+        let _running = ticker.run();
+        match &permit {
+            Some(permit) if permit.hand_over => hand_over(|| this.poll_stretch(context, permit)),
+            _ => this.poll_once(context),
         }
-        result
     }
 }
 
@@ -220,7 +252,7 @@ impl<F> Drop for Throttled<F> {
     fn drop(&mut self) {
         let future = self.future.take();
         match self.expected() {
-            Expected::Short => drop(future),
+            Expected::Short | Expected::Computing => drop(future),
             // unmapping much memory takes long too
             Expected::MaybeLong | Expected::Long => hand_over(|| drop(future)),
         }
@@ -302,6 +334,31 @@ mod tests {
         assert_eq!(quota.used(), once, "a guest's poll is charged by its caller");
     }
 
+    /// A guest whose turn comes while it must wait for CPU time gives the turn to the next.
+    #[tokio::test]
+    async fn who_waits_for_its_quota_keeps_no_turn() {
+        let ticker = Ticker::start(Vec::new(), 1).unwrap();
+        let container = |millis| {
+            let limits = Limits { cpu_millis: millis, ..Limits::default() };
+            let quota = Quota::of_container(limits, Quota::new(None, None), MemoryAccount::new("it", None, None));
+            // it uses more than its share
+            quota.polls.as_ref().unwrap().share.charge(1_000_000_000);
+            quota
+        };
+        let [first, other] = [Some(1), None].map(container);
+        let mut held = ticker.long_polls.admit(other.polls.as_ref().unwrap(), Instant::now());
+        let held = std::future::poll_fn(|context| held.poll(context)).await;
+        let run = |quota: &Arc<Quota>| tokio::spawn(Throttled::new(async {}, quota.clone(), ticker.clone()));
+        let (one, two) = (run(&first), run(&other));
+        tokio::task::yield_now().await;
+        first.charge(1_000_000_000);
+        assert!(!one.is_finished() && !two.is_finished());
+        drop(held);
+        tokio::time::timeout(Duration::from_secs(10), two).await.expect("it is its turn").unwrap();
+        assert!(!one.is_finished(), "it has no CPU time for a thousand seconds");
+        ticker.stop();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_pods_limit_holds_for_its_containers_and_limits_change_in_place() {
         let pod = Quota::new(Some(100), None);
@@ -309,8 +366,8 @@ mod tests {
         used_in_a_second(&container, Duration::from_millis(1)).await;
         let got = used_in_a_second(&container, Duration::from_millis(1)).await.as_millis();
         assert!((90..=112).contains(&got), "{got}");
-        pod.set(None);
-        container.set(Some(300));
+        pod.set(Limits::default());
+        container.set(Limits { cpu_millis: Some(300), ..Limits::default() });
         used_in_a_second(&container, Duration::from_millis(1)).await;
         let got = used_in_a_second(&container, Duration::from_millis(1)).await.as_millis();
         assert!((280..=320).contains(&got), "{got}");

@@ -458,7 +458,7 @@ impl Runtime for Wasmtime {
         // holds the image, so that the caller may drop its reference
         let (image, id) = (self.0.images.get(spec.artifact.digest()), spec.id.clone());
         let memory = MemoryAccount::new("the container", spec.limits.memory_bytes, Some(memory));
-        let quota = Quota::of_container(spec.limits.cpu_millis, quota, memory.clone());
+        let quota = Quota::of_container(spec.limits, quota, memory.clone());
         let shared = Arc::new(Shared {
             sockets,
             log,
@@ -627,7 +627,7 @@ impl Runtime for Wasmtime {
     async fn update_limits(&self, id: &ContainerId, limits: Limits) -> Result<()> {
         let container = self.container(id)?;
         container.shared.memory.set_limit(limits.memory_bytes);
-        container.shared.quota.set(limits.cpu_millis);
+        container.shared.quota.set(limits);
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ const TICK: Duration = Duration::from_millis(1);
 /// request.
 const IDLE_TICKS: u32 = 50;
 
-/// Advances the epoch every [`TICK`] while any guest is being polled.
+/// Advances the epoch every [`TICK`] while any guest is being polled, and sees to it that turns are begun ([`crate::turns`]).
 pub(crate) struct Ticker {
     active: AtomicUsize,
     parked: AtomicBool,
@@ -57,7 +57,8 @@ impl Ticker {
                 let Some(engine) = engine.upgrade() else { return };
                 engine.increment_epoch();
             }
-            idle = if self.active.load(SeqCst) == 0 { idle + 1 } else { 0 };
+            let called = self.long_polls.pass_on_late_turns();
+            idle = if self.active.load(SeqCst) == 0 && !called { idle + 1 } else { 0 };
             if idle < IDLE_TICKS {
                 continue;
             }

@@ -7,7 +7,7 @@ use crate::{
     },
     config, dwarf,
     functions::Functions,
-    inspect,
+    inspect, priority,
 };
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, RestrictionStatus, Ruleset, RulesetAttr, RulesetError,
@@ -110,6 +110,7 @@ fn limit(job: &Job) -> io::Result<()> {
     rustix::thread::set_no_new_privs(true)?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::process::nice(config::NICE)?;
+    priority::compute();
     Ok(())
 }
 

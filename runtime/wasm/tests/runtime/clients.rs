@@ -161,7 +161,7 @@ async fn a_guest_that_asks_itself_locks_nobody_out() {
 async fn small(node: &Node) -> ContainerId {
     let mut spec = node.spec(&http_guest());
     // An instance begins with 128 KiB and a table: two fit.
-    spec.limits = Limits { memory_bytes: Some(300 << 10), cpu_millis: None };
+    spec.limits = Limits { memory_bytes: Some(300 << 10), ..Limits::default() };
     node.start(spec).await
 }
 

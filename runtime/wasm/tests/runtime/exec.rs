@@ -117,7 +117,8 @@ async fn other_functions_run_by_their_names() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_counts_on_its_container_and_ends_with_it() {
     let node = Node::new().await;
-    let (id, _) = waiting(&node, Limits { memory_bytes: Some(8 << 20), cpu_millis: Some(50) }).await;
+    let (id, _) =
+        waiting(&node, Limits { memory_bytes: Some(8 << 20), cpu_millis: Some(50), ..Limits::default() }).await;
     let grown = run(&node, &id, &["main", "grow"], b"").await.unwrap();
     assert_eq!(grown.code, 137);
     assert!(grown.err.contains("of 8388608 bytes are in use by the container"), "{}", grown.err);

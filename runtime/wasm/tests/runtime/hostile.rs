@@ -111,7 +111,7 @@ async fn limits_of_the_pod_hold_for_all_its_containers() {
         id: "small".into(),
         hostname: "small".into(),
         labels: Default::default(),
-        limits: Limits { memory_bytes: Some(4 << 20), cpu_millis: None },
+        limits: Limits { memory_bytes: Some(4 << 20), ..Limits::default() },
         network: Default::default(),
         folders: Vec::new(),
     };

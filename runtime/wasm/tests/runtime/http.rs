@@ -253,7 +253,7 @@ async fn a_stop_finishes_requests_within_the_grace_period() {
 async fn growing_above_the_limit_ends_the_handler() {
     let node = Node::new().await;
     let mut spec = node.spec(&http_guest());
-    spec.limits = Limits { memory_bytes: Some(16 << 20), cpu_millis: None };
+    spec.limits = Limits { memory_bytes: Some(16 << 20), ..Limits::default() };
     let id = node.start(spec).await;
     assert_eq!(node.net.get(80, "/").await.0, 200);
     node.net.get(80, "/grow").await;
@@ -268,7 +268,7 @@ async fn growing_above_the_limit_ends_the_handler() {
 async fn a_limit_below_what_an_instance_begins_with_fails_the_start() {
     let node = Node::new().await;
     let mut spec = node.spec(&http_guest());
-    spec.limits = Limits { memory_bytes: Some(100 << 10), cpu_millis: None };
+    spec.limits = Limits { memory_bytes: Some(100 << 10), ..Limits::default() };
     let exit = node.run(spec).await;
     assert_eq!((exit.code, exit.reason, exit.started_at), (128, ExitReason::ContainerCannotRun, None));
     assert!(exit.message.starts_with("it begins with 131"), "{}", exit.message);
@@ -281,7 +281,7 @@ async fn load_alone_does_not_exceed_a_memory_limit() {
     let node = Node::new().await;
     let mut spec = node.spec(&http_guest());
     // An instance begins with 128 KiB and a table.
-    spec.limits = Limits { memory_bytes: Some(300 << 10), cpu_millis: None };
+    spec.limits = Limits { memory_bytes: Some(300 << 10), ..Limits::default() };
     let id = node.start(spec).await;
     let statuses = calls(&node.net, "/", 100).await;
     let state = node.state(&id).await;

@@ -186,7 +186,7 @@ async fn spare_instances_are_there_before_a_request_and_again_after_one_failed()
 /// Two instances fit into the limit.
 fn small(node: &Node) -> ContainerSpec {
     let mut spec = reuse(node, Reuse::default());
-    spec.limits = Limits { memory_bytes: Some(300 << 10), cpu_millis: None };
+    spec.limits = Limits { memory_bytes: Some(300 << 10), ..Limits::default() };
     spec
 }
 

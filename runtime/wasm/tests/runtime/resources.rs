@@ -224,7 +224,7 @@ async fn requests_go_on_beyond_the_pool() {
     })
     .await;
     let mut spec = node.spec(&http_guest());
-    spec.limits = Limits { memory_bytes: None, cpu_millis: Some(500) };
+    spec.limits = Limits { cpu_millis: Some(500), ..Limits::default() };
     spec.ports[0].number = 81;
     let id = node.start(spec).await;
     let net = node.net.clone();
