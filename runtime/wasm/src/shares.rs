@@ -90,11 +90,12 @@ impl Share {
         self.requested.load(Relaxed).max(LEAST_WEIGHT)
     }
 
-    /// Whether it has used more than its share.
+    /// Whether it has used more than its share, which others want.
     pub(crate) fn is_heavy(&self, node: &NodeShares, now: Instant) -> bool {
         let time = node.time(now);
         let requested = self.requested.load(Relaxed);
-        let share = requested.max(node.capacity / (2 * node.running(self, time)));
+        let running = node.running(self, time);
+        let share = requested.max(node.capacity / (2 * running));
         let burst = BURST + BURST_PER_CORE * requested / 1000;
         let mut level = self.level.lock();
         match level.fallen.replace(time) {
@@ -104,7 +105,7 @@ impl Share {
                 level.nanos = level.nanos.min(2 * burst).saturating_sub(fallen);
             }
         }
-        level.nanos > burst
+        running > 1 && level.nanos > burst
     }
 
     /// Charges CPU time in nanoseconds.
@@ -147,7 +148,9 @@ mod tests {
     async fn who_uses_less_than_it_requests_or_than_half_of_the_others_is_light() {
         let node = NodeShares::new(2);
         let (alone, quiet) = (Share::default(), Share::default());
-        assert!(heavy(&node, &[(&alone, 900)]).await[0] < 0.2, "alone it has half of the node");
+        assert_eq!(heavy(&node, &[(&alone, 2000)]).await[0], 0.0, "alone it has the whole node");
+        assert!(heavy(&node, &[(&alone, 900), (&quiet, 20)]).await[0] > 0.6, "not beside another");
+        tokio::time::advance(Duration::from_secs(1)).await;
         let others: Vec<Share> = (0..18).map(|_| Share::default()).collect();
         let hogs: Vec<_> = others.iter().map(|share| (share, 100)).collect();
         let found = heavy(&node, &[&hogs[..], &[(&quiet, 20)]].concat()).await;
@@ -163,7 +166,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_was_heavy_is_light_after_a_while() {
-        let (node, share) = (NodeShares::new(2), Share::default());
+        let (node, share, other) = (NodeShares::new(2), Share::default(), Share::default());
+        other.is_heavy(&node, Instant::now());
         assert!(!share.is_heavy(&node, Instant::now()), "at the border");
         share.charge(3_600_000_000_000);
         assert!(share.is_heavy(&node, Instant::now()));
