@@ -7,6 +7,9 @@ use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 
+/// Replicas, the pods that are there, and the steps.
+type Case<'a> = (i32, &'a [(i32, &'a str, &'a str)], &'a [&'a str]);
+
 fn now() -> Timestamp {
     "2026-01-01T00:01:00Z".parse().unwrap()
 }
@@ -70,7 +73,7 @@ fn steps(plan: &Plan) -> Vec<String> {
 #[test]
 fn ordered_pods_come_and_go_one_at_a_time() {
     const READY: [(i32, &str, &str); 3] = [(0, "new", "ready"), (1, "new", "ready"), (2, "new", "ready")];
-    let cases: &[(i32, &[(i32, &str, &str)], &[&str])] = &[
+    let cases: &[Case<'_>] = &[
         (3, &[], &["+web-0=new"]),
         (3, &[(0, "new", "unready")], &[]),
         (3, &[(0, "new", "ready")], &["+web-1=new"]),
@@ -95,7 +98,7 @@ fn ordered_pods_come_and_go_one_at_a_time() {
 #[test]
 fn parallel_pods_wait_for_nobody() {
     let parallel = |replicas| set(replicas, json!({"podManagementPolicy": "Parallel"}));
-    let cases: &[(i32, &[(i32, &str, &str)], &[&str])] = &[
+    let cases: &[Case<'_>] = &[
         (3, &[], &["+web-0=new", "+web-1=new", "+web-2=new"]),
         (3, &[(1, "new", "unready")], &["+web-0=new", "+web-2=new"]),
         (0, &[(0, "new", "ready"), (1, "new", "ending"), (2, "new", "unready")], &["-web-2", "-web-0"]),
