@@ -91,6 +91,8 @@ fn served() -> Vec<Served> {
         ),
         ("apps/v1 Deployment", "/apis/apps/v1/namespaces/default/deployments", json!({"spec": selected})),
         ("apps/v1 ReplicaSet", "/apis/apps/v1/namespaces/default/replicasets", json!({"spec": selected})),
+        ("apps/v1 DaemonSet", "/apis/apps/v1/namespaces/default/daemonsets", json!({"spec": selected})),
+        ("apps/v1 StatefulSet", "/apis/apps/v1/namespaces/default/statefulsets", json!({"spec": selected})),
         ("batch/v1 Job", "/apis/batch/v1/namespaces/default/jobs", json!({"spec": {"template": once}})),
         (
             "events.k8s.io/v1 Event",
@@ -365,6 +367,8 @@ async fn everybody_reads_everything(world: &World) {
         apps::ControllerRevision,
         apps::Deployment,
         apps::ReplicaSet,
+        apps::DaemonSet,
+        apps::StatefulSet,
         batch::Job,
         events::Event,
         scheduling::PriorityClass,

@@ -11,7 +11,10 @@ use k8s_openapi::api::{
     apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus},
     core::v1::{Pod, PodTemplateSpec},
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+
+/// Most pods that are created at a time.
+const BURST: usize = 250;
 
 /// A template with the name of its revision.
 #[derive(Clone, Debug)]
@@ -45,21 +48,15 @@ pub(super) struct Versions {
     pub collisions: i32,
 }
 
-/// A place in the set, with the pod that has it or is to have it.
-struct Replica {
-    ordinal: i32,
-    pod: Arc<Pod>,
-    /// Whether the API server knows the pod.
-    exists: bool,
-}
-
 struct Planner<'a> {
     set: &'a StatefulSet,
     spec: &'a StatefulSetSpec,
     versions: &'a Versions,
     now: Timestamp,
-    /// The pods of the places that the set has, by number.
-    replicas: Vec<Replica>,
+    /// The numbers of the pods that the set has.
+    ordinals: Range<i32>,
+    /// The pods that are there, by number.
+    replicas: BTreeMap<i32, Arc<Pod>>,
     /// Pods of other places, highest number first.
     condemned: Vec<Arc<Pod>>,
     steps: Vec<Step>,
@@ -70,8 +67,10 @@ pub(super) fn plan(set: &StatefulSet, versions: &Versions, own: &[Arc<Pod>], now
     let Some(spec) = set.spec.as_ref() else {
         return Plan { steps: Vec::new(), status: StatefulSetStatus::default(), again: None };
     };
-    let (replicas, condemned) = places(set, spec, versions, own);
-    let mut planner = Planner { set, spec, versions, now, replicas, condemned, steps: Vec::new() };
+    let start = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
+    let ordinals = start..start.saturating_add(spec.replicas.unwrap_or(1).max(0));
+    let (replicas, condemned) = places(set, &ordinals, own);
+    let mut planner = Planner { set, spec, versions, now, ordinals, replicas, condemned, steps: Vec::new() };
     let mut status = planner.status(own);
     if !meta::is_deleting(&set.metadata) && planner.establish() && planner.roll() {
         status.current_replicas = status.current_replicas.map(|count| (count - 1).max(0));
@@ -83,56 +82,20 @@ pub(super) fn plan(set: &StatefulSet, versions: &Versions, own: &[Arc<Pod>], now
     Plan { steps: planner.steps, status, again }
 }
 
-/// The replicas by number, with new pods where there are none, and the pods that are too many.
-fn places(
-    set: &StatefulSet,
-    spec: &StatefulSetSpec,
-    versions: &Versions,
-    own: &[Arc<Pod>],
-) -> (Vec<Replica>, Vec<Arc<Pod>>) {
-    let start = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
-    let count = spec.replicas.unwrap_or(1).max(0);
-    let mut there: Vec<Option<Arc<Pod>>> = vec![None; usize::try_from(count).unwrap_or(0)];
-    let mut condemned = Vec::new();
-    for pod in own {
-        let Some(ordinal) = identity::ordinal(set, pod) else { continue };
-        let place = ordinal.checked_sub(start).and_then(|at| usize::try_from(at).ok());
-        match place.and_then(|at| there.get_mut(at)) {
-            Some(place) => *place = Some(pod.clone()),
-            None => condemned.push((ordinal, pod.clone())),
-        }
-    }
+/// The pods of the set's numbers, and those that are too many, highest number first.
+fn places(set: &StatefulSet, ordinals: &Range<i32>, own: &[Arc<Pod>]) -> (BTreeMap<i32, Arc<Pod>>, Vec<Arc<Pod>>) {
+    let numbered = own.iter().filter_map(|pod| Some((identity::ordinal(set, pod)?, pod.clone())));
+    let (replicas, mut condemned): (BTreeMap<_, _>, Vec<_>) =
+        numbered.fold((BTreeMap::new(), Vec::new()), |(mut replicas, mut condemned), (ordinal, pod)| {
+            if ordinals.contains(&ordinal) {
+                replicas.insert(ordinal, pod);
+            } else {
+                condemned.push((ordinal, pod));
+            }
+            (replicas, condemned)
+        });
     condemned.sort_by_key(|(ordinal, _)| std::cmp::Reverse(*ordinal));
-    let replica = |(ordinal, pod): (i32, Option<Arc<Pod>>)| Replica {
-        ordinal,
-        exists: pod.is_some(),
-        pod: pod.unwrap_or_else(|| {
-            let version = version(set, spec, versions, ordinal, start);
-            Arc::new(identity::pod(set, &version.template, &version.name, ordinal))
-        }),
-    };
-    let replicas = (start..).zip(there).map(replica).collect();
     (replicas, condemned.into_iter().map(|(_, pod)| pod).collect())
-}
-
-/// The version of a new pod.
-fn version<'a>(
-    set: &StatefulSet,
-    spec: &StatefulSetSpec,
-    versions: &'a Versions,
-    ordinal: i32,
-    start: i32,
-) -> &'a Version {
-    let strategy = spec.update_strategy.as_ref();
-    let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
-    let kept = match rolling {
-        Some(rolling) => rolling.partition.unwrap_or(0),
-        None if strategy.is_some_and(|strategy| strategy.type_.as_deref() == Some("RollingUpdate")) => {
-            set.status.as_ref().and_then(|status| status.current_replicas).unwrap_or(0)
-        }
-        None => 0,
-    };
-    if ordinal < start.saturating_add(kept) { &versions.current } else { &versions.update }
 }
 
 /// When all pods are updated and ready, the update is the current revision.
@@ -183,16 +146,22 @@ impl Planner<'_> {
         }
     }
 
-    /// Makes and removes pods until each place has one and no other place has any. Returns whether an update may go on.
+    /// Makes and removes pods until each number has one and no other number has any. Returns whether an update may go on.
     fn establish(&mut self) -> bool {
         let parallel = self.is_parallel();
-        for at in 0..self.replicas.len() {
-            if !self.keep(at) && !parallel {
+        let mut created = 0;
+        for ordinal in self.ordinals.clone() {
+            let there = self.replicas.get(&ordinal).cloned();
+            created += usize::from(there.is_none());
+            if created > BURST {
+                break;
+            }
+            if !self.keep(ordinal, there) && !parallel {
                 return false;
             }
         }
         let lowest_first = self.condemned.iter().rev();
-        let all = self.replicas.iter().map(|replica| &replica.pod).chain(lowest_first);
+        let all = self.replicas.values().chain(lowest_first);
         let unhealthy = all.filter(|pod| self.is_unavailable(pod)).map(|pod| pod.metadata.uid.clone()).next();
         for pod in std::mem::take(&mut self.condemned) {
             if meta::is_deleting(&pod.metadata) {
@@ -213,13 +182,14 @@ impl Planner<'_> {
         true
     }
 
-    /// Brings one replica into order. Returns whether the next one may follow.
-    fn keep(&mut self, at: usize) -> bool {
-        let Replica { ordinal, pod, exists } = &self.replicas[at];
-        if !exists {
-            self.steps.push(Step::Create((**pod).clone()));
+    /// Brings the pod of a number into order. Returns whether the next one may follow.
+    fn keep(&mut self, ordinal: i32, there: Option<Arc<Pod>>) -> bool {
+        let Some(pod) = &there else {
+            let version = self.version(ordinal);
+            let pod = identity::pod(self.set, &version.template, &version.name, ordinal);
+            self.steps.push(Step::Create(pod));
             return false;
-        }
+        };
         if pods::is_finished(pod) {
             if !meta::is_deleting(&pod.metadata) {
                 self.steps.push(Step::Delete(pod.clone()));
@@ -229,12 +199,27 @@ impl Planner<'_> {
         if !self.is_parallel() && self.is_unavailable(pod) {
             return false;
         }
-        if !identity::matches(self.set, pod, *ordinal) {
+        if !identity::matches(self.set, pod, ordinal) {
             let mut changed = (**pod).clone();
-            identity::assume(self.set, &mut changed, *ordinal);
+            identity::assume(self.set, &mut changed, ordinal);
             self.steps.push(Step::Update(changed));
         }
         true
+    }
+
+    /// The version of a new pod.
+    fn version(&self, ordinal: i32) -> &Version {
+        let strategy = self.spec.update_strategy.as_ref();
+        let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
+        let kept = match rolling {
+            Some(rolling) => rolling.partition.unwrap_or(0),
+            None if strategy.is_some_and(|strategy| strategy.type_.as_deref() == Some("RollingUpdate")) => {
+                self.set.status.as_ref().and_then(|status| status.current_replicas).unwrap_or(0)
+            }
+            None => 0,
+        };
+        let is_current = ordinal < self.ordinals.start.saturating_add(kept);
+        if is_current { &self.versions.current } else { &self.versions.update }
     }
 
     /// Deletes pods of an older revision. Returns whether one of the current revision goes.
@@ -244,28 +229,26 @@ impl Planner<'_> {
             return false;
         }
         let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
-        let first = usize::try_from(rolling.and_then(|rolling| rolling.partition).unwrap_or(0)).unwrap_or(0);
-        let wanted = self.spec.replicas.unwrap_or(1);
-        let given = rolling.and_then(|rolling| rolling.max_unavailable.as_ref());
-        let most = given.and_then(|most| meta::scaled(most, wanted, false)).unwrap_or(1).max(1);
-        let from = first.min(self.replicas.len());
-        let is_old = |replica: &&Replica| {
-            replica.exists
-                && !meta::is_deleting(&replica.pod.metadata)
-                && identity::revision(&replica.pod) != self.versions.update.name
-        };
+        let partition = rolling.and_then(|rolling| rolling.partition).unwrap_or(0).max(0);
+        let reached = self.ordinals.start.saturating_add(partition).min(self.ordinals.end)..self.ordinals.end;
+        let is_old =
+            |pod: &Arc<Pod>| !meta::is_deleting(&pod.metadata) && identity::revision(pod) != self.versions.update.name;
         let mut old: Vec<Arc<Pod>> = Vec::new();
-        if given.is_some() {
-            let missing = self.replicas.iter().filter(|replica| self.is_unavailable(&replica.pod)).count();
-            let room = usize::try_from(most).unwrap_or(1).saturating_sub(missing);
-            old.extend(self.replicas[from..].iter().rev().filter(is_old).take(room).map(|replica| replica.pod.clone()));
+        if let Some(given) = rolling.and_then(|rolling| rolling.max_unavailable.as_ref()) {
+            let wanted = self.ordinals.len();
+            let most = meta::scaled(given, self.spec.replicas.unwrap_or(1), false).unwrap_or(1).max(1);
+            let available = self.replicas.values().filter(|pod| !self.is_unavailable(pod)).count();
+            let room = usize::try_from(most).unwrap_or(1).saturating_sub(wanted - available);
+            let newest_first = self.replicas.range(reached).rev().map(|(_, pod)| pod);
+            old.extend(newest_first.filter(|pod| is_old(pod)).take(room).cloned());
         } else {
-            for replica in self.replicas[from..].iter().rev() {
-                if is_old(&replica) {
-                    old.push(replica.pod.clone());
+            for ordinal in reached.rev() {
+                let Some(pod) = self.replicas.get(&ordinal) else { break };
+                if is_old(pod) {
+                    old.push(pod.clone());
                     break;
                 }
-                if self.is_unavailable(&replica.pod) {
+                if self.is_unavailable(pod) {
                     break;
                 }
             }

@@ -110,6 +110,13 @@ fn parallel_pods_wait_for_nobody() {
 }
 
 #[test]
+fn any_number_of_replicas_is_made_little_by_little() {
+    let many = |policy: &str| set(i32::MAX, json!({"podManagementPolicy": policy, "ordinals": {"start": 5}}));
+    assert_eq!(steps(&run(&many("Parallel"), &[])).len(), 250);
+    assert_eq!(steps(&run(&many("OrderedReady"), &[(5, "old", "ready")])), ["+web-6=new"]);
+}
+
+#[test]
 fn an_update_goes_from_the_last_to_the_first_down_to_the_partition() {
     let old = |states: [&'static str; 3]| {
         let numbered = (0..).zip(states);
