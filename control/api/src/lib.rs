@@ -8,6 +8,7 @@
 pub mod annotations;
 pub mod apply;
 mod clock;
+pub mod cron;
 #[cfg(test)]
 mod hostile_tests;
 pub mod json;
