@@ -7,6 +7,7 @@
 mod accepted;
 mod chaos;
 mod collection;
+mod cronjobs;
 mod daemonsets;
 mod deployments;
 mod jobs;

@@ -4,11 +4,7 @@
 //! forward, times that it skips are left out; where it is set back, times that it shows twice come twice. No crate has both. The time zones are
 //! the program's own, so that every machine has the same and none needs a package for them.
 
-use jiff::{
-    SignedDuration, Timestamp, ToSpan, Zoned,
-    civil::DateTime,
-    tz::TimeZone,
-};
+use jiff::{SignedDuration, Timestamp, ToSpan, Zoned, tz::TimeZone};
 
 /// A schedule.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,7 +68,8 @@ impl Schedule {
         }
         let (mut text, mut own) = (text, TimeZone::UTC);
         if let Some(named) = text.strip_prefix("TZ=").or_else(|| text.strip_prefix("CRON_TZ=")) {
-            let (name, rest) = named.split_once(' ').ok_or_else(|| format!("no schedule after the time zone: {text}"))?;
+            let (name, rest) =
+                named.split_once(' ').ok_or_else(|| format!("no schedule after the time zone: {text}"))?;
             own = zone(name).map_err(|why| format!("provided bad location {name}: {why}"))?;
             text = rest.trim();
         }
@@ -231,7 +228,8 @@ fn number(text: &str, bounds: &Bounds) -> Result<u64, String> {
 fn plain_number(text: &str) -> Result<u64, String> {
     let number: i64 = text.parse().map_err(|error: std::num::ParseIntError| {
         use std::num::IntErrorKind::{NegOverflow, PosOverflow};
-        let why = if matches!(error.kind(), PosOverflow | NegOverflow) { "value out of range" } else { "invalid syntax" };
+        let why =
+            if matches!(error.kind(), PosOverflow | NegOverflow) { "value out of range" } else { "invalid syntax" };
         format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: {why}")
     })?;
     u64::try_from(number).map_err(|_| format!("negative number ({number}) not allowed: {text}"))
@@ -300,14 +298,15 @@ fn duration(text: &str) -> Result<i64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::civil::DateTime;
 
     fn next(schedule: &str, name: &str, after: &str) -> String {
         let schedule = Schedule::parse(schedule).unwrap().within(zone(name).unwrap());
         let local: DateTime = after.parse().unwrap();
         let after = local.to_zoned(zone(name).unwrap()).unwrap();
-        schedule.next(after.timestamp()).map_or("never".into(), |at| {
-            at.to_zoned(zone(name).unwrap()).strftime("%Y-%m-%dT%H:%M:%S%z").to_string()
-        })
+        schedule
+            .next(after.timestamp())
+            .map_or("never".into(), |at| at.to_zoned(zone(name).unwrap()).strftime("%Y-%m-%dT%H:%M:%S%z").to_string())
     }
 
     #[test]
@@ -350,8 +349,10 @@ mod tests {
         // A zone whose clock skips midnight (2018-11-04).
         assert_eq!(next("0 12 * * *", "America/Sao_Paulo", "2018-11-03T13:00:00"), "2018-11-04T12:00:00-0200");
         assert_eq!(next("0 0 * * *", "America/Sao_Paulo", "2018-11-03T13:00:00"), "2018-11-05T00:00:00-0200");
-        assert_eq!(Schedule::parse("TZ=Asia/Tokyo 0 9 * * *").unwrap().next("2026-01-01T00:00:00Z".parse().unwrap()),
-            Some("2026-01-02T00:00:00Z".parse().unwrap()));
+        assert_eq!(
+            Schedule::parse("TZ=Asia/Tokyo 0 9 * * *").unwrap().next("2026-01-01T00:00:00Z".parse().unwrap()),
+            Some("2026-01-02T00:00:00Z".parse().unwrap())
+        );
     }
 
     #[test]
@@ -360,7 +361,10 @@ mod tests {
             ("", "empty spec string"),
             ("* * * *", "expected exactly 5 fields, found 4: [* * * *]"),
             ("a * * * *", "failed to parse int from a: strconv.Atoi: parsing \"a\": invalid syntax"),
-            ("99999999999999999999 * * * *", "failed to parse int from 99999999999999999999: strconv.Atoi: parsing \"99999999999999999999\": value out of range"),
+            (
+                "99999999999999999999 * * * *",
+                "failed to parse int from 99999999999999999999: strconv.Atoi: parsing \"99999999999999999999\": value out of range",
+            ),
             ("60 * * * *", "end of range (60) above maximum (59): 60"),
             ("* * 0 * *", "beginning of range (0) below minimum (1): 0"),
             ("* * * * 7", "end of range (7) above maximum (6): 7"),

@@ -111,6 +111,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         apps::replicaset::resource(capabilities),
         apps::statefulset::resource(capabilities),
         grouped_event,
+        batch::cronjob::resource(capabilities),
         batch::job::resource(capabilities),
         scheduling::priorityclass::resource(capabilities),
         coordination::lease::resource(),

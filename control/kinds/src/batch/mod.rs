@@ -1,3 +1,4 @@
 //! `batch`: pods that run to completion.
 
+pub(crate) mod cronjob;
 pub(crate) mod job;

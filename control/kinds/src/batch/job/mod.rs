@@ -1,7 +1,7 @@
 //! Job: pods that run to completion. Its selector and the labels of its pods are generated from its uid.
 
-mod policies;
-mod validate;
+pub(super) mod policies;
+pub(super) mod validate;
 
 use crate::{Capabilities, apps::workload, at::At, cells, edit, podspec};
 use api::{Cause, Object, names};
@@ -71,11 +71,7 @@ impl Strategy for Jobs {
         if old.is_none_or(|old| !edit::deep_equal_at(object, old, &["spec"])) {
             out.extend(policies::unenforced(&self.0, At::of(object, "spec")));
         }
-        let number = |name| cells::number(object, &["spec", name]);
-        let indexed = cells::text(object, &["spec", "completionMode"]) == "Indexed";
-        if indexed && number("completions") > 100_000 && number("parallelism") > 10_000 {
-            out.push("spec: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail".to_owned());
-        }
+        out.extend(large_indexed(At::of(object, "spec")));
         out
     }
 
@@ -116,8 +112,16 @@ impl TableConvertor for Jobs {
     }
 }
 
-/// Defaults of a job's spec (a CronJob's template has the same).
-pub(crate) fn default_spec(spec: &mut edit::Fields) {
+/// A warning about the spec of an Indexed Job that is too large to be tracked.
+pub(super) fn large_indexed(spec: At<'_>) -> Option<String> {
+    let number = |name| spec.get(name).int().unwrap_or(0);
+    let large = number("completions") > 100_000 && number("parallelism") > 10_000;
+    let text = "In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail";
+    (spec.get("completionMode").str() == "Indexed" && large).then(|| format!("{}: {text}", spec.field()))
+}
+
+/// Defaults of a Job's spec.
+fn default_spec(spec: &mut edit::Fields) {
     let unset = |spec: &edit::Fields, key: &str| spec.get(key).is_none_or(Value::is_null);
     if unset(spec, "completions") && unset(spec, "parallelism") {
         edit::fill(spec, "completions", 1);

@@ -41,7 +41,7 @@ pub(super) fn validate(spec: At<'_>, out: &mut Vec<Cause>) {
 }
 
 /// Warnings about fields that the Job controller does not honour, and what it does instead.
-pub(super) fn unenforced(capabilities: &Capabilities, spec: At<'_>) -> Vec<String> {
+pub(in crate::batch) fn unenforced(capabilities: &Capabilities, spec: At<'_>) -> Vec<String> {
     const FIELDS: [(&str, &str); 4] = [
         ("podFailurePolicy", "every failed pod counts against backoffLimit"),
         ("successPolicy", "the Job is complete when all its completions are"),

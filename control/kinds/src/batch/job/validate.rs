@@ -70,7 +70,8 @@ fn generated_selector(object: &Object, spec: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-fn job_spec(spec: At<'_>, out: &mut Vec<Cause>) {
+/// The spec but for its selector.
+pub(in crate::batch) fn job_spec(spec: At<'_>, out: &mut Vec<Cause>) {
     for name in [
         "parallelism",
         "completions",
