@@ -93,6 +93,11 @@ fn served() -> Vec<Served> {
         ("apps/v1 ReplicaSet", "/apis/apps/v1/namespaces/default/replicasets", json!({"spec": selected})),
         ("apps/v1 DaemonSet", "/apis/apps/v1/namespaces/default/daemonsets", json!({"spec": selected})),
         ("apps/v1 StatefulSet", "/apis/apps/v1/namespaces/default/statefulsets", json!({"spec": selected})),
+        (
+            "batch/v1 CronJob",
+            "/apis/batch/v1/namespaces/default/cronjobs",
+            json!({"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": once}}}}),
+        ),
         ("batch/v1 Job", "/apis/batch/v1/namespaces/default/jobs", json!({"spec": {"template": once}})),
         (
             "events.k8s.io/v1 Event",
@@ -369,6 +374,7 @@ async fn everybody_reads_everything(world: &World) {
         apps::ReplicaSet,
         apps::DaemonSet,
         apps::StatefulSet,
+        batch::CronJob,
         batch::Job,
         events::Event,
         scheduling::PriorityClass,

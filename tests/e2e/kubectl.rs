@@ -147,8 +147,11 @@ fn apply_diff_and_server_side() {
     );
     assert!(invalid.contains("is invalid") && invalid.contains("must be greater than or equal to 0"), "{invalid}");
     assert!(
-        c.kubectl_fails(&["apply", "-f", "-"], "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: x}\n")
-            .contains("no matches for kind")
+        c.kubectl_fails(
+            &["apply", "-f", "-"],
+            "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: x}\n"
+        )
+        .contains("no matches for kind")
     );
 }
 

@@ -13,7 +13,7 @@ use client::{Client, Kind, ListOptions};
 use image::{Images, Keyring, Listed, Options, Proxies, Pulled, Reference};
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, DaemonSet, ReplicaSet, StatefulSet},
-    batch::v1::Job,
+    batch::v1::{CronJob, Job},
     core::v1::{Pod, PodTemplateSpec},
 };
 use std::{
@@ -307,6 +307,8 @@ async fn users(dir: &DataDir) -> anyhow::Result<Option<Vec<Pod>>> {
     users.extend(listed(&client, |set: StatefulSet| of(set.metadata, set.spec?.template)).await?);
     users.extend(listed(&client, |set: DaemonSet| of(set.metadata, set.spec?.template)).await?);
     users.extend(listed(&client, |job: Job| of(job.metadata, job.spec?.template)).await?);
+    let scheduled = |cron: CronJob| of(cron.metadata, cron.spec.job_template.spec?.template);
+    users.extend(listed(&client, scheduled).await?);
     let older = |revision: ControllerRevision| {
         let template = revision.data?.0.pointer("/spec/template")?.clone();
         of(revision.metadata, serde_json::from_value(template).ok()?)

@@ -1,4 +1,4 @@
-//! StatefulSets and DaemonSets with kubectl: the samples, their rollouts and their history.
+//! StatefulSets, DaemonSets and CronJobs with kubectl: the samples, their rollouts and their history.
 
 use crate::harness::*;
 use std::path::Path;
@@ -60,4 +60,31 @@ fn a_daemon_set_has_a_pod_on_each_node_and_its_updates_can_be_undone() {
     assert!(refused.contains("field is immutable"), "{refused}");
     c.kubectl(&["delete", "ds", "everywhere"]);
     c.kubectl(&["wait", "--for=delete", "pod", "-l", "app=everywhere", "--timeout=60s"]);
+}
+
+#[test]
+fn a_cron_job_is_run_by_hand_and_by_the_clock() {
+    let Some(machine) = super::machine() else { return };
+    let c = machine.up(&[]);
+    sample("count", &machine.path("work"));
+    let folder = sample("cronjob", &machine.path("work"));
+    apply(&machine, &folder);
+    let shown = c.kubectl(&["get", "cj", "minutely", "--no-headers"]);
+    assert!(shown.contains("* * * * *") && shown.contains("Europe/Berlin") && shown.contains("False"), "{shown}");
+    c.kubectl(&["create", "job", "now", "--from=cronjob/minutely"]);
+    c.kubectl(&["wait", "--for=condition=Complete", "job/now", "--timeout=60s"]);
+    assert!(c.kubectl(&["logs", "job/now"]).contains('7'), "the words of the proverb");
+    let last = || Some(c.field("cj/minutely", "{.status.lastSuccessfulTime}")).filter(|time| !time.is_empty());
+    let patience = std::time::Instant::now();
+    while last().is_none() {
+        assert!(
+            patience.elapsed().as_secs() < 90,
+            "no minute has passed: {}",
+            c.kubectl(&["describe", "cj", "minutely"])
+        );
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    assert!(c.kubectl(&["describe", "cj", "minutely"]).contains("Created job minutely-"));
+    let refused = c.kubectl_fails(&["create", "cronjob", "wrong", "--image=count:1", "--schedule=61 * * * *"], "");
+    assert!(refused.contains("end of range (61) above maximum (59): 61"), "{refused}");
 }
