@@ -68,5 +68,6 @@ async fn a_suspended_one_starts_nothing_until_it_goes_on() {
     assert!(world.all("batch", "jobs").is_empty());
     world.call("PATCH", &format!("{CRONS}/tick"), json!({"spec": {"suspend": false}})).await;
     world.pass(70).await;
-    assert_eq!(world.all("batch", "jobs").len(), 1);
+    let jobs = world.all("batch", "jobs").len();
+    assert!((1..=2).contains(&jobs), "that of the next minute, and of this one if it has just begun: {jobs}");
 }

@@ -133,15 +133,15 @@ fn finished_jobs_are_kept_up_to_a_limit_and_lost_ones_are_told() {
 
 #[test]
 fn a_job_is_made_of_the_template_in_the_time_zone() {
-    let cron = cron(json!({"timeZone": "Europe/Berlin", "schedule": "30 9 * * *", "startingDeadlineSeconds": 7200}));
-    let plan = run(&cron, &[], "08:31:00");
+    let cron = cron(json!({"timeZone": "Europe/Berlin", "schedule": "31 9 * * *", "startingDeadlineSeconds": 7200}));
+    let plan = run(&cron, &[], "08:32:00");
     let (job, time) = plan.create.unwrap();
-    assert_eq!(time, at("08:30:00"));
+    assert_eq!(time, at("08:31:00"));
     let value = serde_json::to_value(&job).unwrap();
     assert_eq!(
         value["metadata"],
         json!({"name": format!("c-{}", time.as_second() / 60), "namespace": "ns", "labels": {"a": "b"},
-            "annotations": {"x": "y", "batch.kubernetes.io/cronjob-scheduled-timestamp": "2026-03-28T09:30:00+01:00"},
+            "annotations": {"x": "y", "batch.kubernetes.io/cronjob-scheduled-timestamp": "2026-03-28T09:31:00+01:00"},
             "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "c", "uid": "u",
                 "controller": true, "blockOwnerDeletion": true}]})
     );

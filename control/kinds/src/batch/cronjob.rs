@@ -238,27 +238,77 @@ mod tests {
             ("", expect![[""]]),
             (
                 ", startingDeadlineSeconds: -1, concurrencyPolicy: Any, successfulJobsHistoryLimit: -1, failedJobsHistoryLimit: -1",
-                expect![[""]],
+                expect![[r#"
+                    spec.startingDeadlineSeconds: Invalid value: -1: must be greater than or equal to 0
+                    spec.concurrencyPolicy: Unsupported value: "Any": supported values: "Allow", "Forbid", "Replace"
+                    spec.successfulJobsHistoryLimit: Invalid value: -1: must be greater than or equal to 0
+                    spec.failedJobsHistoryLimit: Invalid value: -1: must be greater than or equal to 0
+                "#]],
             ),
-            (", timeZone: ''", expect![[""]]),
-            (", timeZone: local", expect![[""]]),
-            (", timeZone: Europe/Nowhere", expect![[""]]),
-            (", timeZone: ../x", expect![[""]]),
+            (
+                ", timeZone: ''",
+                expect![[r#"
+                spec.timeZone: Invalid value: "": timeZone must be nil or non-empty string
+            "#]],
+            ),
+            (
+                ", timeZone: local",
+                expect![[r#"
+                spec.timeZone: Invalid value: "local": timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones
+                spec.timeZone: Invalid value: "local": unknown time zone local
+            "#]],
+            ),
+            (
+                ", timeZone: Europe/Nowhere",
+                expect![[r#"
+                spec.timeZone: Invalid value: "Europe/Nowhere": unknown time zone Europe/Nowhere
+            "#]],
+            ),
+            (
+                ", timeZone: ../x",
+                expect![[r#"
+                spec.timeZone: Invalid value: "../x": unknown time zone ../x
+            "#]],
+            ),
             (", timeZone: Europe/Berlin", expect![[""]]),
         ] {
             expected.assert_eq(&errors(&crons(), &text(spec)));
         }
-        for (schedule, expected) in
-            [("''", expect![[""]]), ("'61 * * * *'", expect![[""]]), ("'TZ=UTC 0 * * * *'", expect![[""]])]
-        {
+        for (schedule, expected) in [
+            (
+                "''",
+                expect![[r#"
+                spec.schedule: Required value
+            "#]],
+            ),
+            (
+                "'61 * * * *'",
+                expect![[r#"
+                spec.schedule: Invalid value: "61 * * * *": end of range (61) above maximum (59): 61
+            "#]],
+            ),
+            (
+                "'TZ=UTC 0 * * * *'",
+                expect![[r#"
+                spec.schedule: Invalid value: "TZ=UTC 0 * * * *": cannot use TZ or CRON_TZ in schedule, use timeZone field instead
+            "#]],
+            ),
+        ] {
             expected.assert_eq(&errors(&crons(), &text("").replace("'0 * * * *'", schedule)));
         }
         let long = text("").replace("name: c, namespace", &format!("name: {}, namespace", "x".repeat(53)));
-        expect![[""]].assert_eq(&errors(&crons(), &long));
+        expect![[r#"
+            metadata.name: Invalid value: "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx": must be no more than 52 characters
+        "#]].assert_eq(&errors(&crons(), &long));
         let job = text("")
             .replace("restartPolicy: Never", "restartPolicy: Always")
             .replace("{template", "{manualSelector: true, selector: {}, template");
-        expect![[""]].assert_eq(&errors(&crons(), &job));
+        expect![[r#"
+            spec.jobTemplate.spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never"
+            spec.jobTemplate.spec.selector: Invalid value: {}: `selector` will be auto-generated
+            spec.jobTemplate.spec.manualSelector: Unsupported value: true: supported values: "nil", "false"
+        "#]]
+        .assert_eq(&errors(&crons(), &job));
     }
 
     #[test]
@@ -270,12 +320,15 @@ mod tests {
             changed
         };
         let zoned = with(&plain, "TZ=UTC 0 * * * *");
-        expect![[""]].assert_eq(&update_errors(&crons(), &zoned, &plain));
+        expect![[r#"
+            spec.schedule: Invalid value: "TZ=UTC 0 * * * *": cannot use TZ or CRON_TZ in schedule, use timeZone field instead
+        "#]].assert_eq(&update_errors(&crons(), &zoned, &plain));
         assert_eq!(update_errors(&crons(), &with(&zoned, "CRON_TZ=UTC 1 * * * *"), &zoned), "");
     }
 
     #[test]
     fn a_row_shows_the_schedule() {
-        expect![[""]].assert_eq(&row(&crons(), &text(", timeZone: Europe/Berlin, suspend: true")));
+        expect!["c | 0 * * * * | Europe/Berlin | True | 0 | <none> | <unknown> | c | i | <none>"]
+            .assert_eq(&row(&crons(), &text(", timeZone: Europe/Berlin, suspend: true")));
     }
 }
