@@ -54,11 +54,17 @@ impl Strategy for CronJobs {
 
     fn validate(&self, cx: &Context, object: &Object) -> Vec<Cause> {
         let mut out = Vec::new();
+        let spec = At::of(object, "spec");
+        let schedule = spec.get("schedule");
+        if schedule.str().is_empty() {
+            out.push(schedule.required(""));
+        } else if let Err(why) = cron::Schedule::parse(schedule.str()) {
+            out.push(schedule.invalid(&why));
+        }
         // An update compares with the old object.
         if cx.operation == Operation::Create {
-            schedule(object, None, &mut out);
+            zone_in_schedule(object, None, &mut out);
         }
-        let spec = At::of(object, "spec");
         spec.get("startingDeadlineSeconds").not_negative(&mut out);
         if cx.operation == Operation::Create {
             time_zone(spec.get("timeZone"), &mut out);
@@ -85,7 +91,7 @@ impl Strategy for CronJobs {
 
     fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
         let mut out = Vec::new();
-        schedule(object, Some(old), &mut out);
+        zone_in_schedule(object, Some(old), &mut out);
         let zone = At::of(object, "spec").get("timeZone");
         if zone.value() != At::of(old, "spec").get("timeZone").value() {
             time_zone(zone, &mut out);
@@ -112,17 +118,10 @@ impl Strategy for CronJobs {
     }
 }
 
-/// The schedule. Only one that had a time zone before may keep it.
-fn schedule(object: &Object, old: Option<&Object>, out: &mut Vec<Cause>) {
+/// A time zone in the schedule: only one that had one before may keep it.
+fn zone_in_schedule(object: &Object, old: Option<&Object>, out: &mut Vec<Cause>) {
     let spec = At::of(object, "spec");
     let schedule = spec.get("schedule");
-    if schedule.str().is_empty() {
-        out.push(schedule.required(""));
-        return;
-    }
-    if let Err(why) = cron::Schedule::parse(schedule.str()) {
-        out.push(schedule.invalid(&why));
-    }
     let kept = old.is_some_and(|old| At::of(old, "spec").get("schedule").str().contains("TZ"));
     match (schedule.str().contains("TZ"), kept, spec.get("timeZone").is_set()) {
         (true, true, true) => {
