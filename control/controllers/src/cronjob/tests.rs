@@ -71,8 +71,8 @@ fn a_job_starts_when_its_time_has_come_and_once() {
         let plan = run(&cron(more.clone()), &[], now);
         assert_eq!((name(&plan), plan.again.map(|again| again.as_secs())), (expected, Some(again)), "{more} at {now}");
     }
-    let old = job("c-old", "Complete", "09:00:00");
-    let plan = run(&active(cron(json!({})), &[old.clone()], "09:00:00"), &[old], "09:00:01");
+    let old = [job("c-old", "Complete", "09:00:00")];
+    let plan = run(&active(cron(json!({})), &old, "09:00:00"), &old, "09:00:01");
     assert_eq!((name(&plan), reasons(&plan)), (None, vec!["SawCompletedJob"]));
     assert_eq!(plan.events[0].2, "Saw completed job: c-old, condition: Complete");
     assert_eq!(plan.status.last_successful_time.map(|time| time.0), Some(at("09:00:00")));
@@ -107,12 +107,12 @@ fn nothing_starts_while_suspended_or_with_a_wrong_schedule_or_zone() {
 
 #[test]
 fn policies_decide_what_becomes_of_a_job_that_still_runs() {
-    let old = job("c-old", "", "09:00:00");
+    let old = [job("c-old", "", "09:00:00")];
     for (policy, starts, replaced, told) in
         [("Allow", true, 0, vec![]), ("Forbid", false, 0, vec!["JobAlreadyActive"]), ("Replace", true, 1, vec![])]
     {
-        let cron = active(cron(json!({"concurrencyPolicy": policy})), &[old.clone()], "09:00:00");
-        let plan = run(&cron, &[old.clone()], "10:00:00");
+        let cron = active(cron(json!({"concurrencyPolicy": policy})), &old, "09:00:00");
+        let plan = run(&cron, &old, "10:00:00");
         assert_eq!((name(&plan).is_some(), plan.replace.len(), reasons(&plan)), (starts, replaced, told), "{policy}");
     }
 }
