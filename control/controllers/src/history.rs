@@ -9,7 +9,10 @@ use crate::{
 };
 use client::{Client, DeleteOptions, Informer, Kind};
 use k8s_openapi::{
-    api::{apps::v1::ControllerRevision, core::v1::PodTemplateSpec},
+    api::{
+        apps::v1::ControllerRevision,
+        core::v1::{Pod, PodTemplateSpec},
+    },
     apimachinery::pkg::{
         apis::meta::v1::{LabelSelector, ObjectMeta},
         runtime::RawExtension,
@@ -20,6 +23,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 /// The label of a revision with the hash of its data.
 const HASH: &str = "controller.kubernetes.io/hash";
+/// The label of a pod with the name of its revision.
+pub(crate) const POD_REVISION: &str = "controller-revision-hash";
 /// The longest beginning of a revision's name.
 const MAX_PREFIX: usize = 223;
 
@@ -69,6 +74,11 @@ impl Draft {
     fn is(&self, revision: &ControllerRevision) -> bool {
         revision.data.as_ref().is_some_and(|data| meta::same(&data.0, &self.data))
     }
+}
+
+/// The name of the revision of a pod.
+pub(crate) fn revision_of(pod: &Pod) -> &str {
+    pod.metadata.labels.as_ref().and_then(|labels| labels.get(POD_REVISION)).map_or("", String::as_str)
 }
 
 /// The template of a revision.

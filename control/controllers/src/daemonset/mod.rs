@@ -15,7 +15,7 @@ use self::{
 use crate::{
     Context,
     claim::{Claims, candidates, enqueue_for_orphan},
-    history::{Draft, History},
+    history::{Draft, History, revision_of},
     labels, meta,
     podcontrol::{PodControl, slow_start},
     pods, status,
@@ -127,7 +127,7 @@ impl Controller for DaemonSetController {
             status::write(&self.client, &DaemonSet { status: Some(plan.status.clone()), ..(*set).clone() }).await?;
         }
         outcome?;
-        let mut live: BTreeSet<&str> = own.iter().map(|pod| place::revision(pod)).collect();
+        let mut live: BTreeSet<&str> = own.iter().map(|pod| revision_of(pod)).collect();
         live.insert(revision);
         self.history.truncate(&revisions, &live, spec.revision_history_limit.unwrap_or(10)).await?;
         Ok(plan.again.map_or(Next::Done, Next::After))

@@ -1,6 +1,6 @@
 //! Which nodes a DaemonSet's pods belong on, and what binds a pod to its node. Pure.
 
-use crate::{meta, pods};
+use crate::{history::POD_REVISION, meta, pods};
 use client::fit::{affinity::Required, tolerates};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
@@ -10,8 +10,6 @@ use k8s_openapi::api::{
     },
 };
 
-/// The label of a pod with the name of its revision.
-const REVISION: &str = "controller-revision-hash";
 /// The field by which a pod is bound to its node.
 const NODE_NAME: &str = "metadata.name";
 
@@ -78,7 +76,7 @@ pub(super) fn place(set: &DaemonSet, node: &Node) -> Place {
 pub(super) fn pod(set: &DaemonSet, template: &PodTemplateSpec, revision: &str, node: &str) -> Pod {
     let (namespace, name) = (meta::namespace(&set.metadata), meta::name(&set.metadata));
     let mut pod = pods::from_template(namespace, name, template, meta::controller_ref(set));
-    pod.metadata.labels.get_or_insert_default().insert(REVISION.to_owned(), revision.to_owned());
+    pod.metadata.labels.get_or_insert_default().insert(POD_REVISION.to_owned(), revision.to_owned());
     let spec = pod.spec.get_or_insert_default();
     spec.tolerations = Some(tolerations(spec));
     let only = NodeSelectorRequirement {
@@ -108,9 +106,4 @@ pub(super) fn node_of(pod: &Pod) -> Option<&str> {
             _ => None,
         }
     })
-}
-
-/// The name of the revision of a pod.
-pub(super) fn revision(pod: &Pod) -> &str {
-    pod.metadata.labels.as_ref().and_then(|labels| labels.get(REVISION)).map_or("", String::as_str)
 }

@@ -7,7 +7,7 @@ use super::{
     failed::Failed,
     place::{self, Place},
 };
-use crate::{meta, pods};
+use crate::{history::revision_of, meta, pods};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
@@ -211,7 +211,7 @@ impl<'a> Planner<'a> {
         if running.is_empty() && place == Place::Runs {
             self.plan.create.push(node.to_owned());
         }
-        let (new, old): (Vec<_>, Vec<_>) = running.into_iter().partition(|pod| place::revision(pod) == self.revision);
+        let (new, old): (Vec<_>, Vec<_>) = running.into_iter().partition(|pod| revision_of(pod) == self.revision);
         new.iter().skip(1).chain(old.iter().skip(1)).for_each(|pod| self.delete(pod));
         if let (Some(new), Some(old)) = (new.first(), old.first())
             && (!pods::is_ready(old) || self.is_available(new))
@@ -223,7 +223,7 @@ impl<'a> Planner<'a> {
     /// `None`: there are several of one kind, about which [`Planner::manage`] does something.
     fn pair(&self, pods: &[&'a Arc<Pod>]) -> Option<Pair<'a>> {
         let live = pods.iter().copied().filter(|pod| !meta::is_deleting(&pod.metadata));
-        let (new, old): (Vec<_>, Vec<_>) = live.partition(|pod| place::revision(pod) == self.revision);
+        let (new, old): (Vec<_>, Vec<_>) = live.partition(|pod| revision_of(pod) == self.revision);
         (new.len() < 2 && old.len() < 2).then(|| Pair { new: new.first().copied(), old: old.first().copied() })
     }
 
@@ -309,7 +309,7 @@ impl<'a> Planner<'a> {
             status.current_number_scheduled += 1;
             status.number_ready += i32::from(pods::is_ready(pod));
             available += i32::from(self.is_available(pod));
-            updated += i32::from(place::revision(pod) == self.revision);
+            updated += i32::from(revision_of(pod) == self.revision);
         }
         status.updated_number_scheduled = meta::counted(updated);
         status.number_available = meta::counted(available);

@@ -1,6 +1,6 @@
 //! The names of a StatefulSet's pods and what else makes each of them that one. Pure.
 
-use crate::{meta, pods};
+use crate::{history::POD_REVISION, meta, pods};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume},
@@ -8,18 +8,12 @@ use k8s_openapi::api::{
 
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
-const REVISION: &str = "controller-revision-hash";
 
 /// The number in the name of a pod of this set; `None` for the pod of another.
 pub(super) fn ordinal(set: &StatefulSet, pod: &Pod) -> Option<i32> {
     let (parent, number) = meta::name(&pod.metadata).rsplit_once('-')?;
     let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     (digits && parent == meta::name(&set.metadata)).then(|| number.parse().ok())?
-}
-
-/// The name of the revision of a pod.
-pub(super) fn revision(pod: &Pod) -> &str {
-    pod.metadata.labels.as_ref().and_then(|labels| labels.get(REVISION)).map_or("", String::as_str)
 }
 
 /// The name of the claim of a pod to the volume of a claim template.
@@ -78,7 +72,7 @@ pub(super) fn pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &str,
     let mut pod = pods::from_template(namespace, name, template, meta::controller_ref(set));
     assume(set, &mut pod, ordinal);
     let labels = pod.metadata.labels.get_or_insert_default();
-    labels.insert(REVISION.to_owned(), revision.to_owned());
+    labels.insert(POD_REVISION.to_owned(), revision.to_owned());
     let spec = pod.spec.get_or_insert_default();
     spec.hostname.clone_from(&pod.metadata.name);
     spec.subdomain = set.spec.as_ref().and_then(|spec| spec.service_name.clone()).filter(|name| !name.is_empty());

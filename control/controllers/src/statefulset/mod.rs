@@ -11,7 +11,7 @@ use self::plan::{Plan, Step, Version, Versions, plan};
 use crate::{
     Context,
     claim::{Claims, candidates, enqueue_for_orphan},
-    history::{self, Draft, History},
+    history::{self, Draft, History, revision_of},
     labels, meta,
     podcontrol::{delete, slow_start},
     pods, status,
@@ -154,7 +154,7 @@ impl Controller for StatefulSetController {
         if status::differs(set.status.as_ref(), &plan.status) {
             status::write(&self.client, &StatefulSet { status: Some(plan.status.clone()), ..(*set).clone() }).await?;
         }
-        let mut live: BTreeSet<&str> = own.iter().map(|pod| identity::revision(pod)).collect();
+        let mut live: BTreeSet<&str> = own.iter().map(|pod| revision_of(pod)).collect();
         live.extend([versions.current.name.as_str(), versions.update.name.as_str()]);
         self.history.truncate(&revisions, &live, spec.revision_history_limit.unwrap_or(10)).await?;
         outcome?;

@@ -5,7 +5,7 @@
 //! where it is set.
 
 use super::identity;
-use crate::{meta, pods};
+use crate::{history::revision_of, meta, pods};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus},
@@ -129,7 +129,7 @@ impl Planner<'_> {
     fn status(&self, own: &[Arc<Pod>]) -> StatefulSetStatus {
         let count =
             |keep: &dyn Fn(&Pod) -> bool| i32::try_from(own.iter().filter(|pod| keep(pod)).count()).unwrap_or(i32::MAX);
-        let of = |name: &str| count(&|pod| !meta::is_deleting(&pod.metadata) && identity::revision(pod) == name);
+        let of = |name: &str| count(&|pod| !meta::is_deleting(&pod.metadata) && revision_of(pod) == name);
         let running = |pod: &Pod| pods::phase(pod) == "Running" && pods::is_ready(pod);
         let counted = meta::counted;
         StatefulSetStatus {
@@ -232,7 +232,7 @@ impl Planner<'_> {
         let partition = rolling.and_then(|rolling| rolling.partition).unwrap_or(0).max(0);
         let reached = self.ordinals.start.saturating_add(partition).min(self.ordinals.end)..self.ordinals.end;
         let is_old =
-            |pod: &Arc<Pod>| !meta::is_deleting(&pod.metadata) && identity::revision(pod) != self.versions.update.name;
+            |pod: &Arc<Pod>| !meta::is_deleting(&pod.metadata) && revision_of(pod) != self.versions.update.name;
         let mut old: Vec<Arc<Pod>> = Vec::new();
         if let Some(given) = rolling.and_then(|rolling| rolling.max_unavailable.as_ref()) {
             let wanted = self.ordinals.len();

@@ -2,6 +2,7 @@ use super::{
     identity,
     plan::{Plan, Step, Version, Versions, plan},
 };
+use crate::history::revision_of;
 use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use serde_json::{Value, json};
@@ -63,7 +64,7 @@ fn run(set: &StatefulSet, all: &[(i32, &str, &str)]) -> Plan {
 fn steps(plan: &Plan) -> Vec<String> {
     let name = |pod: &Pod| pod.metadata.name.clone().unwrap();
     let text = |step: &Step| match step {
-        Step::Create(pod) => format!("+{}={}", name(pod), identity::revision(pod)),
+        Step::Create(pod) => format!("+{}={}", name(pod), revision_of(pod)),
         Step::Update(pod) => format!("~{}", name(pod)),
         Step::Delete(pod) => format!("-{}", name(pod)),
     };
