@@ -76,16 +76,17 @@ fn large(name: &str) -> String {
     format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{x: \"{}\"}}\n", "x".repeat(200_000))
 }
 
-/// Makes ConfigMaps until one is refused: how many there are, and the words of the refusal.
+/// Makes ConfigMaps until one is refused: how many there are, and the words of the refusal. The store has free pages in its file, and what
+/// is kept back for deletions is taken too, so that it may take as many as its disk holds.
 fn until_refused(cluster: &Cluster<'_>, name: &str) -> (usize, String) {
-    // What is kept back for deletions is taken first.
-    for n in 0..50 {
+    const MOST: usize = 128 * 1024 * 1024 / 200_000;
+    for n in 0..MOST {
         let output = cluster.kubectl_output(&["create", "-f", "-"], &large(&format!("{name}-{n}")));
         if !output.status.success() {
             return (n, String::from_utf8_lossy(&output.stderr).into_owned());
         }
     }
-    panic!("a full disk took 10 MB");
+    panic!("a full disk took {MOST} of 200 KB");
 }
 
 fn disk_pressure(cluster: &Cluster<'_>, status: &str) {
