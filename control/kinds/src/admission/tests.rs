@@ -57,6 +57,9 @@ fn the_order_is_upstreams() {
             "TaintNodesByCondition",
             "Priority",
             "DefaultTolerationSeconds",
+            "DefaultStorageClass",
+            "StorageObjectInUseProtection",
+            "PersistentVolumeClaimResize",
             "RuntimeClass"
         ]
     );

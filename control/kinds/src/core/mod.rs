@@ -4,6 +4,8 @@ pub(crate) mod configmap;
 pub(crate) mod endpoints;
 pub(crate) mod namespace;
 pub(crate) mod node;
+pub(crate) mod persistentvolume;
+pub(crate) mod persistentvolumeclaim;
 pub(crate) mod pod;
 pub(crate) mod podtemplate;
 pub(crate) mod proxy;
