@@ -6,6 +6,7 @@ mod defaults;
 mod disks;
 mod env;
 mod image;
+mod label_keys;
 mod probes;
 mod resources;
 mod scheduling;
@@ -23,6 +24,7 @@ pub(crate) use defaults::{
     CONTAINERS, VOLUME_SOURCES, pod as default_pod, pod_spec as default_pod_spec,
     service_account as service_account_mirror, template as default_template,
 };
+pub(crate) use label_keys::merge as merge_label_keys;
 pub(crate) use resources::{container_resources, qos_class, whole_number};
 pub(crate) use scheduling::{TAINT_EFFECTS, tolerations};
 pub(crate) use warnings::{our_annotations as annotation_warnings, pod as pod_warnings, template as template_warnings};
