@@ -19,5 +19,6 @@ mod scheduling;
 mod statefulsets;
 mod streams;
 mod unsteady;
+mod volumes;
 mod watches;
 mod world;

@@ -6,6 +6,7 @@ mod defaults;
 mod disks;
 mod env;
 mod image;
+mod label_keys;
 mod probes;
 mod resources;
 mod scheduling;
@@ -24,6 +25,7 @@ pub(crate) use defaults::{
     service_account as service_account_mirror, template as default_template,
 };
 pub(crate) use disks::csi_driver;
+pub(crate) use label_keys::merge as merge_label_keys;
 pub(crate) use resources::{container_resources, qos_class, whole_number};
 pub(crate) use scheduling::{TAINT_EFFECTS, node_selector, tolerations};
 pub(crate) use volumes::one_source as validate_volume_source;
