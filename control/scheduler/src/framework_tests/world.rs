@@ -155,12 +155,15 @@ pub(super) fn failure(code: u16, reason: &str) -> Value {
 }
 
 /// Kinds that this server does not have.
-const NOT_SERVED: [&str; 5] = [
+const NOT_SERVED: [&str; 8] = [
     "/api/v1/services",
     "/api/v1/replicationcontrollers",
     "/apis/apps/v1/replicasets",
     "/apis/apps/v1/statefulsets",
     "/apis/policy/v1/poddisruptionbudgets",
+    "/api/v1/persistentvolumeclaims",
+    "/api/v1/persistentvolumes",
+    "/apis/storage.k8s.io/v1/storageclasses",
 ];
 
 fn client(calls: &Calls, answers: &Answers, lists: Value) -> Client {

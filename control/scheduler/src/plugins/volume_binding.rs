@@ -83,19 +83,26 @@ impl VolumeBinding {
             any = true;
             let Some(claim) = self.listers.claim(namespace, &name) else {
                 return Err(match ephemeral {
-                    true => format!("waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}"),
+                    true => {
+                        format!("waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}")
+                    }
                     false => format!("persistentvolumeclaim {name:?} not found"),
                 });
             };
             let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or_default();
             if claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Lost") {
-                return Err(format!("persistentvolumeclaim {name:?} bound to non-existent persistentvolume {volume:?}"));
+                return Err(format!(
+                    "persistentvolumeclaim {name:?} bound to non-existent persistentvolume {volume:?}"
+                ));
             }
             if meta::is_deleting(&claim.metadata) {
                 return Err(format!("persistentvolumeclaim {name:?} is being deleted"));
             }
             if ephemeral && !meta::is_controlled_by(&claim.metadata, pod.uid()) {
-                return Err(format!("PVC {namespace}/{name} was not created for pod {namespace}/{} (pod is not owner)", pod::name(&pod.pod)));
+                return Err(format!(
+                    "PVC {namespace}/{name} was not created for pod {namespace}/{} (pod is not owner)",
+                    pod::name(&pod.pod)
+                ));
             }
             if is_bound(&claim) {
                 bound.push(self.listers.volume(volume));
@@ -197,7 +204,9 @@ impl VolumeBinding {
     fn release(&self, cycle: &Cycle) {
         if let Some(choice) = cycle.state.read::<Choice>() {
             let mut assumed = self.assumed.lock();
-            choice.existing.iter().for_each(|(_, volume)| drop(assumed.remove(meta::name(&volume.metadata))));
+            choice.existing.iter().for_each(|(_, volume)| {
+                assumed.remove(meta::name(&volume.metadata));
+            });
         }
     }
 }
@@ -285,5 +294,146 @@ impl Plugin for VolumeBinding {
 
     fn wakes_on(&self, event: &Event<'_>, _: &PodInfo) -> bool {
         matches!(event, Event::NodeAdded(_) | Event::NodeUpdated { .. } | Event::PodUpdated | Event::VolumesChanged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listers::Held;
+    use client::{Informer, Kind};
+    use serde_json::{Value, json};
+
+    fn informer<K: Kind>(objects: Vec<Value>) -> Option<Informer<K>> {
+        let informer = Informer::new();
+        let parse = |object: Value| K::from_json(&object.to_string()).expect("an object");
+        informer.replace(objects.into_iter().map(parse).collect(), 1);
+        Some(informer)
+    }
+
+    fn claim(name: &str, more: Value, bound: &str) -> Value {
+        let mut spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": "later"});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let mut annotations = json!({});
+        if !bound.is_empty() {
+            spec["volumeName"] = json!(bound);
+            annotations["pv.kubernetes.io/bind-completed"] = json!("yes");
+        }
+        json!({"metadata": {"name": name, "namespace": "d", "uid": name, "annotations": annotations}, "spec": spec})
+    }
+
+    fn volume(name: &str, node: &str, class: &str) -> Value {
+        let term = json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]);
+        json!({"metadata": {"name": name}, "status": {"phase": "Available"}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "capacity": {"storage": "1Gi"}, "storageClassName": class, "nodeAffinity": {"required": {"nodeSelectorTerms": term}}}})
+    }
+
+    fn plugin() -> VolumeBinding {
+        let class = |name: &str, provisioner: &str, mode: &str| json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": mode});
+        let mut lost = claim("lost", json!({}), "none");
+        lost["status"] = json!({"phase": "Lost"});
+        let mut leaving = claim("leaving", json!({}), "");
+        leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        let mut chosen = claim("chosen", json!({"storageClassName": "made"}), "");
+        chosen["metadata"]["annotations"]["volume.kubernetes.io/selected-node"] = json!("n2");
+        VolumeBinding::new(Listers::new(Held {
+            claims: informer(vec![
+                claim("on-n1", json!({}), "v1"),
+                claim("gone", json!({}), "none"),
+                claim("free", json!({}), ""),
+                claim("second", json!({}), ""),
+                claim("made", json!({"storageClassName": "made"}), ""),
+                claim("now", json!({"storageClassName": "now"}), ""),
+                claim("p-e", json!({}), ""),
+                lost,
+                leaving,
+                chosen,
+            ]),
+            volumes: informer(vec![volume("v1", "n1", "other"), volume("v2", "n2", "later")]),
+            storage_classes: informer(vec![
+                class("later", NO_PROVISIONER, "WaitForFirstConsumer"),
+                class("made", "p.example", "WaitForFirstConsumer"),
+                class("now", "p.example", "Immediate"),
+            ]),
+            ..Held::default()
+        }))
+    }
+
+    fn pod(claims: &[&str]) -> PodInfo {
+        let volume = |name: &&str| match name.strip_prefix("ephemeral ") {
+            Some(name) => json!({"name": name, "ephemeral": {"volumeClaimTemplate": {"spec": {}}}}),
+            None => json!({"name": name, "persistentVolumeClaim": {"claimName": name}}),
+        };
+        let volumes: Vec<Value> = claims.iter().map(volume).collect();
+        let pod = json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": {"containers": [], "volumes": volumes}});
+        PodInfo::new(Arc::new(serde_json::from_value(pod).unwrap()))
+    }
+
+    fn node(name: &str) -> NodeInfo {
+        let mut info = NodeInfo::default();
+        info.set_node(Arc::new(serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()));
+        info
+    }
+
+    #[test]
+    fn a_pod_waits_for_its_claims_with_upstreams_texts() {
+        for (claims, expected) in [
+            (vec![], "skip"),
+            (vec!["none"], "persistentvolumeclaim \"none\" not found"),
+            (
+                vec!["ephemeral x"],
+                "waiting for ephemeral volume controller to create the persistentvolumeclaim \"p-x\"",
+            ),
+            (vec!["ephemeral e"], "PVC d/p-e was not created for pod d/p (pod is not owner)"),
+            (vec!["lost"], "persistentvolumeclaim \"lost\" bound to non-existent persistentvolume \"none\""),
+            (vec!["leaving"], "persistentvolumeclaim \"leaving\" is being deleted"),
+            (vec!["free", "now"], "pod has unbound immediate PersistentVolumeClaims"),
+            (vec!["on-n1", "free"], "all"),
+        ] {
+            let found = plugin().pre_filter(&mut CycleState::default(), &pod(&claims), &Snapshot::default());
+            let text = match found {
+                PreFilter::Skip => "skip".to_owned(),
+                PreFilter::AllNodes => "all".to_owned(),
+                PreFilter::UnschedulableAndUnresolvable(why) => why.into_owned(),
+                other => format!("{other:?}"),
+            };
+            assert_eq!(text, expected, "{claims:?}");
+        }
+    }
+
+    #[test]
+    fn nodes_reach_the_volumes_or_have_some_to_bind() {
+        for (claims, n1, n2) in [
+            (vec!["on-n1"], "", AFFINITY),
+            (vec!["free"], CONFLICT, ""),
+            (vec!["made"], "", ""),
+            (vec!["chosen"], CONFLICT, ""),
+            (vec!["gone"], NOT_THERE, NOT_THERE),
+            (vec!["free", "second"], CONFLICT, CONFLICT),
+            (vec!["free", "made"], CONFLICT, ""),
+        ] {
+            let (plugin, pod, mut state) = (plugin(), pod(&claims), CycleState::default());
+            plugin.pre_filter(&mut state, &pod, &Snapshot::default());
+            for (name, expected) in [("n1", n1), ("n2", n2)] {
+                let status = plugin.filter(&state, &pod, &node(name));
+                assert_eq!(status.reasons().join(" "), expected, "{claims:?} on {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn two_pods_do_not_take_one_volume() {
+        let plugin = plugin();
+        let chosen = |claim: &str| {
+            let (pod, mut state) = (pod(&[claim]), CycleState::default());
+            plugin.pre_filter(&mut state, &pod, &Snapshot::default());
+            let fits = plugin.filter(&state, &pod, &node("n2")) == Status::Success;
+            (pod, state, fits)
+        };
+        let ((first, mut one, _), (second, mut two, fits)) = (chosen("free"), chosen("second"));
+        assert!(fits, "nothing is reserved yet");
+        plugin.reserve(&mut one, &first, "n2").unwrap();
+        assert!(plugin.reserve(&mut two, &second, "n2").is_err());
+        assert!(!chosen("second").2);
     }
 }

@@ -32,13 +32,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    fn get(
-        &mut self,
-        name: String,
-        snapshot: &Snapshot,
-        over: Over,
-        weigh: Weigh<'_>,
-    ) -> Arc<Tally> {
+    fn get(&mut self, name: String, snapshot: &Snapshot, over: Over, weigh: Weigh<'_>) -> Arc<Tally> {
         let topologies = std::cell::RefCell::new(&mut self.topologies);
         self.tallies.get(
             name,

@@ -99,7 +99,7 @@ impl Plugin for InterPodAffinity {
     }
 
     fn listens(&self, event: &Event<'_>) -> bool {
-        !matches!(event, Event::NodeRemoved(_))
+        !matches!(event, Event::NodeRemoved(_) | Event::VolumesChanged)
     }
 
     fn wakes_on(&self, event: &Event<'_>, pod: &PodInfo) -> bool {
@@ -110,7 +110,7 @@ impl Plugin for InterPodAffinity {
             Event::PodChanged { old, new } => pod_helps(pod, Some(old), Some(new)),
             Event::PodRemoved(other) => pod_helps(pod, Some(other), None),
             Event::PodUpdated => true,
-            Event::NodeRemoved(_) | Event::Timeout => false,
+            Event::NodeRemoved(_) | Event::VolumesChanged | Event::Timeout => false,
         }
     }
 }

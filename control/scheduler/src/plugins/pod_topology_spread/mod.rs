@@ -274,7 +274,7 @@ impl Plugin for PodTopologySpread {
                 new.namespace() == pod.namespace() && constraints.iter().any(changes)
             }
             Event::PodUpdated => true,
-            Event::Timeout => false,
+            Event::VolumesChanged | Event::Timeout => false,
         }
     }
 }
