@@ -11,7 +11,8 @@ use fastrand::Rng;
 use http::Method;
 use k8s_openapi::api::{
     apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
-    discovery::v1 as discovery, events::v1 as events, node::v1 as node, scheduling::v1 as scheduling,
+    discovery::v1 as discovery, events::v1 as events, node::v1 as node, policy::v1 as policy,
+    scheduling::v1 as scheduling,
 };
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, time::Duration};
@@ -105,6 +106,11 @@ fn served() -> Vec<Served> {
             json!({"regarding": about, "reason": "R", "note": "m", "type": "Normal", "action": "A",
                 "reportingController": "c", "reportingInstance": "i", "eventTime": "2026-01-01T00:00:00.000000Z",
                 "series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}}),
+        ),
+        (
+            "policy/v1 PodDisruptionBudget",
+            "/apis/policy/v1/namespaces/default/poddisruptionbudgets",
+            json!({"spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "mutant"}}}}),
         ),
         ("scheduling.k8s.io/v1 PriorityClass", "/apis/scheduling.k8s.io/v1/priorityclasses", json!({"value": 5})),
         (
@@ -377,6 +383,7 @@ async fn everybody_reads_everything(world: &World) {
         batch::CronJob,
         batch::Job,
         events::Event,
+        policy::PodDisruptionBudget,
         scheduling::PriorityClass,
         coordination::Lease,
         node::RuntimeClass,

@@ -7,6 +7,7 @@ use k8s_openapi::{
         apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
         batch::v1::Job,
         core::v1::Service,
+        policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
@@ -69,6 +70,12 @@ impl Selects for DaemonSet {
 }
 
 impl Selects for Job {
+    fn wanted(&self) -> Option<&Labels> {
+        self.spec.as_ref()?.selector.as_ref().map(wanted)
+    }
+}
+
+impl Selects for PodDisruptionBudget {
     fn wanted(&self) -> Option<&Labels> {
         self.spec.as_ref()?.selector.as_ref().map(wanted)
     }

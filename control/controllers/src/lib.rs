@@ -4,7 +4,7 @@
 //! Queue, back-off, read-your-writes gate, spans and panic guard are in `client`; leadership is the caller's. What controllers do, any
 //! client could do: there is no back door.
 //!
-//! Not here: horizontal autoscaling, disruption budgets, volumes.
+//! Not here: horizontal autoscaling, volumes.
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
@@ -13,6 +13,7 @@ mod context;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod garbagecollector;
@@ -29,6 +30,7 @@ mod podgc;
 mod pods;
 mod replicaset;
 mod rootca;
+mod served;
 mod serviceaccount;
 mod servicepods;
 mod statefulset;
@@ -59,6 +61,8 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     go.run(4, namespace::NamespaceController::new(cx));
     go.run(4, nodelifecycle::NodeLifecycleController::new(cx));
     go.run(8, tainteviction::TaintEvictionController::new(cx));
+    go.run(2, disruption::DisruptionController::new(cx));
+    go.run(1, disruption::StalePodDisruption::new(cx));
     go.run(2, podgc::PodGarbageCollector::new(cx));
     go.run(2, ttlafterfinished::TtlAfterFinishedController::new(cx));
     if cx.options.node_cidrs.is_some() {

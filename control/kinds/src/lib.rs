@@ -25,6 +25,7 @@ mod events;
 mod metrics;
 mod node;
 mod podspec;
+mod policy;
 mod quantities;
 mod rules;
 mod scheduling;
@@ -113,6 +114,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         grouped_event,
         batch::cronjob::resource(capabilities),
         batch::job::resource(capabilities),
+        policy::poddisruptionbudget::resource(),
         scheduling::priorityclass::resource(capabilities),
         coordination::lease::resource(),
         node::runtimeclass::resource(),
