@@ -74,6 +74,11 @@ fn served() -> Vec<Served> {
         ),
         ("v1 Pod", "/api/v1/namespaces/default/pods", json!({"spec": spec})),
         ("v1 PodTemplate", "/api/v1/namespaces/default/podtemplates", json!({"template": template})),
+        (
+            "v1 ResourceQuota",
+            "/api/v1/namespaces/default/resourcequotas",
+            json!({"spec": {"hard": {"count/leases.coordination.k8s.io": "1k"}}}),
+        ),
         ("v1 Secret", "/api/v1/namespaces/default/secrets", json!({"data": {"k": "dg=="}, "stringData": {"s": "v"}})),
         (
             "v1 ServiceAccount",
@@ -372,6 +377,7 @@ async fn everybody_reads_everything(world: &World) {
         core::Node,
         core::Pod,
         core::PodTemplate,
+        core::ResourceQuota,
         core::Secret,
         core::ServiceAccount,
         core::Service,

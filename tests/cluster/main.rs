@@ -15,6 +15,7 @@ mod jobs;
 mod leaders;
 mod metrics;
 mod nodes;
+mod quotas;
 mod scheduling;
 mod statefulsets;
 mod streams;

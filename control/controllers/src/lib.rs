@@ -29,6 +29,7 @@ mod podcontrol;
 mod podgc;
 mod pods;
 mod replicaset;
+mod resourcequota;
 mod rootca;
 mod served;
 mod serviceaccount;
@@ -63,6 +64,7 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     go.run(8, tainteviction::TaintEvictionController::new(cx));
     go.run(2, disruption::DisruptionController::new(cx));
     go.run(1, disruption::StalePodDisruption::new(cx));
+    go.run(5, resourcequota::ResourceQuotaController::new(cx));
     go.run(2, podgc::PodGarbageCollector::new(cx));
     go.run(2, ttlafterfinished::TtlAfterFinishedController::new(cx));
     if cx.options.node_cidrs.is_some() {

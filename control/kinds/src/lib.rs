@@ -103,6 +103,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         core::pod::resource(capabilities),
         core::podtemplate::resource(capabilities),
         none_yet("", "replicationcontrollers", "ReplicationController").short(&["rc"]),
+        core::resourcequota::resource(),
         core::secret::resource(),
         core::serviceaccount::resource(settings.tokens.clone()),
         core::service::resource(settings),

@@ -5,6 +5,7 @@ mod defaulttolerationseconds;
 pub(crate) mod imageadvice;
 mod namespacelifecycle;
 mod priority;
+mod resourcequota;
 mod runtimeclass;
 mod serviceaccount;
 mod taintnodes;
@@ -29,5 +30,7 @@ pub(crate) fn all(settings: &Settings) -> Vec<Arc<dyn Admission>> {
     if let Some(advice) = &settings.image_advice {
         all.push(Arc::new(imageadvice::Images(advice.clone())));
     }
+    // The last, so that nothing is charged that another plugin refuses.
+    all.push(Arc::new(resourcequota::ResourceQuota::default()));
     all
 }

@@ -57,7 +57,8 @@ fn the_order_is_upstreams() {
             "TaintNodesByCondition",
             "Priority",
             "DefaultTolerationSeconds",
-            "RuntimeClass"
+            "RuntimeClass",
+            "ResourceQuota"
         ]
     );
 }

@@ -7,7 +7,7 @@ mod disks;
 mod env;
 mod image;
 mod probes;
-mod resources;
+pub(crate) mod resources;
 mod scheduling;
 mod security;
 mod unenforced;

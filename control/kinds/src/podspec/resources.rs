@@ -5,7 +5,8 @@ use api::{Cause, names, quantity::Quantity};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-const STANDARD: &[&str] = &[
+/// Names without a domain.
+pub(crate) const STANDARD: &[&str] = &[
     "cpu",
     "memory",
     "ephemeral-storage",
@@ -45,7 +46,7 @@ fn overcommits(name: &str) -> bool {
 }
 
 /// The name of any resource.
-pub(super) fn resource_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
+pub(crate) fn resource_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
     let problems = names::qualified_name(name);
     if !problems.is_empty() {
         out.extend(problems.iter().map(|text| Cause::invalid(&at.field(), &json!(name), text)));
