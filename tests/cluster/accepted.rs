@@ -66,6 +66,11 @@ fn served() -> Vec<Served> {
             "/api/v1/namespaces/default/events",
             json!({"involvedObject": about, "reason": "R", "message": "m", "type": "Normal", "count": 1, "series": {"count": 2}}),
         ),
+        (
+            "v1 LimitRange",
+            "/api/v1/namespaces/default/limitranges",
+            json!({"spec": {"limits": [{"type": "PersistentVolumeClaim", "min": {"storage": "1"}, "max": {"storage": "9Gi"}}]}}),
+        ),
         ("v1 Namespace", "/api/v1/namespaces", json!({})),
         (
             "v1 Node",
@@ -373,6 +378,7 @@ async fn everybody_reads_everything(world: &World) {
         core::ConfigMap,
         core::Endpoints,
         core::Event,
+        core::LimitRange,
         core::Namespace,
         core::Node,
         core::Pod,

@@ -98,6 +98,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         core::configmap::resource(),
         core::endpoints::resource(),
         event,
+        core::limitrange::resource(),
         core::namespace::resource(),
         core::node::resource(),
         core::pod::resource(capabilities),

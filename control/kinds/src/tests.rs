@@ -50,6 +50,7 @@ fn the_table_is_kubernetes() {
         v1 | configmaps | ConfigMap | ns | cm |  | all8 |
         v1 | endpoints | Endpoints | ns | ep |  | all8 |
         v1 | events | Event | ns | ev |  | all8 |
+        v1 | limitranges | LimitRange | ns | limits |  | all8 |
         v1 | namespaces | Namespace | cluster | ns |  | create,delete,get,list,patch,update,watch | finalize(update); status(get,patch,update)
         v1 | nodes | Node | cluster | no |  | all8 | proxy(create,delete,get,patch,update) → NodeProxyOptions; status(get,patch,update)
         v1 | pods | Pod | ns | po | all | all8 | attach(create,get) → PodAttachOptions; binding(create) → Binding; ephemeralcontainers(get,patch,update); eviction(create) → Eviction; exec(create,get) → PodExecOptions; log(get); portforward(create,get) → PodPortForwardOptions; proxy(create,delete,get,patch,update) → PodProxyOptions; status(get,patch,update)

@@ -3,6 +3,7 @@
 
 mod defaulttolerationseconds;
 pub(crate) mod imageadvice;
+mod limitranger;
 mod namespacelifecycle;
 mod priority;
 mod resourcequota;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 pub(crate) fn all(settings: &Settings) -> Vec<Arc<dyn Admission>> {
     let mut all: Vec<Arc<dyn Admission>> = vec![
         Arc::new(namespacelifecycle::NamespaceLifecycle),
+        Arc::new(limitranger::LimitRanger::default()),
         Arc::new(serviceaccount::ServiceAccount::default()),
         Arc::new(taintnodes::TaintNodesByCondition),
         Arc::new(priority::Priority::default()),

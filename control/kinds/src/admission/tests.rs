@@ -53,6 +53,7 @@ fn the_order_is_upstreams() {
         names,
         [
             "NamespaceLifecycle",
+            "LimitRanger",
             "ServiceAccount",
             "TaintNodesByCondition",
             "Priority",

@@ -2,6 +2,7 @@
 
 pub(crate) mod configmap;
 pub(crate) mod endpoints;
+pub(crate) mod limitrange;
 pub(crate) mod namespace;
 pub(crate) mod node;
 pub(crate) mod pod;

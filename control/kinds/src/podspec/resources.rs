@@ -41,7 +41,8 @@ fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
-fn overcommits(name: &str) -> bool {
+/// Whether limits of a resource may exceed its requests.
+pub(crate) fn overcommits(name: &str) -> bool {
     is_native(name) && !is_huge_pages(name)
 }
 
@@ -60,7 +61,7 @@ pub(crate) fn resource_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
 }
 
 /// The name of a resource that a container can have.
-pub(super) fn container_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
+pub(crate) fn container_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
     resource_name(at, name, out);
     if !name.contains('/') {
         if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_pages(name) {
