@@ -80,6 +80,11 @@ fn served() -> Vec<Served> {
         ("v1 Pod", "/api/v1/namespaces/default/pods", json!({"spec": spec})),
         ("v1 PodTemplate", "/api/v1/namespaces/default/podtemplates", json!({"template": template})),
         (
+            "v1 ReplicationController",
+            "/api/v1/namespaces/default/replicationcontrollers",
+            json!({"spec": {"replicas": 1, "selector": {"app": "mutant"}, "template": template}}),
+        ),
+        (
             "v1 ResourceQuota",
             "/api/v1/namespaces/default/resourcequotas",
             json!({"spec": {"hard": {"count/leases.coordination.k8s.io": "1k"}}}),
@@ -383,6 +388,7 @@ async fn everybody_reads_everything(world: &World) {
         core::Node,
         core::Pod,
         core::PodTemplate,
+        core::ReplicationController,
         core::ResourceQuota,
         core::Secret,
         core::ServiceAccount,

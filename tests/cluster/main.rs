@@ -16,6 +16,7 @@ mod leaders;
 mod metrics;
 mod nodes;
 mod quotas;
+mod replicationcontrollers;
 mod scheduling;
 mod statefulsets;
 mod streams;

@@ -6,7 +6,7 @@ use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
         batch::v1::Job,
-        core::v1::Service,
+        core::v1::{ReplicationController, Service},
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::LabelSelector,
@@ -54,6 +54,12 @@ impl Selects for Deployment {
 impl Selects for ReplicaSet {
     fn wanted(&self) -> Option<&Labels> {
         Some(wanted(&self.spec.as_ref()?.selector))
+    }
+}
+
+impl Selects for ReplicationController {
+    fn wanted(&self) -> Option<&Labels> {
+        self.spec.as_ref()?.selector.as_ref()
     }
 }
 

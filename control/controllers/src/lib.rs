@@ -43,13 +43,15 @@ pub use context::{Context, Options};
 pub use nodecidrs::NodeCidrs;
 
 use client::{Backoff, Controller, QueueMetrics, RunOptions, run};
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Starts every controller; they run until `token` is cancelled. `tasks` tracks them: it is empty when all workers have ended.
 pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     let go = Starter { token, tasks, queues: &cx.options.queues, ended: &cx.ended };
-    go.run(5, replicaset::ReplicaSetController::new(cx));
+    go.run(5, replicaset::ReplicaSetController::<ReplicaSet>::new(cx));
+    go.run(5, replicaset::ReplicaSetController::<ReplicationController>::new(cx));
     go.run(5, deployment::DeploymentController::new(cx));
     go.run(5, statefulset::StatefulSetController::new(cx));
     go.run(2, daemonset::DaemonSetController::new(cx));

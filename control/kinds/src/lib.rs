@@ -103,7 +103,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         core::node::resource(),
         core::pod::resource(capabilities),
         core::podtemplate::resource(capabilities),
-        none_yet("", "replicationcontrollers", "ReplicationController").short(&["rc"]),
+        core::replicationcontroller::resource(capabilities),
         core::resourcequota::resource(),
         core::secret::resource(),
         core::serviceaccount::resource(settings.tokens.clone()),

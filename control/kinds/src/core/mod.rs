@@ -8,6 +8,7 @@ pub(crate) mod node;
 pub(crate) mod pod;
 pub(crate) mod podtemplate;
 pub(crate) mod proxy;
+pub(crate) mod replicationcontroller;
 pub(crate) mod resourcequota;
 pub(crate) mod secret;
 pub(crate) mod service;
