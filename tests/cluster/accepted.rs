@@ -12,7 +12,7 @@ use http::Method;
 use k8s_openapi::api::{
     apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
     discovery::v1 as discovery, events::v1 as events, node::v1 as node, policy::v1 as policy,
-    scheduling::v1 as scheduling,
+    scheduling::v1 as scheduling, storage::v1 as storage,
 };
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, time::Duration};
@@ -77,6 +77,17 @@ fn served() -> Vec<Served> {
             "/api/v1/nodes",
             json!({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}], "podCIDR": "10.9.0.0/24"}}),
         ),
+        (
+            "v1 PersistentVolume",
+            "/api/v1/persistentvolumes",
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "persistentVolumeReclaimPolicy": "Delete",
+                "csi": {"driver": "d.example", "volumeHandle": "h"}, "claimRef": {"namespace": "default", "name": "m0"}}}),
+        ),
+        (
+            "v1 PersistentVolumeClaim",
+            "/api/v1/namespaces/default/persistentvolumeclaims",
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": "local"}}),
+        ),
         ("v1 Pod", "/api/v1/namespaces/default/pods", json!({"spec": spec})),
         ("v1 PodTemplate", "/api/v1/namespaces/default/podtemplates", json!({"template": template})),
         (
@@ -132,6 +143,11 @@ fn served() -> Vec<Served> {
             "coordination.k8s.io/v1 Lease",
             "/apis/coordination.k8s.io/v1/namespaces/default/leases",
             json!({"spec": {"holderIdentity": "h", "renewTime": "2026-01-01T00:00:00.000000Z", "leaseDurationSeconds": 5}}),
+        ),
+        (
+            "storage.k8s.io/v1 StorageClass",
+            "/apis/storage.k8s.io/v1/storageclasses",
+            json!({"provisioner": "local.sampan.dev", "parameters": {"a": "b"}, "allowedTopologies": [{"matchLabelExpressions": [{"key": "a", "values": ["b"]}]}]}),
         ),
         ("node.k8s.io/v1 RuntimeClass", "/apis/node.k8s.io/v1/runtimeclasses", json!({"handler": "wasmtime"})),
         (
@@ -386,6 +402,8 @@ async fn everybody_reads_everything(world: &World) {
         core::LimitRange,
         core::Namespace,
         core::Node,
+        core::PersistentVolume,
+        core::PersistentVolumeClaim,
         core::Pod,
         core::PodTemplate,
         core::ReplicationController,
@@ -405,6 +423,7 @@ async fn everybody_reads_everything(world: &World) {
         scheduling::PriorityClass,
         coordination::Lease,
         node::RuntimeClass,
+        storage::StorageClass,
         discovery::EndpointSlice,
     ];
 }

@@ -102,3 +102,137 @@ async fn pods_that_their_node_refuses_are_replaced_ever_more_slowly() {
     world.call("PATCH", &format!("{DEPLOYMENTS}/d"), json!({"spec": set["spec"]})).await;
     world.until_within(Duration::from_secs(30), "those that fit", |w| complete(w, "d")).await;
 }
+
+/// A pod of an app, with parts of a spec.
+fn app(name: &str, app: &str, spec: Value) -> Value {
+    let mut pod = pod(name, "100m");
+    pod["metadata"]["labels"] = json!({"app": app});
+    for (key, part) in spec.as_object().unwrap() {
+        pod["spec"][key] = part.clone();
+    }
+    pod
+}
+
+fn on(world: &World, name: &str) -> String {
+    world
+        .find("", "pods", name)
+        .map(|p| p["spec"]["nodeName"].as_str().unwrap_or_default().to_owned())
+        .unwrap_or_default()
+}
+
+fn why(world: &World, name: &str) -> String {
+    let conditions = world.find("", "pods", name).map(|p| p["status"]["conditions"].clone()).unwrap_or_default();
+    let scheduled = conditions.as_array().into_iter().flatten().find(|c| c["type"] == "PodScheduled");
+    scheduled.and_then(|c| c["message"].as_str()).unwrap_or_default().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_are_near_those_they_want_and_apart_from_those_they_do_not() {
+    let world = World::with_nodes(3, 5).await;
+    let terms =
+        |app: &str| json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": app}}}]);
+    let apart =
+        json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms("a")}}});
+    for number in 1..=4 {
+        world.call("POST", PODS, app(&format!("a{number}"), "a", apart.clone())).await;
+    }
+    world.until("three to run and one to wait", |w| w.in_phase("Running") == 3 && !why(w, "a4").is_empty()).await;
+    let nodes: std::collections::BTreeSet<String> = (1..=3).map(|n| on(&world, &format!("a{n}"))).collect();
+    assert_eq!(nodes.len(), 3, "each on its own");
+    assert!(
+        why(&world, "a4").starts_with("0/3 nodes are available: 3 node(s) didn't match pod anti-affinity rules."),
+        "{}",
+        why(&world, "a4")
+    );
+    // one that wants to be with a pod that is not there waits for it, and follows it
+    let near = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms("b")}}});
+    world.call("POST", PODS, app("c", "c", near)).await;
+    world.until("a refusal", |w| !why(w, "c").is_empty()).await;
+    assert!(
+        why(&world, "c").starts_with("0/3 nodes are available: 3 node(s) didn't match pod affinity rules."),
+        "{}",
+        why(&world, "c")
+    );
+    let asked = world.elapsed();
+    world.call("POST", PODS, app("b", "b", json!({}))).await;
+    world.until("both to run", |w| runs(w, "b") && runs(w, "c")).await;
+    assert!(world.elapsed() - asked < Duration::from_secs(30), "woken by it");
+    assert_eq!(on(&world, "b"), on(&world, "c"));
+    // a place that becomes free is taken
+    let freed = on(&world, "a2");
+    world.call("DELETE", &format!("{PODS}/a2"), Value::Null).await;
+    world.until("the fourth to run", |w| runs(w, "a4")).await;
+    assert_eq!(on(&world, "a4"), freed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_are_spread_over_zones() {
+    let world = World::with_nodes(3, 6).await;
+    for (node, zone) in [("n1", "a"), ("n2", "a"), ("n3", "b")] {
+        let labels = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}});
+        world.call("PATCH", &format!("/api/v1/nodes/{node}"), labels).await;
+    }
+    let mut set = deployment("d", 6, "i:1");
+    set["spec"]["template"]["spec"]["topologySpreadConstraints"] = json!([{
+        "maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "d"}}, "matchLabelKeys": ["pod-template-hash"]}]);
+    world.call("POST", DEPLOYMENTS, set.clone()).await;
+    world.until("all to be there", |w| complete(w, "d")).await;
+    let in_b = |w: &World| w.pods().iter().filter(|p| p["spec"]["nodeName"] == "n3").count();
+    assert_eq!(in_b(&world), 3, "three in each zone");
+    // another version counts by itself
+    set["spec"]["template"]["spec"]["containers"][0]["image"] = "i:2".into();
+    world.call("PATCH", &format!("{DEPLOYMENTS}/d"), json!({"spec": set["spec"]})).await;
+    world.until("the update", |w| complete(w, "d")).await;
+    assert_eq!(in_b(&world), 3, "three in each zone again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_higher_priority_takes_the_place_of_a_lower_one() {
+    let mut world = World::start().await;
+    world.node("n2", 4, |_, _| Script::Run).await;
+    let class = |name: &str, value: i32| json!({"metadata": {"name": name}, "value": value});
+    let mut modest = class("modest", 1000);
+    modest["preemptionPolicy"] = "Never".into();
+    for class in [class("low", 10), class("high", 1000), modest] {
+        world.call("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", class).await;
+    }
+    let of = |name: &str, class: &str, cpu: &str| {
+        let mut pod = pod(name, cpu);
+        pod["spec"]["priorityClassName"] = class.into();
+        pod
+    };
+    for (name, class) in [("keep", "high"), ("victim", "low")] {
+        world.call("POST", PODS, of(name, class, "3")).await;
+    }
+    world.until("both to run", |w| runs(w, "keep") && runs(w, "victim")).await;
+    let place = on(&world, "victim");
+    let asked = world.elapsed();
+    world.call("POST", PODS, of("urgent", "high", "3")).await;
+    world
+        .until("a nomination", |w| !w.find("", "pods", "urgent").unwrap()["status"]["nominatedNodeName"].is_null())
+        .await;
+    world.until("it to run", |w| runs(w, "urgent")).await;
+    assert!(world.elapsed() - asked < Duration::from_secs(30), "{:?}", world.elapsed() - asked);
+    assert_eq!(on(&world, "urgent"), place);
+    let urgent = world.find("", "pods", "urgent").unwrap();
+    assert!(urgent["status"]["nominatedNodeName"].is_null(), "bound: nominated no more");
+    assert!(runs(&world, "keep") && world.find("", "pods", "victim").is_none());
+    let told = format!(
+        "\"victim\" \"Preempted\" \"Preempted by pod {} on node {place}\"",
+        urgent["metadata"]["uid"].as_str().unwrap()
+    );
+    assert!(world.events().contains(&told), "{:#?}", world.events());
+    // who must not preempt waits
+    world.call("POST", PODS, of("third", "low", "500m")).await;
+    world.until("it to run", |w| runs(w, "third")).await;
+    world.call("POST", PODS, of("modest", "modest", "3")).await;
+    world.until("a refusal", |w| !why(w, "modest").is_empty()).await;
+    assert!(
+        why(&world, "modest").ends_with("preemption: not eligible due to preemptionPolicy=Never."),
+        "{}",
+        why(&world, "modest")
+    );
+    world.pass(60).await;
+    assert!(runs(&world, "third"));
+}

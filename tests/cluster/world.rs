@@ -141,7 +141,8 @@ impl World {
         let options = store::Options::new(store::Clock::new(move || wall(begin).into()));
         let store = store::Store::open(log, options).await.unwrap();
         let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let settings = harness::settings("cluster");
+        let local_volumes = Some(agent::LOCAL_VOLUMES.to_owned());
+        let settings = kinds::Settings { local_volumes: local_volumes.clone(), ..harness::settings("cluster") };
         let routers = Routers::default();
         let options = server::Options {
             store: store.clone(),
@@ -165,7 +166,8 @@ impl World {
         let component = |user: &str, groups: &[&str]| component(&server, &switch, user, groups);
         let manager = component("system:kube-controller-manager", &[]);
         let informers = Informers::new(manager.clone(), token.clone(), tasks.clone());
-        let options = controllers::Options::new(clock.clone(), "certificate".into());
+        let mut options = controllers::Options::new(clock.clone(), "certificate".into());
+        options.local_volumes = local_volumes;
         let context = controllers::Context::new(manager, informers.clone(), options, tasks.clone());
         controllers::start(&context, &token, &tasks);
         let options = scheduler::Options::new(clock.clone(), seed);
@@ -296,8 +298,14 @@ impl World {
 
     /// An object of namespace `default`, or a cluster-scoped one.
     pub fn find(&self, group: &str, resource: &str, name: &str) -> Option<Value> {
-        let namespace = if ["nodes", "namespaces"].contains(&resource) { "" } else { "default" };
+        let of_cluster = ["nodes", "namespaces", "persistentvolumes", "storageclasses"];
+        let namespace = if of_cluster.contains(&resource) { "" } else { "default" };
         self.objects.get(group, resource, namespace, name).map(|object| value(&object))
+    }
+
+    /// The folder of a machine's agent.
+    pub fn dir(&self, machine: &str) -> &std::path::Path {
+        self.machines[machine].dir.path()
     }
 
     /// All objects of namespace `default`.

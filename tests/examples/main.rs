@@ -11,7 +11,7 @@ use client::{Client, Informers, RunOptions};
 use harness::Harness;
 use http::Method;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
-use scheduler::{CycleState, Plugin, cache::Cache, cycle, pod::PodInfo};
+use scheduler::{CycleState, Plugin, cache::Cache, cycle, pod::PodInfo, search::Search};
 use serde_json::{Value, json};
 use server::{User, nodes::NoNodes};
 use std::{sync::Arc, time::Duration};
@@ -87,8 +87,8 @@ fn a_scheduler_plugin_is_one_file_and_one_line() {
     }
     let plugins: scheduler::Plugins = vec![Box::new(scheduling::KeepApart) as Box<dyn Plugin>].into();
     let decide = |cache: &mut Cache| {
-        let chance = &mut fastrand::Rng::with_seed(1);
-        cycle::schedule(&mut CycleState::default(), &pod("new", None), &cache.snapshot(), &plugins, chance)
+        let (search, chance) = (&mut Search::default(), &mut fastrand::Rng::with_seed(1));
+        cycle::schedule(&mut CycleState::default(), &pod("new", None), &cache.snapshot(), &plugins, search, chance)
     };
     cache.set_pod(pod("first", Some("n1")));
     assert_eq!(decide(&mut cache), cycle::Decision::Bind("n2".into()));
@@ -96,7 +96,7 @@ fn a_scheduler_plugin_is_one_file_and_one_line() {
     let refused = cycle::Decision::Refuse {
         message: "0/2 nodes are available: 2 node(s) had a pod to keep apart from.".into(),
         refused_by: vec!["KeepApart"],
-        nominated: None,
+        nomination: cycle::Nomination::Kept,
     };
     assert_eq!(decide(&mut cache), refused);
 }

@@ -26,7 +26,7 @@ impl Plugin for KeepApart {
         match event {
             Event::PodRemoved(other) => apart(other) == apart(pod),
             Event::NodeAdded(_) | Event::PodUpdated => true,
-            Event::NodeUpdated { .. } | Event::Timeout => false,
+            _ => false,
         }
     }
 }

@@ -77,6 +77,7 @@ pub fn settings(identity: &str) -> Settings {
         identity: identity.to_owned(),
         image_advice: None,
         runtimes: Vec::new(),
+        local_volumes: None,
         capabilities: kinds::Capabilities::new([
             "pod.spec.volumes.configMap",
             "pod.spec.volumes.downwardAPI",

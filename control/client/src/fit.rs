@@ -1,8 +1,9 @@
-//! What a pod requires of its node. Pure. It is here because both the scheduler (before a pod is bound) and the node agent (at admission)
-//! check it, and neither may use the other.
+//! What a pod requires of its node, and a claim of its volume. Pure. It is here because the scheduler (before a pod is bound), the node agent
+//! (at admission) and controllers check it, and none of them may use another.
 
 pub mod affinity;
 pub mod resources;
 mod taints;
+pub mod volumes;
 
 pub use taints::tolerates;

@@ -19,6 +19,8 @@ pub struct Options {
     pub node_grace: std::time::Duration,
     /// How many finished pods are kept before the oldest are collected. Upstream's default is 12,500.
     pub terminated_pods: usize,
+    /// The provisioner, and driver, of volumes that are folders of nodes; `None`: there are none.
+    pub local_volumes: Option<String>,
     /// The metrics of the controllers' work queues.
     pub queues: QueueMetrics,
 }
@@ -32,6 +34,7 @@ impl Options {
             node_cidrs: None,
             node_grace: std::time::Duration::from_secs(50),
             terminated_pods: 12_500,
+            local_volumes: None,
             queues: QueueMetrics::default(),
         }
     }

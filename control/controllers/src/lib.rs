@@ -4,7 +4,7 @@
 //! Queue, back-off, read-your-writes gate, spans and panic guard are in `client`; leadership is the caller's. What controllers do, any
 //! client could do: there is no back door.
 //!
-//! Not here: horizontal autoscaling, volumes.
+//! Not here: horizontal autoscaling.
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
@@ -16,6 +16,7 @@ mod deployment;
 mod disruption;
 mod endpoints;
 mod endpointslice;
+mod ephemeralvolume;
 mod garbagecollector;
 mod history;
 mod job;
@@ -25,6 +26,7 @@ mod namespace;
 mod nodecidrs;
 mod nodeipam;
 mod nodelifecycle;
+mod persistentvolume;
 mod podcontrol;
 mod podgc;
 mod pods;
@@ -38,6 +40,8 @@ mod statefulset;
 mod status;
 mod tainteviction;
 mod ttlafterfinished;
+mod volumeexpand;
+mod volumeprotection;
 
 pub use context::{Context, Options};
 pub use nodecidrs::NodeCidrs;
@@ -69,6 +73,12 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     go.run(5, resourcequota::ResourceQuotaController::new(cx));
     go.run(2, podgc::PodGarbageCollector::new(cx));
     go.run(2, ttlafterfinished::TtlAfterFinishedController::new(cx));
+    // One worker: two claims never choose the same volume.
+    go.run(1, persistentvolume::BinderController::new(cx));
+    go.run(2, volumeexpand::ExpandController::new(cx));
+    go.run(2, volumeprotection::ClaimProtectionController::new(cx));
+    go.run(2, volumeprotection::VolumeProtectionController::new(cx));
+    go.run(5, ephemeralvolume::EphemeralVolumeController::new(cx));
     if cx.options.node_cidrs.is_some() {
         go.run(1, nodeipam::NodeIpamController::new(cx));
     }

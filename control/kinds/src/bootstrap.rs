@@ -1,5 +1,5 @@
-//! The objects that must exist: four namespaces, the system PriorityClasses, a RuntimeClass for each runtime, Service `default/kubernetes`
-//! with its endpoints, and the Lease of this server. They are created concurrently at start, so that they share group commits, and reconciled
+//! The objects that must exist: four namespaces, the system PriorityClasses, a RuntimeClass for each runtime, the StorageClass of volumes on
+//! the nodes, Service `default/kubernetes` with its endpoints, and the Lease of this server. They are created concurrently at start, so that they share group commits, and reconciled
 //! while the server runs.
 
 use crate::{Settings, scheduling::priorityclass::SYSTEM};
@@ -19,6 +19,8 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 const PERIOD: Duration = Duration::from_secs(10);
 /// Duration of the Lease, seconds.
 const LEASE: i64 = 3600;
+/// The StorageClass of volumes on the nodes, and the default.
+const LOCAL_CLASS: &str = "local";
 /// The field manager, as upstream's.
 const MANAGER: &str = "fieldManager=kube-apiserver";
 
@@ -56,8 +58,15 @@ impl Bootstrap {
             let object = json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name}, "handler": name});
             self.reconcile("/apis/node.k8s.io/v1/runtimeclasses".to_owned(), object, false)
         });
-        let all = (try_join_all(namespaces), try_join_all(classes), try_join_all(runtimes));
-        futures::future::try_join3(all.0, all.1, all.2).await?;
+        let storage = self.settings.local_volumes.iter().map(|provisioner| {
+            let default = json!({"storageclass.kubernetes.io/is-default-class": "true"});
+            let object = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+                "metadata": {"name": LOCAL_CLASS, "annotations": default}, "provisioner": provisioner,
+                "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer", "allowVolumeExpansion": true});
+            self.reconcile("/apis/storage.k8s.io/v1/storageclasses".to_owned(), object, false)
+        });
+        let all = (try_join_all(namespaces), try_join_all(classes), try_join_all(runtimes), try_join_all(storage));
+        futures::future::try_join4(all.0, all.1, all.2, all.3).await?;
         let own = own(&self.settings, &api::time::rfc3339_micro(self.clock.now()));
         let own = own.into_iter().map(|(collection, object)| self.reconcile(collection, object, true));
         try_join_all(own).await?;

@@ -17,6 +17,7 @@ mod batch;
 pub mod bootstrap;
 mod capabilities;
 mod cells;
+mod claims;
 mod coordination;
 pub mod core;
 mod discovery;
@@ -29,6 +30,7 @@ mod policy;
 mod quantities;
 mod rules;
 mod scheduling;
+mod storage;
 
 #[cfg(test)]
 mod hostile_tests;
@@ -69,6 +71,8 @@ pub struct Settings {
     pub image_advice: Option<Arc<dyn ImageAdvice>>,
     /// The runtimes of the nodes. Of each there is a RuntimeClass with its name and handler.
     pub runtimes: Vec<String>,
+    /// The provisioner of the default StorageClass, which has folders of the nodes; `None` for no such class.
+    pub local_volumes: Option<String>,
     /// What node, scheduler and controllers honour; of other fields users are warned.
     pub capabilities: Capabilities,
 }
@@ -101,6 +105,8 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         core::limitrange::resource(),
         core::namespace::resource(),
         core::node::resource(),
+        core::persistentvolumeclaim::resource(),
+        core::persistentvolume::resource(capabilities),
         core::pod::resource(capabilities),
         core::podtemplate::resource(capabilities),
         core::replicationcontroller::resource(capabilities),
@@ -121,6 +127,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         coordination::lease::resource(),
         node::runtimeclass::resource(),
         discovery::endpointslice::resource(),
+        storage::storageclass::resource(),
         metrics::nodemetrics::resource(),
         metrics::podmetrics::resource(),
         // Which there are is what kubectl asks before it says that it does not know a kind.

@@ -45,6 +45,7 @@ pub(crate) fn settings() -> Settings {
         identity: "test".to_owned(),
         image_advice: None,
         runtimes: Vec::new(),
+        local_volumes: None,
         capabilities: Capabilities::default(),
     }
 }

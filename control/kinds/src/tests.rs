@@ -53,6 +53,8 @@ fn the_table_is_kubernetes() {
         v1 | limitranges | LimitRange | ns | limits |  | all8 |
         v1 | namespaces | Namespace | cluster | ns |  | create,delete,get,list,patch,update,watch | finalize(update); status(get,patch,update)
         v1 | nodes | Node | cluster | no |  | all8 | proxy(create,delete,get,patch,update) → NodeProxyOptions; status(get,patch,update)
+        v1 | persistentvolumeclaims | PersistentVolumeClaim | ns | pvc |  | all8 | status(get,patch,update)
+        v1 | persistentvolumes | PersistentVolume | cluster | pv |  | all8 | status(get,patch,update)
         v1 | pods | Pod | ns | po | all | all8 | attach(create,get) → PodAttachOptions; binding(create) → Binding; ephemeralcontainers(get,patch,update); eviction(create) → Eviction; exec(create,get) → PodExecOptions; log(get); portforward(create,get) → PodPortForwardOptions; proxy(create,delete,get,patch,update) → PodProxyOptions; status(get,patch,update)
         v1 | podtemplates | PodTemplate | ns |  |  | all8 |
         v1 | replicationcontrollers | ReplicationController | ns | rc | all | all8 | scale(get,patch,update) → Scale; status(get,patch,update)
@@ -73,6 +75,7 @@ fn the_table_is_kubernetes() {
         coordination.k8s.io/v1 | leases | Lease | ns |  |  | all8 |
         node.k8s.io/v1 | runtimeclasses | RuntimeClass | cluster |  |  | all8 |
         discovery.k8s.io/v1 | endpointslices | EndpointSlice | ns |  |  | all8 |
+        storage.k8s.io/v1 | storageclasses | StorageClass | cluster | sc |  | all8 |
         metrics.k8s.io/v1beta1 | nodes | NodeMetrics | cluster |  |  | get,list |
         metrics.k8s.io/v1beta1 | pods | PodMetrics | ns |  |  | get,list |
         apiextensions.k8s.io/v1 | customresourcedefinitions | CustomResourceDefinition | cluster | crd,crds | api-extensions | get,list,watch |

@@ -3,6 +3,7 @@
 use crate::{
     pod::{PodInfo, node_name, uid},
     snapshot::Snapshot,
+    terms::Labels,
 };
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::{collections::HashMap, sync::Arc};
@@ -13,6 +14,8 @@ pub struct Cache {
     nodes: Snapshot,
     /// The node of each pod by uid, and whether the pod is only assumed there.
     places: HashMap<String, (String, bool)>,
+    /// The node that each pod is nominated to, by uid.
+    nominations: HashMap<String, String>,
 }
 
 impl Cache {
@@ -30,6 +33,34 @@ impl Cache {
     /// Removes a node; its pods stay until they are removed themselves.
     pub fn remove_node(&mut self, name: &str) {
         self.nodes.remove_node(name);
+    }
+
+    /// Sets the labels of a namespace; `None` forgets it.
+    pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
+        self.nodes.set_namespace(name, labels);
+    }
+
+    /// Nominates a pod that has no node to one, where it counts for pods of lower priority.
+    pub fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
+        self.withdraw(pod.uid());
+        self.nominations.insert(pod.uid().to_owned(), node.to_owned());
+        self.nodes.set_nominated(node, |pods| pods.push(pod));
+    }
+
+    /// Takes the nomination of a pod back; returns the pod and the node if there was one.
+    pub fn withdraw(&mut self, uid: &str) -> Option<(Arc<PodInfo>, String)> {
+        let node = self.nominations.remove(uid)?;
+        let mut found = None;
+        self.nodes.set_nominated(&node, |pods| {
+            let index = pods.iter().position(|pod| pod.uid() == uid);
+            found = index.map(|index| pods.remove(index));
+        });
+        found.map(|pod| (pod, node))
+    }
+
+    /// The node that a pod is nominated to.
+    pub fn nomination(&self, uid: &str) -> Option<&str> {
+        self.nominations.get(uid).map(String::as_str)
     }
 
     /// Adds or updates a bound pod, which confirms or corrects an assumption.
@@ -65,9 +96,9 @@ impl Cache {
     }
 
     /// The last known state of a pod.
-    pub fn pod(&self, uid: &str) -> Option<&Arc<Pod>> {
+    pub fn pod(&self, uid: &str) -> Option<&Arc<PodInfo>> {
         let (name, _) = self.places.get(uid)?;
-        self.nodes.info(name)?.pods.get(uid).map(|p| &p.pod)
+        self.nodes.info(name)?.pods.get(uid)
     }
 
     /// Takes the newest state of a known pod that differs in nothing that counts here: else an old one is held in memory for as long as the

@@ -3,8 +3,9 @@
 use crate::{
     cycle_state::CycleState,
     node::NodeInfo,
-    plugin::{Plugin, Plugins, PostFilter, PreFilter, PreScore},
+    plugin::{Filters, Plugin, Plugins, PostFilter, PreFilter, PreScore},
     pod::PodInfo,
+    search::Search,
     snapshot::Snapshot,
     status::{NodeToStatus, Reason, Status},
 };
@@ -21,11 +22,27 @@ pub enum Decision {
         message: String,
         /// The plugins that rejected the pod.
         refused_by: Vec<&'static str>,
-        /// The plugin whose preemption can make the pod fit, and the nominated node.
-        nominated: Option<(&'static str, String)>,
+        /// What becomes of the pod's nomination to a node.
+        nomination: Nomination,
     },
     /// The cycle failed with this error. The pod is tried again after its back-off.
     Error(String),
+}
+
+/// What becomes of a pod's nomination when no node fits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nomination {
+    /// It stays as it is.
+    Kept,
+    /// There is none any more.
+    Cleared,
+    /// The pod is nominated to `node`, where preemption of `plugin` can make it fit.
+    To {
+        /// The plugin.
+        plugin: &'static str,
+        /// The node.
+        node: String,
+    },
 }
 
 /// Schedules one pod. `chance` picks among nodes with equal scores.
@@ -34,42 +51,50 @@ pub fn schedule(
     pod: &PodInfo,
     snapshot: &Snapshot,
     plugins: &Plugins,
+    search: &mut Search,
     chance: &mut fastrand::Rng,
 ) -> Decision {
     if snapshot.count() == 0 {
         let message = "no nodes available to schedule pods".to_owned();
-        return Decision::Refuse { message, refused_by: Vec::new(), nominated: None };
+        return Decision::Refuse { message, refused_by: Vec::new(), nomination: Nomination::Cleared };
     }
     let mut statuses = NodeToStatus::new(snapshot);
-    let filters = match pre_filter(state, pod, snapshot, plugins) {
-        Ok(filters) => filters,
-        Err((refused_by, status)) => {
-            let why = status.reasons().join(", ");
-            statuses.set_absent(status);
-            return refuse(state, pod, plugins, &statuses, &why, refused_by);
-        }
-    };
-    let mut refused_by: BTreeSet<&'static str> = filters.narrowed_by.iter().copied().collect();
+    let Prepared { filters, nodes, narrowed_by, refused } = pre_filter(state, pod, snapshot, plugins);
+    if let Some((refused_by, status)) = refused {
+        let why = status.reasons().join(", ");
+        statuses.set_absent(status);
+        return refuse(state, pod, plugins, (&statuses, &filters), &why, refused_by);
+    }
+    let allows = |node: &NodeInfo| nodes.as_ref().is_none_or(|names| names.contains(node.name()));
+    let nominated = snapshot.get(pod.nominated_node()).filter(|node| allows(node));
+    if let Some(node) = nominated.filter(|node| filters.refusal(state, pod, node).is_none()) {
+        return Decision::Bind(node.name().to_owned());
+    }
+    let mut refused_by: BTreeSet<&'static str> = narrowed_by.iter().copied().collect();
     let mut fitting = Vec::new();
-    let mut look = |node| match filters.first_refusal(state, pod, node) {
-        None => fitting.push(node),
+    let mut fits = |node| match filters.refusal(state, pod, node) {
+        None => {
+            fitting.push(node);
+            true
+        }
         Some((plugin, status)) => {
             refused_by.insert(plugin);
             statuses.refuse(node, status);
+            false
         }
     };
-    match &filters.nodes {
-        None => snapshot.iter().for_each(&mut look),
-        Some(names) => names.iter().filter_map(|name| snapshot.get(name)).for_each(&mut look),
+    match &nodes {
+        None => search.run(snapshot, fits),
+        Some(names) => names.iter().filter_map(|name| snapshot.get(name)).for_each(|node| _ = fits(node)),
     }
     match fitting.as_slice() {
         [] => {
-            if filters.nodes.is_some() {
-                let why = format!("node(s) didn't satisfy plugin(s) [{}]", filters.narrowed_by.join(" "));
+            if nodes.is_some() {
+                let why = format!("node(s) didn't satisfy plugin(s) [{}]", narrowed_by.join(" "));
                 statuses.set_absent(Status::UnschedulableAndUnresolvable(vec![why.into()]));
             }
             let why = statuses.histogram();
-            refuse(state, pod, plugins, &statuses, &why, refused_by.into_iter().collect())
+            refuse(state, pod, plugins, (&statuses, &filters), &why, refused_by.into_iter().collect())
         }
         [only] => Decision::Bind(only.name().to_owned()),
         several => Decision::Bind(best(state, pod, several, snapshot, plugins, chance).name().to_owned()),
@@ -77,67 +102,52 @@ pub fn schedule(
 }
 
 /// The result of preFilter.
-#[derive(Default)]
-struct Filters<'a> {
-    /// The plugins whose filter runs.
-    plugins: Vec<&'a dyn Plugin>,
+struct Prepared<'a> {
+    filters: Filters<'a>,
     /// The nodes to filter; `None` is all.
     nodes: Option<BTreeSet<String>>,
     /// The plugins that narrowed `nodes`.
     narrowed_by: Vec<&'static str>,
+    /// If no node is left: by which plugins, and why.
+    refused: Option<(Vec<&'static str>, Status)>,
 }
 
-impl Filters<'_> {
-    fn first_refusal(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Option<(&'static str, Status)> {
-        self.plugins.iter().find_map(|p| match p.filter(state, pod, node) {
-            Status::Success => None,
-            status => Some((p.name(), status)),
-        })
-    }
-
-    fn narrow(&mut self, plugin: &'static str, names: BTreeSet<String>) {
-        self.narrowed_by.push(plugin);
-        self.narrowed_by.sort_unstable();
-        self.nodes = Some(match self.nodes.take() {
-            None => names,
-            Some(before) => before.intersection(&names).cloned().collect(),
-        });
-    }
-}
-
-/// Runs preFilter of all plugins. If they reject all nodes: by which plugin, and why.
-fn pre_filter<'a>(
-    state: &mut CycleState,
-    pod: &PodInfo,
-    snapshot: &Snapshot,
-    plugins: &'a Plugins,
-) -> Result<Filters<'a>, (Vec<&'static str>, Status)> {
-    let mut filters = Filters { plugins: Vec::with_capacity(plugins.len()), ..Filters::default() };
-    let mut refused = None;
+/// Runs preFilter of all plugins.
+fn pre_filter<'a>(state: &mut CycleState, pod: &PodInfo, snapshot: &'a Snapshot, plugins: &'a Plugins) -> Prepared<'a> {
+    let mut running: Vec<&'a dyn Plugin> = Vec::with_capacity(plugins.len());
+    let (mut nodes, mut narrowed_by, mut refused) = (None::<BTreeSet<String>>, Vec::new(), None);
     for plugin in plugins.iter() {
         match plugin.pre_filter(state, pod, snapshot) {
             PreFilter::Skip => continue,
             PreFilter::AllNodes => {}
-            PreFilter::Nodes(names) => filters.narrow(plugin.name(), names),
+            PreFilter::Nodes(names) => {
+                narrowed_by.push(plugin.name());
+                narrowed_by.sort_unstable();
+                nodes = Some(match nodes.take() {
+                    None => names,
+                    Some(before) => before.intersection(&names).cloned().collect(),
+                });
+            }
             // the other plugins still run, because postFilter needs the state that they compute
             PreFilter::Unschedulable(why) => {
                 refused = Some((vec![plugin.name()], Status::Unschedulable(vec![why])));
-                continue;
             }
             PreFilter::UnschedulableAndUnresolvable(why) => {
-                return Err((vec![plugin.name()], Status::UnschedulableAndUnresolvable(vec![why])));
+                refused = Some((vec![plugin.name()], Status::UnschedulableAndUnresolvable(vec![why])));
+                break;
             }
         }
-        if filters.nodes.as_ref().is_some_and(BTreeSet::is_empty) {
-            let why = match filters.narrowed_by.as_slice() {
+        if nodes.as_ref().is_some_and(BTreeSet::is_empty) {
+            let why = match narrowed_by.as_slice() {
                 [one] => format!("node(s) didn't satisfy plugin {one}"),
                 several => format!("node(s) didn't satisfy plugin(s) [{}] simultaneously", several.join(" ")),
             };
-            return Err((filters.narrowed_by, Status::UnschedulableAndUnresolvable(vec![why.into()])));
+            refused = Some((narrowed_by.clone(), Status::UnschedulableAndUnresolvable(vec![why.into()])));
+            break;
         }
-        filters.plugins.push(plugin.as_ref());
+        running.push(plugin.as_ref());
     }
-    refused.map_or(Ok(filters), Err)
+    Prepared { filters: Filters::new(running, snapshot), nodes, narrowed_by, refused }
 }
 
 /// No node fits: runs postFilter, and makes the message.
@@ -145,18 +155,22 @@ fn refuse(
     state: &mut CycleState,
     pod: &PodInfo,
     plugins: &Plugins,
-    statuses: &NodeToStatus<'_>,
+    (statuses, filters): (&NodeToStatus<'_>, &Filters<'_>),
     why: &str,
     refused_by: Vec<&'static str>,
 ) -> Decision {
-    let mut nominated = None;
+    let mut nomination = Nomination::Kept;
     let mut reasons: Vec<Reason> = Vec::new();
     for plugin in plugins.iter() {
-        match plugin.post_filter(state, pod, statuses) {
+        match plugin.post_filter(state, pod, statuses, filters) {
             PostFilter::Skip => {}
             PostFilter::Unschedulable(reason) => reasons.push(reason),
+            PostFilter::Cleared(reason) => {
+                nomination = Nomination::Cleared;
+                reasons.push(reason);
+            }
             PostFilter::Nominated(node) => {
-                nominated = Some((plugin.name(), node));
+                nomination = Nomination::To { plugin: plugin.name(), node };
                 reasons.clear();
                 break;
             }
@@ -167,7 +181,7 @@ fn refuse(
         message.push(' ');
         message.push_str(&reasons.join(", "));
     }
-    Decision::Refuse { message, refused_by, nominated }
+    Decision::Refuse { message, refused_by, nomination }
 }
 
 fn best<'a>(
@@ -203,6 +217,7 @@ fn best<'a>(
 mod tests {
     use super::*;
     use crate::{
+        Listers,
         cache::Cache,
         plugins::{Strategy, defaults},
     };
@@ -235,7 +250,8 @@ mod tests {
             &mut CycleState::default(),
             pod,
             &nodes.snapshot(),
-            &defaults(Strategy::default()),
+            &defaults(Strategy::default(), &Listers::default()),
+            &mut Search::default(),
             &mut fastrand::Rng::with_seed(1),
         )
     }
@@ -306,7 +322,8 @@ mod tests {
                 &mut CycleState::default(),
                 &pod("p", "1", json!({})),
                 &nodes.snapshot(),
-                &defaults(strategy),
+                &defaults(strategy, &Listers::default()),
+                &mut Search::default(),
                 &mut fastrand::Rng::with_seed(1),
             );
             assert_eq!(decision, Decision::Bind(expected.into()));
@@ -318,11 +335,11 @@ mod tests {
         let list: Vec<Value> = (0..10).map(|i| json!({"name": format!("n{i}"), "cpu": "64", "pods": "110"})).collect();
         let mut nodes = cluster(json!(list));
         let mut chance = fastrand::Rng::with_seed(7);
-        let plugins = defaults(Strategy::default());
+        let (plugins, mut search) = (defaults(Strategy::default(), &Listers::default()), Search::default());
         for i in 0..100 {
             let pod = pod(&format!("p{i}"), "100m", json!({}));
             let Decision::Bind(node) =
-                schedule(&mut CycleState::default(), &pod, &nodes.snapshot(), &plugins, &mut chance)
+                schedule(&mut CycleState::default(), &pod, &nodes.snapshot(), &plugins, &mut search, &mut chance)
             else {
                 panic!("refused")
             };

@@ -29,6 +29,15 @@ impl CycleState {
         self.values.iter().find(|(id, _)| *id == TypeId::of::<T>()).and_then(|(_, value)| value.downcast_ref())
     }
 
+    /// Changes the value of this type, if there is one. Clones of the state keep theirs.
+    pub fn modify<T: Any + Send + Sync + Clone>(&mut self, change: impl FnOnce(&mut T)) {
+        if let Some((_, value)) = self.values.iter_mut().find(|(id, _)| *id == TypeId::of::<T>()) {
+            let Some(mut changed) = value.downcast_ref::<T>().cloned() else { return };
+            change(&mut changed);
+            *value = Arc::new(changed);
+        }
+    }
+
     /// Deletes the value of this type.
     pub fn delete<T: Any + Send + Sync>(&mut self) {
         self.values.retain(|(id, _)| *id != TypeId::of::<T>());
@@ -39,7 +48,7 @@ impl CycleState {
 mod tests {
     use super::*;
 
-    #[derive(Debug, PartialEq)]
+    #[derive(Clone, Debug, PartialEq)]
     struct Zones(usize);
 
     #[test]
@@ -54,5 +63,9 @@ mod tests {
         other.delete::<&str>();
         assert_eq!((state.read(), state.read()), (Some(&Zones(2)), Some(&"a text")));
         assert_eq!((other.read(), other.read::<&str>()), (Some(&Zones(3)), None));
+        let mut third = other.clone();
+        third.modify(|zones: &mut Zones| zones.0 += 1);
+        third.modify(|text: &mut &str| *text = "not there");
+        assert_eq!((third.read(), other.read(), third.read::<&str>()), (Some(&Zones(4)), Some(&Zones(3)), None));
     }
 }

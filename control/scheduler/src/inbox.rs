@@ -1,8 +1,8 @@
 //! Changes that the loop has not handled yet. Informer handlers only add to it.
 
-use crate::{pod::PodInfo, status::Failure};
+use crate::{listers::Listers, pod::PodInfo, status::Failure};
 use client::{Delta, Informer, Kind};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use parking_lot::Mutex;
 use std::{collections::HashMap, mem, sync::Arc};
 use tokio::sync::Notify;
@@ -21,8 +21,11 @@ pub(crate) struct Inbox {
 /// The changes since the inbox was last emptied.
 #[derive(Default)]
 pub(crate) struct Updates {
+    pub(crate) namespaces: Changes<Namespace>,
     pub(crate) nodes: Changes<Node>,
     pub(crate) pods: Changes<Pod>,
+    /// Whether a claim, a volume or a class changed.
+    pub(crate) volumes: bool,
     pub(crate) outcomes: Vec<Outcome>,
 }
 
@@ -32,8 +35,13 @@ pub(crate) enum Outcome {
     Bound(String),
     /// The pod is not bound.
     Failed(Arc<PodInfo>, Rejection),
-    /// Preemption for the pod with this uid failed.
-    NotPreempted(String),
+    /// Preemption for the pod with this uid has ended: all its victims are being deleted, or it failed.
+    Preempted {
+        /// The pod.
+        uid: String,
+        /// Whether it failed.
+        failed: bool,
+    },
 }
 
 /// Why an assumed pod is not bound.
@@ -103,9 +111,26 @@ impl Inbox {
     }
 
     /// Subscribes to the informers, for as long as the inbox is held elsewhere.
-    pub(crate) fn subscribe(self: &Arc<Self>, nodes: &Informer<Node>, pods: &Informer<Pod>) {
+    pub(crate) fn subscribe(
+        self: &Arc<Self>,
+        namespaces: &Informer<Namespace>,
+        nodes: &Informer<Node>,
+        pods: &Informer<Pod>,
+    ) {
+        self.follow(namespaces, |updates| &mut updates.namespaces);
         self.follow(nodes, |updates| &mut updates.nodes);
         self.follow(pods, |updates| &mut updates.pods);
+    }
+
+    /// Notes changes of claims, volumes and classes, for as long as the inbox is held elsewhere.
+    pub(crate) fn subscribe_volumes(self: &Arc<Self>, listers: &Listers) {
+        let this = Arc::downgrade(self);
+        listers.on_volumes(move || {
+            if let Some(this) = this.upgrade() {
+                this.updates.lock().volumes = true;
+                this.changed.notify_one();
+            }
+        });
     }
 
     fn follow<K: Kind>(self: &Arc<Self>, informer: &Informer<K>, changes: fn(&mut Updates) -> &mut Changes<K>) {
@@ -128,7 +153,7 @@ mod tests {
     #[test]
     fn the_newest_state_of_each_object_waits_once_in_the_order_of_arrival() {
         let (inbox, pods) = (Arc::new(Inbox::default()), Informer::<Pod>::new());
-        inbox.subscribe(&Informer::new(), &pods);
+        inbox.subscribe(&Informer::new(), &Informer::new(), &pods);
         let pod = |name: &str, uid: &str, version: u32| -> Pod {
             let meta = json!({"name": name, "namespace": "d", "uid": uid, "resourceVersion": version.to_string()});
             serde_json::from_value(json!({"metadata": meta})).expect("a pod")

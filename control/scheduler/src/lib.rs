@@ -12,9 +12,10 @@
 //! One loop owns all state that decisions need, so that they take no lock and are made one after another ([`Scheduler::run`]). The decision
 //! itself ([`cycle`]) is pure; API calls run after the pod is assumed, for many pods concurrently. How to add a plugin: [`plugin`].
 //!
-//! Not here: preemption (a pod that needs it waits, and its condition says so), pod affinity and topology spread, volumes, extenders,
-//! several profiles. Such fields of a pod are not enforced. Preemption still lacks this: a nominated node is written into the pod, but neither
-//! tried first nor kept free from other pods.
+//! A pod that fits on no node is nominated to one where pods of lower priority can make room; it is tried there first, and counts there for
+//! pods that are not more important.
+//!
+//! Not here: volumes, dynamic resources, extenders, several profiles. Such fields of a pod are not enforced.
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
@@ -26,6 +27,7 @@ pub mod cycle_state;
 mod framework_tests;
 pub mod handle;
 mod inbox;
+pub mod listers;
 mod metrics;
 pub mod node;
 pub mod plugin;
@@ -34,14 +36,20 @@ pub mod pod;
 pub mod queue;
 mod report;
 mod run;
+pub mod search;
 pub mod snapshot;
 mod state;
 pub mod status;
+pub mod tally;
+pub mod terms;
+#[cfg(test)]
+mod testing;
 pub mod waiting;
 
 pub use cycle_state::CycleState;
 pub use handle::{Cycle, Handle};
-pub use plugin::{Event, Plugin, Plugins};
+pub use listers::Listers;
+pub use plugin::{Event, Filters, Plugin, Plugins};
 pub use plugins::{Strategy, honoured};
 pub use run::{Options, Scheduler};
 pub use snapshot::Snapshot;

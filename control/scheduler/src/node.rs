@@ -19,7 +19,9 @@ pub struct NodeInfo {
     /// CPU and memory of its pods in scores.
     pub scored: (Amount, Amount),
     /// Its pods by uid.
-    pub pods: HashMap<String, Arc<PodInfo>>,
+    pub pods: HashMap<Arc<str>, Arc<PodInfo>>,
+    /// Its place among the nodes: a small number that no other node has at the same time.
+    pub slot: usize,
     /// Grows with each change of any node: an equal number means an equal value, so that plugins may cache per node.
     pub generation: u64,
 }
@@ -38,11 +40,18 @@ impl NodeInfo {
         self.node = Some(node);
     }
 
-    pub(crate) fn add(&mut self, pod: Arc<PodInfo>) {
-        self.remove(pod.uid());
+    /// The value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.node.as_ref()?.metadata.labels.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// Adds a pod; returns its previous state.
+    pub(crate) fn add(&mut self, pod: Arc<PodInfo>) -> Option<Arc<PodInfo>> {
+        let old = self.remove(pod.uid());
         self.requested.add(&pod.requests);
         self.scored = (self.scored.0 + pod.scored.0, self.scored.1 + pod.scored.1);
-        self.pods.insert(pod.uid().to_owned(), pod);
+        self.pods.insert(pod.key.clone(), pod);
+        old
     }
 
     pub(crate) fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {

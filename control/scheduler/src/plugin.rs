@@ -5,6 +5,7 @@
 //! is upstream's. Every method has a default that does nothing: write those that the rule needs. The trait has two halves:
 //! * *Up to reserve* the methods are synchronous, cheap and pure: they see the pod, a [`Snapshot`] of the cluster and what the plugin wrote
 //!   into the [`CycleState`]. They run outside every lock, one pod after another.
+//!   A sum over all pods is kept from cycle to cycle ([`crate::tally`]), not computed in each.
 //! * *After the pod is assumed* they get a [`Handle`], with which they may call the API and wait; pods proceed concurrently, and the next
 //!   decision does not wait for them. After a failure there, [`Plugin::unreserve`] undoes what [`Plugin::reserve`] did.
 //!
@@ -88,6 +89,8 @@ pub enum PostFilter {
     Nominated(String),
     /// Preemption does not help, for this reason.
     Unschedulable(Reason),
+    /// As [`PostFilter::Unschedulable`], also on the node that the pod was nominated to, if there is one: it no longer is.
+    Cleared(Reason),
 }
 
 /// The result of [`Plugin::pre_score`].
@@ -125,8 +128,21 @@ pub enum Event<'a> {
         /// After.
         new: &'a Node,
     },
-    /// A pod was removed from a node: deleted, finished, or with smaller requests than before.
+    /// A node was removed.
+    NodeRemoved(&'a Node),
+    /// A pod was bound to a node.
+    PodAdded(&'a PodInfo),
+    /// The labels of a bound pod changed.
+    PodChanged {
+        /// Before.
+        old: &'a PodInfo,
+        /// After.
+        new: &'a PodInfo,
+    },
+    /// A pod was removed from a node: deleted, finished, with smaller requests than before, or no longer nominated to the node.
     PodRemoved(&'a PodInfo),
+    /// A PersistentVolumeClaim, a PersistentVolume or a StorageClass changed.
+    VolumesChanged,
     /// The rejected pod itself changed.
     PodUpdated,
     /// The pod has waited long, without a known change.
@@ -176,10 +192,26 @@ pub trait Plugin: Send + Sync {
         Status::Success
     }
 
+    /// Changes the state for [`Plugin::filter`] as if `other` were on `node` as well. `PreFilterExtensions` upstream, as the next one.
+    fn add_pod(&self, state: &mut CycleState, pod: &PodInfo, other: &PodInfo, node: &NodeInfo) {
+        let _ = (state, pod, other, node);
+    }
+
+    /// Changes the state for [`Plugin::filter`] as if `other` were not on `node`.
+    fn remove_pod(&self, state: &mut CycleState, pod: &PodInfo, other: &PodInfo, node: &NodeInfo) {
+        let _ = (state, pod, other, node);
+    }
+
     /// Runs when no node fits. Nominates a node where the pod can fit, and writes into `state` what [`Plugin::preempt`] has to do. The
-    /// first plugin that nominates a node ends the search.
-    fn post_filter(&self, state: &mut CycleState, pod: &PodInfo, statuses: &NodeToStatus<'_>) -> PostFilter {
-        let _ = (state, pod, statuses);
+    /// first plugin that nominates a node ends the search. `filters` say what would fit if pods were gone.
+    fn post_filter(
+        &self,
+        state: &mut CycleState,
+        pod: &PodInfo,
+        statuses: &NodeToStatus<'_>,
+        filters: &Filters<'_>,
+    ) -> PostFilter {
+        let _ = (state, pod, statuses, filters);
         PostFilter::Skip
     }
 
@@ -244,10 +276,64 @@ pub trait Plugin: Send + Sync {
         let _ = (handle, cycle);
     }
 
+    /// Whether [`Plugin::wakes_on`] may say yes to an event of this kind, for any pod: pods wait in thousands, and most events concern few
+    /// plugins.
+    fn listens(&self, event: &Event<'_>) -> bool {
+        let _ = event;
+        true
+    }
+
     /// Whether `event` may make `pod` fit, which this plugin rejected.
     fn wakes_on(&self, event: &Event<'_>, pod: &PodInfo) -> bool {
         let _ = pod;
         matches!(event, Event::NodeAdded(_) | Event::NodeUpdated { .. } | Event::PodUpdated)
+    }
+}
+
+/// The filters of a cycle: those of the plugins that did not skip it.
+pub struct Filters<'a> {
+    plugins: Vec<&'a dyn Plugin>,
+    snapshot: &'a Snapshot,
+}
+
+impl<'a> Filters<'a> {
+    /// The filters of these plugins.
+    pub fn new(plugins: Vec<&'a dyn Plugin>, snapshot: &'a Snapshot) -> Self {
+        Self { plugins, snapshot }
+    }
+
+    /// Why the pod may not run on the node, and which plugin says so. Pods of at least its priority that are nominated to the node count as
+    /// running there; the pod must also fit without them, because they may end up on another node.
+    pub fn refusal(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Option<(&'static str, Status)> {
+        let nominated = self.snapshot.nominated(node.name());
+        let nominated = || nominated.iter().filter(|p| p.priority >= pod.priority && p.uid() != pod.uid());
+        if nominated().next().is_some() {
+            let (mut with, mut full) = (state.clone(), node.clone());
+            nominated().for_each(|other| self.add(&mut with, pod, other.clone(), &mut full));
+            if let Some(refusal) = self.run(&with, pod, &full) {
+                return Some(refusal);
+            }
+        }
+        self.run(state, pod, node)
+    }
+
+    fn run(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Option<(&'static str, Status)> {
+        self.plugins.iter().find_map(|plugin| match plugin.filter(state, pod, node) {
+            Status::Success => None,
+            status => Some((plugin.name(), status)),
+        })
+    }
+
+    /// Adds a pod to a copy of a node, and to the state of the plugins.
+    pub fn add(&self, state: &mut CycleState, pod: &PodInfo, other: Arc<PodInfo>, node: &mut NodeInfo) {
+        node.add(other.clone());
+        self.plugins.iter().for_each(|plugin| plugin.add_pod(state, pod, &other, node));
+    }
+
+    /// Removes a pod from a copy of a node, and from the state of the plugins.
+    pub fn remove(&self, state: &mut CycleState, pod: &PodInfo, other: &PodInfo, node: &mut NodeInfo) {
+        node.remove(other.uid());
+        self.plugins.iter().for_each(|plugin| plugin.remove_pod(state, pod, other, node));
     }
 }
 

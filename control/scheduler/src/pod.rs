@@ -1,5 +1,6 @@
 //! A pod with everything that the scheduler compares, computed once. Pure.
 
+use crate::terms::{Labels, Spread, Terms};
 use client::fit::{
     affinity::{Preferred, Required},
     resources::{self, Amount, Resources},
@@ -46,6 +47,12 @@ pub struct PodInfo {
     pub required: Required,
     /// Its preferred node affinity.
     pub preferred: Preferred,
+    /// Its affinity and anti-affinity to other pods.
+    pub terms: Terms,
+    /// Its topology spread constraints.
+    pub spread: Spread,
+    /// The uid as a key that is cheap to copy.
+    pub(crate) key: Arc<str>,
 }
 
 impl PodInfo {
@@ -60,6 +67,9 @@ impl PodInfo {
             priority: spec.and_then(|s| s.priority).unwrap_or(0),
             required: spec.map(Required::of).unwrap_or_default(),
             preferred: spec.map(Preferred::of).unwrap_or_default(),
+            terms: spec.map(|s| Terms::of(client::pod::namespace(&pod), s)).unwrap_or_default(),
+            spread: Spread::of(&pod),
+            key: uid(&pod).into(),
             pod,
         }
     }
@@ -67,6 +77,26 @@ impl PodInfo {
     /// The uid.
     pub fn uid(&self) -> &str {
         uid(&self.pod)
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        client::pod::namespace(&self.pod)
+    }
+
+    /// Its labels.
+    pub fn labels(&self) -> Option<&Labels> {
+        self.pod.metadata.labels.as_ref()
+    }
+
+    /// Whether deletion has begun.
+    pub fn is_deleting(&self) -> bool {
+        client::pod::is_deleting(&self.pod)
+    }
+
+    /// The node that the pod's status nominates, or empty.
+    pub fn nominated_node(&self) -> &str {
+        self.pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).unwrap_or("")
     }
 
     /// Its tolerations.

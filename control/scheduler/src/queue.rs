@@ -8,7 +8,7 @@ use crate::{
 };
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -50,6 +50,10 @@ struct Entry {
     refused_by: Vec<&'static str>,
     /// The event counter when its last scheduling cycle began.
     events: u64,
+    /// Whether victims are being deleted for it: it is not tried before that has ended.
+    preempting: bool,
+    /// Whether an event that may help came meanwhile.
+    woken: bool,
 }
 
 /// The scheduling queue.
@@ -59,11 +63,15 @@ pub struct Queue {
     active: BTreeMap<Rank, String>,
     backoff: BTreeMap<(Instant, u64), String>,
     unschedulable: BTreeMap<(Instant, u64), String>,
+    /// The keys of `unschedulable` by the plugins that rejected the pods; "" for those that no plugin did.
+    refused: HashMap<&'static str, BTreeSet<(Instant, u64)>>,
     next_order: u64,
     /// The number of [`Place::Gated`] entries.
     gated: usize,
     /// Counts events.
     events: u64,
+    /// The counter at the last event that each plugin listened to.
+    heard: HashMap<&'static str, u64>,
 }
 
 /// The number of pending pods by queue: the gauge `scheduler_pending_pods`.
@@ -88,9 +96,11 @@ impl Queue {
             active: BTreeMap::new(),
             backoff: BTreeMap::new(),
             unschedulable: BTreeMap::new(),
+            refused: HashMap::new(),
             next_order: 0,
             gated: 0,
             events: 0,
+            heard: HashMap::new(),
         }
     }
 
@@ -101,7 +111,17 @@ impl Queue {
             self.next_order += 1;
             let order = self.next_order;
             let place = Place::InFlight;
-            let entry = Entry { pod, place, attempts: 0, not_before: now, order, refused_by: Vec::new(), events: 0 };
+            let entry = Entry {
+                pod,
+                place,
+                attempts: 0,
+                not_before: now,
+                order,
+                refused_by: Vec::new(),
+                events: 0,
+                preempting: false,
+                woken: false,
+            };
             self.entries.insert(uid.clone(), entry);
             return self.activate(&uid, now);
         };
@@ -122,6 +142,11 @@ impl Queue {
         if let Some(entry) = self.entries.get_mut(pod.uid()) {
             entry.pod = pod;
         }
+    }
+
+    /// The last known state of a pod.
+    pub fn pod(&self, uid: &str) -> Option<&Arc<PodInfo>> {
+        self.entries.get(uid).map(|entry| &entry.pod)
     }
 
     /// Removes a pod that is deleted, finished or bound.
@@ -155,6 +180,25 @@ impl Queue {
         entry.not_before = now + backoff(entry.attempts);
         entry.place = Place::Unschedulable(now, entry.order);
         self.unschedulable.insert((now, entry.order), uid.to_owned());
+        for plugin in index_keys(&entry.refused_by) {
+            self.refused.entry(plugin).or_default().insert((now, entry.order));
+        }
+    }
+
+    /// Victims are being deleted for a rejected pod: it is not tried before [`Queue::preempted`].
+    pub fn preempting(&mut self, uid: &str) {
+        if let Some(entry) = self.entries.get_mut(uid) {
+            (entry.preempting, entry.woken) = (true, false);
+        }
+    }
+
+    /// The victims for a pod are being deleted, or that failed: the pod is tried again then, or if it was woken meanwhile.
+    pub fn preempted(&mut self, uid: &str, failed: bool, now: Instant) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        entry.preempting = false;
+        if failed || entry.woken {
+            self.reconsider(uid, now);
+        }
     }
 
     /// The cycle failed with an error that may be temporary: the pod is tried again after its back-off.
@@ -171,17 +215,28 @@ impl Queue {
         }
     }
 
-    /// Whether an event occurred since the pod's cycle began. The pod has missed that event, so that it must not wait for another one.
-    pub fn missed_events(&self, uid: &str) -> bool {
-        self.entries.get(uid).is_some_and(|entry| entry.events != self.events)
+    /// Whether an event to which the plugin listens occurred since the pod's cycle began. The pod has missed that event, so that it must not
+    /// wait for another one.
+    pub fn missed_events(&self, uid: &str, plugin: &str) -> bool {
+        let since = self.heard.get(plugin).copied().unwrap_or(0);
+        self.entries.get(uid).is_some_and(|entry| since > entry.events)
     }
 
     /// Handles an event: the pods that it may help are tried again.
     pub fn on(&mut self, event: &Event<'_>, now: Instant) {
         self.events += 1;
-        let waiting: Vec<String> = self.unschedulable.values().cloned().collect();
-        for uid in waiting {
-            self.wake(&uid, event, now);
+        let mut waiting = self.refused.get("").cloned().unwrap_or_default();
+        for plugin in self.plugins.iter() {
+            // A plugin that panics may have missed an event that helps.
+            if catch(|| plugin.listens(event)).unwrap_or(true) {
+                self.heard.insert(plugin.name(), self.events);
+                waiting.extend(self.refused.get(plugin.name()).into_iter().flatten());
+            }
+        }
+        for slot in waiting {
+            if let Some(uid) = self.unschedulable.get(&slot).cloned() {
+                self.wake(&uid, event, now);
+            }
         }
     }
 
@@ -204,15 +259,23 @@ impl Queue {
 
     fn wake(&mut self, uid: &str, event: &Event<'_>, now: Instant) {
         let entry = &self.entries[uid];
+        let late = matches!(event, Event::Timeout);
+        if entry.preempting && entry.woken && !late {
+            return;
+        }
         let helps = entry.refused_by.is_empty()
-            || matches!(event, Event::Timeout)
+            || late
             || self.plugins.iter().any(|p| {
                 // A plugin that panics may have missed an event that helps.
                 let wakes = || catch(|| p.wakes_on(event, &entry.pod)).unwrap_or(true);
                 entry.refused_by.contains(&p.name()) && wakes()
             });
-        if helps {
-            self.activate(uid, now);
+        if !helps {
+            return;
+        }
+        match self.entries.get_mut(uid) {
+            Some(entry) if entry.preempting && !late => entry.woken = true,
+            _ => self.activate(uid, now),
         }
     }
 
@@ -238,7 +301,14 @@ impl Queue {
         match self.entries.get(uid).map(|e| e.place) {
             Some(Place::Active(rank)) => drop(self.active.remove(&rank)),
             Some(Place::Backoff(at, order)) => drop(self.backoff.remove(&(at, order))),
-            Some(Place::Unschedulable(since, order)) => drop(self.unschedulable.remove(&(since, order))),
+            Some(Place::Unschedulable(since, order)) => {
+                self.unschedulable.remove(&(since, order));
+                for plugin in self.entries.get(uid).map(|e| index_keys(&e.refused_by)).unwrap_or_default() {
+                    if let Some(waiting) = self.refused.get_mut(plugin) {
+                        waiting.remove(&(since, order));
+                    }
+                }
+            }
             Some(Place::Gated) => self.gated -= 1,
             Some(Place::InFlight) | None => {}
         }
@@ -258,6 +328,11 @@ impl Queue {
     }
 }
 
+/// The names under which a rejected pod is found.
+fn index_keys(refused_by: &[&'static str]) -> Vec<&'static str> {
+    if refused_by.is_empty() { vec![""] } else { refused_by.to_vec() }
+}
+
 /// 1 s, 2 s, 4 s, … 10 s.
 fn backoff(attempts: u32) -> Duration {
     INITIAL_BACKOFF.saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(MAX_BACKOFF)
@@ -266,7 +341,10 @@ fn backoff(attempts: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugins::{Strategy, defaults};
+    use crate::{
+        Listers,
+        plugins::{Strategy, defaults},
+    };
     use k8s_openapi::api::core::v1::Node;
     use serde_json::{Value, json};
 
@@ -279,7 +357,7 @@ mod tests {
     }
 
     fn queue() -> (Queue, Instant) {
-        (Queue::new(defaults(Strategy::default())), Instant::now())
+        (Queue::new(defaults(Strategy::default(), &Listers::default())), Instant::now())
     }
 
     fn drain(q: &mut Queue, now: Instant) -> String {

@@ -16,7 +16,7 @@ pub(crate) struct Report {
     pub(crate) reason: &'static str,
     /// Upstream's message.
     pub(crate) message: String,
-    /// The nominated node.
+    /// The nominated node; `Some` of nothing clears it, `None` leaves it as it is.
     pub(crate) nominated: Option<String>,
 }
 
@@ -59,9 +59,10 @@ fn patch(pod: &Pod, condition: Option<Value>, nominated: Option<String>) -> Opti
     if let Some(condition) = condition {
         status.insert("conditions".to_owned(), json!([condition]));
     }
-    let known = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_ref());
-    if let Some(node) = nominated.filter(|node| known != Some(node)) {
-        status.insert("nominatedNodeName".to_owned(), node.into());
+    let known = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).unwrap_or("");
+    if let Some(node) = nominated.filter(|node| known != node) {
+        let node = if node.is_empty() { Value::Null } else { node.into() };
+        status.insert("nominatedNodeName".to_owned(), node);
     }
     let meta = json!({"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version});
     (!status.is_empty()).then(|| json!({"metadata": meta, "status": status}))
@@ -117,5 +118,9 @@ mod tests {
         );
         p.status = serde_json::from_value(written["status"].clone()).expect("a status");
         assert_eq!(patch(&p, None, Some("n".into())), None);
+        let cleared = patch(&p, None, Some(String::new())).expect("a patch");
+        assert_eq!(cleared["status"], json!({"nominatedNodeName": null}));
+        p.status = None;
+        assert_eq!(patch(&p, None, Some(String::new())), None);
     }
 }

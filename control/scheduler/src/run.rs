@@ -5,10 +5,11 @@
 
 use crate::{
     binding::{self, Slot},
-    cycle::Decision,
+    cycle::{Decision, Nomination},
     cycle_state::CycleState,
     handle::{Cycle, Handle},
     inbox::{Inbox, Outcome, Rejection},
+    listers::Listers,
     metrics::Metrics,
     plugin::Plugins,
     plugins::{Strategy, defaults},
@@ -21,7 +22,7 @@ use crate::{
 };
 use api::Clock;
 use client::{Client, EventType, Informers, Recorder, RecorderOptions, reference};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What the composition root decides.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// Wall-clock time, for conditions and events.
     pub clock: Clock,
@@ -37,6 +38,8 @@ pub struct Options {
     pub name: String,
     /// Whether pods are spread or packed.
     pub strategy: Strategy,
+    /// What plugins read besides nodes and pods; filled while the scheduler runs.
+    pub listers: Listers,
     /// Seed of the choice among nodes with equal scores.
     pub seed: u64,
     /// Concurrent bindings and reports; at this limit the next decision waits.
@@ -46,7 +49,8 @@ pub struct Options {
 impl Options {
     /// Upstream's defaults.
     pub fn new(clock: Clock, seed: u64) -> Self {
-        Self { clock, name: "default-scheduler".to_owned(), strategy: Strategy::default(), seed, in_flight: 64 }
+        let (name, strategy, listers) = ("default-scheduler".to_owned(), Strategy::default(), Listers::default());
+        Self { clock, name, strategy, listers, seed, in_flight: 64 }
     }
 }
 
@@ -69,7 +73,7 @@ struct Inner {
 impl Scheduler {
     /// With upstream's plugins over the shared informers; `client` carries the scheduler's identity.
     pub fn new(client: Client, informers: Informers, options: Options) -> Self {
-        let plugins = defaults(options.strategy);
+        let plugins = defaults(options.strategy, &options.listers);
         Self::with_plugins(client, informers, options, plugins)
     }
 
@@ -100,8 +104,9 @@ impl Scheduler {
     pub async fn run(&self, token: CancellationToken) {
         let inner = &self.inner;
         let (nodes, pods) = (inner.informers.of::<Node>(), inner.informers.of::<Pod>());
+        let namespaces = inner.informers.of::<Namespace>();
         let inbox = Arc::new(Inbox::default());
-        inbox.subscribe(&nodes, &pods);
+        inbox.subscribe(&namespaces, &nodes, &pods);
         let component = RecorderOptions { component: inner.options.name.clone(), host: None };
         let (recorder, write) = Recorder::new(inner.client.clone(), inner.options.clock.clone(), component);
         let tasks = TaskTracker::new();
@@ -115,13 +120,16 @@ impl Scheduler {
         };
         let run = Run { inner: inner.clone(), inbox, handle, stop: token.clone(), tasks: tasks.clone() };
         let work = async {
-            tokio::join!(nodes.synced(), pods.synced());
+            tokio::join!(namespaces.synced(), nodes.synced(), pods.synced());
+            inner.options.listers.start(&inner.client, &inner.informers).await;
+            run.inbox.subscribe_volumes(&inner.options.listers);
             Arc::new(run).decide().await;
         };
         tokio::select! { () = token.cancelled() => {}, () = work => {} }
         tasks.close();
         drop(writer);
         tasks.wait().await;
+        inner.options.listers.stop();
         *inner.pending.lock() = Pending::default();
     }
 }
@@ -151,12 +159,12 @@ impl Run {
                 Decision::Bind(node) => self.assumed(&mut state, Cycle { pod, node, state: memory }, begin, slot),
                 Decision::Error(message) => {
                     self.tried("error", begin);
-                    let told = Report { reason: "SchedulerError", message, nominated: None };
+                    let told = Report { reason: "SchedulerError", message, nominated: Some(String::new()) };
                     self.tasks.spawn(self.clone().report(pod, Some(told), slot));
                 }
-                Decision::Refuse { message, nominated, .. } => {
+                Decision::Refuse { message, nomination, .. } => {
                     self.tried("unschedulable", begin);
-                    self.tasks.spawn(self.clone().refused(pod, message, nominated, memory, slot));
+                    self.tasks.spawn(self.clone().refused(pod, message, nomination, memory, slot));
                 }
             }
         }
@@ -240,7 +248,7 @@ impl Run {
         };
         self.tried(if reason == "Unschedulable" { "unschedulable" } else { "error" }, begin);
         let silent = matches!(rejection.failure, Failure::Taken | Failure::Canceled);
-        (!silent).then_some(Report { reason, message, nominated: None })
+        (!silent).then_some(Report { reason, message, nominated: Some(String::new()) })
     }
 
     async fn report(self: Arc<Self>, pod: Arc<PodInfo>, told: Option<Report>, slot: Slot) {
@@ -255,15 +263,19 @@ impl Run {
         self: Arc<Self>,
         pod: Arc<PodInfo>,
         message: String,
-        nominated: Option<(&'static str, String)>,
+        nomination: Nomination,
         state: CycleState,
         slot: Slot,
     ) {
-        let (plugin, node) = nominated.unzip();
-        let told = Report { reason: "Unschedulable", message, nominated: node.clone() };
+        let (plugin, nominated) = match nomination {
+            Nomination::Kept => (None, None),
+            Nomination::Cleared => (None, Some(String::new())),
+            Nomination::To { plugin, node } => (Some(plugin), Some(node)),
+        };
+        let told = Report { reason: "Unschedulable", message, nominated: nominated.clone() };
         report(&self.handle, &pod, told).await;
         let plugin = self.inner.plugins.iter().find(|p| Some(p.name()) == plugin);
-        if let (Some(plugin), Some(node)) = (plugin, node) {
+        if let (Some(plugin), Some(node)) = (plugin, nominated) {
             let cycle = Cycle { pod, node, state };
             let work = async {
                 match plugin.preempt(&self.handle, &cycle) {
@@ -275,11 +287,12 @@ impl Run {
                 () = self.stop.cancelled() => Ok(()),
                 result = binding::guarded(work) => result,
             };
+            let (uid, failed) = (cycle.pod.uid().to_owned(), result.is_err());
+            self.inbox.ended(Outcome::Preempted { uid, failed });
             if let Err(error) = result {
                 let (namespace, name) = cycle.key();
                 let (plugin, node) = (plugin.name(), &cycle.node);
                 tracing::warn!(pod = format!("{namespace}/{name}"), plugin, node, %error, "no room could be made for the pod");
-                self.inbox.ended(Outcome::NotPreempted(cycle.pod.uid().to_owned()));
             }
         }
         drop(slot);

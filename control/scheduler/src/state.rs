@@ -2,16 +2,17 @@
 
 use crate::{
     cache::Cache,
-    cycle::{Decision, schedule},
+    cycle::{Decision, Nomination, schedule},
     cycle_state::CycleState,
     inbox::{Change, Outcome, Rejection, Updates},
     plugin::{Event, Plugins, catch},
     pod::{PodInfo, is_finished, node_name, uid},
     queue::Queue,
+    search::Search,
     status::Failure,
     waiting::WaitingPods,
 };
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -22,6 +23,7 @@ pub(crate) struct State {
     plugins: Plugins,
     cache: Cache,
     pub(crate) queue: Queue,
+    search: Search,
     chance: fastrand::Rng,
     waiting: WaitingPods,
 }
@@ -29,18 +31,23 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(name: String, plugins: Plugins, seed: u64, waiting: WaitingPods) -> Self {
         let queue = Queue::new(plugins.clone());
-        Self { name, plugins, cache: Cache::default(), queue, chance: fastrand::Rng::with_seed(seed), waiting }
+        let (search, chance) = (Search::default(), fastrand::Rng::with_seed(seed));
+        Self { name, plugins, cache: Cache::default(), queue, search, chance, waiting }
     }
 
     /// Applies updates.
     pub(crate) fn take(&mut self, updates: Updates) {
+        updates.namespaces.into_iter().for_each(|change| self.on_namespace(&change));
         updates.nodes.into_iter().for_each(|change| self.on_node(&change));
         updates.pods.into_iter().for_each(|change| self.on_pod(&change));
+        if updates.volumes {
+            self.queue.on(&Event::VolumesChanged, Instant::now());
+        }
         for outcome in updates.outcomes {
             match outcome {
                 Outcome::Bound(uid) => self.queue.remove(&uid),
                 Outcome::Failed(pod, rejection) => self.failed(&pod, rejection),
-                Outcome::NotPreempted(uid) => self.queue.reconsider(&uid, Instant::now()),
+                Outcome::Preempted { uid, failed } => self.queue.preempted(&uid, failed, Instant::now()),
             }
         }
     }
@@ -51,12 +58,31 @@ impl State {
         let now = Instant::now();
         let pod = self.queue.pop(now)?;
         let mut state = CycleState::default();
-        let decide = || schedule(&mut state, &pod, &self.cache.snapshot(), &self.plugins, &mut self.chance);
+        let Self { cache, plugins, search, chance, .. } = self;
+        let decide = || schedule(&mut state, &pod, &cache.snapshot(), plugins, search, chance);
         let decision = catch(decide).unwrap_or_else(|| Decision::Error("a plugin panicked".to_owned()));
         match &decision {
-            Decision::Error(_) => self.queue.retry(pod.uid(), now),
-            Decision::Bind(node) => self.cache.assume(pod.clone(), node),
-            Decision::Refuse { refused_by, .. } => self.queue.refuse(pod.uid(), refused_by.clone(), now),
+            Decision::Error(_) => {
+                self.withdraw(pod.uid(), "");
+                self.queue.retry(pod.uid(), now);
+            }
+            Decision::Bind(node) => {
+                self.withdraw(pod.uid(), node);
+                self.cache.assume(pod.clone(), node);
+            }
+            Decision::Refuse { refused_by, nomination, .. } => {
+                // before the pod is queued: its own nomination is no reason to try it again
+                match nomination {
+                    Nomination::Kept => {}
+                    Nomination::Cleared => self.withdraw(pod.uid(), ""),
+                    Nomination::To { node, .. } => self.withdraw(pod.uid(), node),
+                }
+                self.queue.refuse(pod.uid(), refused_by.clone(), now);
+                if let Nomination::To { node, .. } = nomination {
+                    self.cache.nominate(pod.clone(), node);
+                    self.queue.preempting(pod.uid());
+                }
+            }
         }
         Some((pod, decision, state))
     }
@@ -65,7 +91,7 @@ impl State {
     pub(crate) fn failed(&mut self, pod: &PodInfo, Rejection { plugin, failure }: Rejection) {
         let now = Instant::now();
         self.cache.forget(pod.uid());
-        let missed = self.queue.missed_events(pod.uid());
+        let missed = self.queue.missed_events(pod.uid(), plugin);
         // before the pod is queued: its own removal is no reason to try it again
         self.queue.on(&Event::PodRemoved(pod), now);
         match failure {
@@ -75,10 +101,23 @@ impl State {
         }
     }
 
+    /// Takes a nomination back, because the pod goes to `node` or nowhere: the room that it kept elsewhere is free.
+    fn withdraw(&mut self, uid: &str, node: &str) {
+        if let Some((pod, _)) = self.cache.withdraw(uid).filter(|(_, before)| before != node) {
+            self.queue.on(&Event::PodRemoved(&pod), Instant::now());
+        }
+    }
+
+    pub(crate) fn on_namespace(&mut self, Change { object, gone }: &Change<Namespace>) {
+        let labels = (!gone).then(|| object.metadata.labels.clone().unwrap_or_default());
+        self.cache.set_namespace(object.metadata.name.as_deref().unwrap_or(""), labels);
+    }
+
     pub(crate) fn on_node(&mut self, Change { object: node, gone }: &Change<Node>) {
         let now = Instant::now();
         if *gone {
-            return self.cache.remove_node(node.metadata.name.as_deref().unwrap_or(""));
+            self.cache.remove_node(node.metadata.name.as_deref().unwrap_or(""));
+            return self.queue.on(&Event::NodeRemoved(node), now);
         }
         match self.cache.set_node(node.clone()) {
             None => self.queue.on(&Event::NodeAdded(node), now),
@@ -88,42 +127,67 @@ impl State {
     }
 
     pub(crate) fn on_pod(&mut self, Change { object: pod, gone }: &Change<Pod>) {
-        let now = Instant::now();
         let id = uid(pod);
         if *gone || is_finished(pod) {
             self.waiting.cancel(id);
             self.queue.remove(id);
+            self.withdraw(id, "");
             if let Some(info) = self.cache.remove_pod(id) {
-                self.queue.on(&Event::PodRemoved(&info), now);
+                self.queue.on(&Event::PodRemoved(&info), Instant::now());
             }
         } else if !node_name(pod).is_empty() {
             self.queue.remove(id);
-            // status updates change nothing that is relevant here
-            let same = |known: &Pod| {
-                let (old, new) = (&known.metadata, &pod.metadata);
-                known.spec == pod.spec
-                    && (&old.labels, &old.deletion_timestamp) == (&new.labels, &new.deletion_timestamp)
-            };
-            if !self.cache.is_assumed(id) && self.cache.pod(id).is_some_and(|known| same(known)) {
-                self.cache.refresh(pod);
-            } else {
-                let before = self.cache.pod(id).cloned();
-                self.cache.set_pod(Arc::new(PodInfo::new(pod.clone())));
-                if let Some(before) = before
-                    .filter(|b| b.spec.as_ref().map(|s| &s.containers) != pod.spec.as_ref().map(|s| &s.containers))
-                {
-                    self.queue.on(&Event::PodRemoved(&PodInfo::new(before)), now);
-                }
-            }
+            self.withdraw(id, node_name(pod));
+            self.on_bound_pod(pod);
         } else if pod.metadata.deletion_timestamp.is_some() {
             self.waiting.cancel(id);
             self.queue.remove(id);
+            self.withdraw(id, "");
         } else if self.is_responsible_for(pod) {
-            let pod = Arc::new(PodInfo::new(pod.clone()));
-            match self.cache.is_assumed(id) {
-                true => self.queue.refresh(pod),
-                false => self.queue.set(pod, now),
+            self.on_pending_pod(Arc::new(PodInfo::new(pod.clone())));
+        }
+    }
+
+    fn on_bound_pod(&mut self, pod: &Arc<Pod>) {
+        let (id, now) = (uid(pod), Instant::now());
+        // status updates change nothing that is relevant here
+        let same = |known: &PodInfo| {
+            let (old, new) = (&known.pod.metadata, &pod.metadata);
+            known.pod.spec == pod.spec
+                && (&old.labels, &old.deletion_timestamp) == (&new.labels, &new.deletion_timestamp)
+        };
+        let before = self.cache.pod(id).filter(|_| !self.cache.is_assumed(id)).cloned();
+        if before.as_deref().is_some_and(same) {
+            return self.cache.refresh(pod);
+        }
+        let info = Arc::new(PodInfo::new(pod.clone()));
+        self.cache.set_pod(info.clone());
+        let Some(before) = before else { return self.queue.on(&Event::PodAdded(&info), now) };
+        if before.labels() != info.labels() {
+            self.queue.on(&Event::PodChanged { old: &before, new: &info }, now);
+        }
+        let containers = |pod: &PodInfo| pod.pod.spec.as_ref().map(|s| s.containers.clone());
+        if containers(&before) != containers(&info) {
+            self.queue.on(&Event::PodRemoved(&before), now);
+        }
+    }
+
+    fn on_pending_pod(&mut self, pod: Arc<PodInfo>) {
+        let now = Instant::now();
+        if self.cache.is_assumed(pod.uid()) {
+            return self.queue.refresh(pod);
+        }
+        let was_nominated = self.queue.pod(pod.uid()).is_some_and(|known| !known.nominated_node().is_empty());
+        self.queue.set(pod.clone(), now);
+        match (pod.nominated_node(), self.cache.nomination(pod.uid()).map(str::to_owned)) {
+            ("", Some(_)) if was_nominated => {
+                self.withdraw(pod.uid(), "");
+                self.queue.reconsider(pod.uid(), now);
             }
+            // the nomination is not written yet
+            ("", Some(node)) => self.cache.nominate(pod, &node),
+            ("", None) => {}
+            (node, _) => self.cache.nominate(pod.clone(), node),
         }
     }
 
@@ -143,7 +207,10 @@ fn is_relevant(old: &Node, new: &Node) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugins::{Strategy, defaults};
+    use crate::{
+        Listers,
+        plugins::{Strategy, defaults},
+    };
     use serde_json::{Value, json};
     use std::time::Duration;
 
@@ -152,7 +219,7 @@ mod tests {
     }
 
     fn state() -> State {
-        let plugins = defaults(Strategy::default());
+        let plugins = defaults(Strategy::default(), &Listers::default());
         State::new("default-scheduler".to_owned(), plugins, 0, WaitingPods::default())
     }
 

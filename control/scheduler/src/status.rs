@@ -79,6 +79,11 @@ impl<'a> NodeToStatus<'a> {
         self.refused.iter().map(|(node, status)| (*node, status))
     }
 
+    /// The status of a node.
+    pub fn get(&self, name: &str) -> &Status {
+        self.refused.iter().find(|(node, _)| node.name() == name).map_or(&self.absent, |(_, status)| status)
+    }
+
     /// The nodes that are only [`Status::Unschedulable`]: the pod may fit there if pods are removed.
     pub fn resolvable(&self) -> Vec<&'a NodeInfo> {
         let resolvable = |status: &Status| matches!(status, Status::Unschedulable(_));

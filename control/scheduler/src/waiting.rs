@@ -46,6 +46,14 @@ impl WaitingPods {
         self.end(uid, plugin, Failure::Unschedulable(reason.into()));
     }
 
+    /// Ends the wait of a pod whose place goes to one of higher priority: it is tried again after its back-off. False if the pod does not
+    /// wait.
+    pub(crate) fn preempt(&self, uid: &str) -> bool {
+        let waits = self.contains(uid);
+        self.end(uid, "", Failure::Taken);
+        waits
+    }
+
     /// Ends the wait of a pod that is gone.
     pub(crate) fn cancel(&self, uid: &str) {
         self.end(uid, "", Failure::Canceled);

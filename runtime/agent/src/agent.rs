@@ -13,6 +13,7 @@ use crate::{
     pod,
     prober::Prober,
     readings::Readings,
+    reclaim,
     reporter::Reporter,
     setup,
     shared::Shared,
@@ -176,6 +177,7 @@ impl Agent {
         self.spawn_essential(&ended, node::run(shared.clone(), self.token.clone()));
         self.spawn_essential(&ended, eviction::run(shared.clone(), self.token.clone()));
         self.spawn_essential(&ended, usage::run(shared.clone(), self.token.clone()));
+        self.spawn_essential(&ended, reclaim::run(shared.clone(), self.token.clone()));
         self.spawn_essential(&ended, awaited::run(shared.awaited.clone(), shared.images.clone(), self.token.clone()));
         self.subscribe(known);
         let mut relist = tokio::time::interval(RELIST_INTERVAL);

@@ -2,6 +2,9 @@
 
 /// Fields with the names of `kubectl explain`. A new volume plugin, probe or hook adds its field here, which removes the warning.
 pub const HONOURED: &[&str] = &[
+    "persistentvolume.spec.csi",
+    "persistentvolume.spec.hostPath",
+    "persistentvolume.spec.local",
     "pod.spec.containers.lifecycle.postStart.exec",
     "pod.spec.containers.lifecycle.preStop.exec",
     "pod.spec.containers.livenessProbe.exec",
@@ -13,7 +16,9 @@ pub const HONOURED: &[&str] = &[
     "pod.spec.volumes.configMap",
     "pod.spec.volumes.downwardAPI",
     "pod.spec.volumes.emptyDir",
+    "pod.spec.volumes.ephemeral",
     "pod.spec.volumes.hostPath",
+    "pod.spec.volumes.persistentVolumeClaim",
     "pod.spec.volumes.projected",
     "pod.spec.volumes.secret",
 ];

@@ -6,12 +6,18 @@ use crate::{
     config::{Configs, References, references},
     pod,
     referenced::ReferencedObjects,
+    volumes::local_selector,
 };
-use client::{Client, Informer, Informers, Target};
+use client::{
+    Client, Informer, Informers, Target,
+    fit::volumes::{claim_of, is_bound},
+    meta,
+};
 use k8s_openapi::api::{
-    core::v1::{Node, Pod, Service},
+    core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Service},
     node::v1::RuntimeClass,
 };
+use std::collections::BTreeMap;
 
 /// The agent's view of the API.
 pub(crate) struct Cluster {
@@ -27,6 +33,8 @@ pub(crate) struct Cluster {
     pub classes: Informer<RuntimeClass>,
     /// The node's own Node.
     pub nodes: Informer<Node>,
+    /// The volumes that are folders of the node.
+    pub volumes: Informer<PersistentVolume>,
 }
 
 impl Cluster {
@@ -37,6 +45,7 @@ impl Cluster {
             services: informers.of(),
             classes: informers.of(),
             nodes: informers.over(Target::of::<Node>().named("", node)),
+            volumes: informers.over(Target::of::<PersistentVolume>().labels(local_selector(node))),
             referenced: ReferencedObjects::new(client.clone(), informers),
             client,
         }
@@ -68,5 +77,43 @@ impl Cluster {
         }
         out.services.extend(self.services.list_in(namespace));
         Ok(out)
+    }
+
+    /// Reads the PersistentVolumes of a pod's claims, by the name of the pod's volume. The error is the message of the event `FailedMount`;
+    /// the texts are upstream's.
+    pub(crate) async fn persistent(&self, pod: &Pod) -> Result<BTreeMap<String, PersistentVolume>, String> {
+        let mut out = BTreeMap::new();
+        for volume in pod::spec(pod).volumes.iter().flatten() {
+            let Some((name, ephemeral)) = claim_of(pod, volume) else { continue };
+            let found = self.volume_of(pod, &name, ephemeral).await;
+            let found = found.map_err(|why| {
+                let namespace = pod::namespace(pod);
+                format!("error processing PVC {namespace}/{name}: {why}")
+            })?;
+            out.insert(volume.name.clone(), found);
+        }
+        Ok(out)
+    }
+
+    async fn volume_of(&self, pod: &Pod, claim: &str, ephemeral: bool) -> Result<PersistentVolume, String> {
+        let failed = |error: client::Error| format!("failed to fetch it from the API server: {error}");
+        let found = self.client.find::<PersistentVolumeClaim>(pod::namespace(pod), claim).await.map_err(failed)?;
+        let claim = found.ok_or_else(|| format!("persistentvolumeclaim {claim:?} not found"))?;
+        if ephemeral && !meta::is_controlled_by(&claim.metadata, pod::uid(pod)) {
+            return Err("PVC was not created for the pod (pod is not owner)".to_owned());
+        }
+        let spec = claim.spec.as_ref();
+        let name = spec.and_then(|spec| spec.volume_name.as_deref()).filter(|name| !name.is_empty());
+        let name = name.filter(|_| is_bound(&claim)).ok_or("PVC is not bound")?;
+        let found = self.client.find::<PersistentVolume>("", name).await.map_err(failed)?;
+        let volume = found.ok_or_else(|| format!("persistentvolume {name:?} not found"))?;
+        let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+        if reference.is_none_or(|reference| reference.uid.as_deref() != Some(meta::uid(&claim.metadata))) {
+            return Err(format!("PV {name} is bound to another claim"));
+        }
+        if spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block") {
+            return Err("a Wasm guest has no block devices: volumeMode Block cannot be used".to_owned());
+        }
+        Ok(volume)
     }
 }

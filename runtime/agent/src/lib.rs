@@ -38,6 +38,7 @@ mod pressure;
 pub mod probe;
 mod prober;
 mod readings;
+mod reclaim;
 mod referenced;
 mod reporter;
 pub mod resources;
@@ -59,6 +60,7 @@ pub use images::{Images, preparation_scope};
 pub use options::{Machine, Options, Runtimes};
 pub use pressure::Pressure;
 pub use readings::Usage;
+pub use volumes::LOCAL_VOLUMES;
 
 #[cfg(test)]
 mod tests;

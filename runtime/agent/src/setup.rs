@@ -4,7 +4,7 @@ use crate::{
     pod,
     shared::Shared,
     state::PodState,
-    volumes::{self, Context, FileBudget, SyncedVolume, VolumeRecord},
+    volumes::{self, Context, FileBudget, PersistentVolumes, SyncedVolume, VolumeRecord},
 };
 use client::EventType;
 use container::{
@@ -60,6 +60,7 @@ pub(crate) async fn sync_volumes(
         message
     };
     let configs = shared.cluster.configs(pod).await.map_err(|e| report(format!("MountVolume.SetUp failed: {e}")))?;
+    let persistent = shared.cluster.persistent(pod).await.map_err(report)?;
     let root = shared.volumes_dir(pod::uid(pod));
     let cx = Context {
         pod: pod.clone(),
@@ -67,6 +68,7 @@ pub(crate) async fn sync_volumes(
         facts: Arc::new(shared.facts(addresses)),
         allocatable: shared.allocatable.clone(),
         tokens: shared.tokens.clone(),
+        persistent: Arc::new(PersistentVolumes { volumes: persistent, root: shared.persistent_dir() }),
         now: shared.now(),
         dir: root.clone(),
         private: shared.private.clone(),

@@ -77,6 +77,11 @@ impl Shared {
         self.options.data_dir.join("volumes").join(uid)
     }
 
+    /// The folder of the volumes that outlive pods: `DATA/persistent/<handle>`.
+    pub(crate) fn persistent_dir(&self) -> PathBuf {
+        self.options.data_dir.join("persistent")
+    }
+
     /// The folder of a pod's logs: `DATA/logs/<namespace>_<name>_<uid>`.
     pub(crate) fn logs_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
         self.options.data_dir.join("logs").join(format!("{namespace}_{name}_{uid}"))

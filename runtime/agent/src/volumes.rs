@@ -1,7 +1,7 @@
 //! Volumes: folders of the node that a pod's containers mount. Each kind of source has a plugin, which syncs the folder repeatedly, so that
 //! changed ConfigMaps, Secrets, labels and tokens reach running containers.
 //!
-//! Persistent volumes are not supported yet. Follows <https://kubernetes.io/docs/concepts/storage/volumes/>.
+//! Follows <https://kubernetes.io/docs/concepts/storage/volumes/>.
 //!
 //! Wasm guests mount folders only. A `subPath` of a folder is mounted directly. A `subPath` of a file, and a `hostPath` of a file, are
 //! copied when the container starts into a folder of their own, which is mounted at the parent of `mountPath`.
@@ -10,12 +10,15 @@ mod atomic;
 mod beneath;
 mod mounts;
 mod payload;
+mod persistent;
 mod private;
 mod token;
 pub(crate) mod tree;
 
 pub use atomic::{File, write};
 pub use mounts::{MountRequest, mounts};
+pub use persistent::{LOCAL_VOLUMES, PersistentVolumes};
+pub(crate) use persistent::{local_folder, local_handle, local_selector};
 pub use private::PrivateDir;
 pub use token::{TokenSource, Tokens};
 
@@ -51,6 +54,8 @@ pub struct Context {
     pub allocatable: Arc<BTreeMap<String, Quantity>>,
     /// Service account tokens.
     pub tokens: Arc<Tokens>,
+    /// The PersistentVolumes of its claims.
+    pub persistent: Arc<PersistentVolumes>,
     /// The current time.
     pub now: Timestamp,
     /// The volume's folder. The plugin creates it if it needs one.
@@ -94,6 +99,8 @@ pub struct SyncedVolume {
     pub path: PathBuf,
     /// Who writes to it.
     pub owner: Owner,
+    /// Whether all mounts are read-only.
+    pub read_only: bool,
     /// When it must be synced again.
     pub resync_at: Option<Timestamp>,
 }
@@ -150,7 +157,7 @@ pub struct VolumeRecord {
 
 /// The plugins of this node. The first that handles a volume is used.
 pub fn plugins() -> Vec<Box<dyn VolumePlugin>> {
-    vec![Box::new(EmptyDir), Box::new(HostPath), Box::new(payload::Payloads)]
+    vec![Box::new(EmptyDir), Box::new(HostPath), Box::new(payload::Payloads), Box::new(persistent::Persistent)]
 }
 
 /// The records of a pod's volumes. A volume without a plugin is never set up.
@@ -229,7 +236,7 @@ pub async fn sync_all(
         let Some(plugin) = plugins.iter().find(|p| p.handles(volume)) else {
             return Err(format!(
                 "MountVolume.SetUp failed for volume {:?} : no volume plugin matched: this node supports emptyDir, configMap, \
-                 secret, downwardAPI, projected and hostPath",
+                 secret, downwardAPI, projected, hostPath, persistentVolumeClaim and ephemeral",
                 volume.name
             ));
         };
@@ -270,7 +277,7 @@ impl VolumePlugin for EmptyDir {
             std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777))
         })
         .await?;
-        Ok(SyncedVolume { path: cx.dir.clone(), owner: Owner::Pod, resync_at: None })
+        Ok(SyncedVolume { path: cx.dir.clone(), owner: Owner::Pod, read_only: false, resync_at: None })
     }
 }
 
@@ -291,7 +298,7 @@ impl VolumePlugin for HostPath {
         let source = volume.host_path.clone().unwrap_or_default();
         let (path, private) = (PathBuf::from(&source.path), cx.private.clone());
         blocking(move || Ok(host_path(&source, &private))).await?.map_err(Error::Source)?;
-        Ok(SyncedVolume { path, owner: Owner::Host, resync_at: None })
+        Ok(SyncedVolume { path, owner: Owner::Host, read_only: false, resync_at: None })
     }
 
     async fn teardown(&self, _dir: &Path) -> io::Result<()> {

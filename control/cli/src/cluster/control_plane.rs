@@ -101,6 +101,7 @@ impl ControlPlane {
             identity: config.node.clone(),
             image_advice: Some(dependencies.image_advice),
             runtimes: [wasm::NAME, isolated::NAME].map(str::to_owned).into(),
+            local_volumes: Some(agent::LOCAL_VOLUMES.to_owned()),
             capabilities: kinds::Capabilities::new(agent::HONOURED.iter().copied().chain(scheduler::honoured())),
         };
         let options = server::Options {
@@ -150,7 +151,9 @@ impl ControlPlane {
 
     /// Starts the controllers.
     async fn control(&self, config: &Config, process: &Process, group: &Group, client: Client) {
-        let options = controllers::Options::new(process.clock.clone(), self.credentials.authority.certificate.clone());
+        let mut options =
+            controllers::Options::new(process.clock.clone(), self.credentials.authority.certificate.clone());
+        options.local_volumes = Some(agent::LOCAL_VOLUMES.to_owned());
         options.queues.register(&mut process.metrics.lock());
         let elector = elector(config, process, &client, "kube-controller-manager");
         let informers = self.informers.clone();

@@ -2,7 +2,12 @@
 //!
 //! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/>.
 
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
+use k8s_openapi::api::{
+    core::v1::{
+        Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, TopologySelectorLabelRequirement,
+    },
+    storage::v1::StorageClass,
+};
 use std::collections::BTreeMap;
 
 /// What a node must have for a pod.
@@ -35,6 +40,21 @@ impl Required {
         self.labels.iter().all(has)
             && self.terms.as_ref().is_none_or(|terms| terms.iter().any(|t| term_matches(t, node)))
     }
+}
+
+impl From<&NodeSelector> for Required {
+    fn from(selector: &NodeSelector) -> Self {
+        Self { labels: BTreeMap::new(), terms: Some(selector.node_selector_terms.clone()) }
+    }
+}
+
+/// Whether a StorageClass allows volumes on the node.
+pub fn topologies_match(class: &StorageClass, node: &Node) -> bool {
+    let requires = |one: &TopologySelectorLabelRequirement| {
+        label(node, &one.key).is_some_and(|v| one.values.iter().any(|w| w == v))
+    };
+    let terms = class.allowed_topologies.as_deref().unwrap_or_default();
+    terms.is_empty() || terms.iter().any(|term| term.match_label_expressions.iter().flatten().all(requires))
 }
 
 /// The preferred node affinity, with weights.

@@ -17,7 +17,7 @@ pub(super) fn ordinal(set: &StatefulSet, pod: &Pod) -> Option<i32> {
 }
 
 /// The name of the claim of a pod to the volume of a claim template.
-fn claim_name(set: &StatefulSet, template: &str, ordinal: i32) -> String {
+pub(super) fn claim_name(set: &StatefulSet, template: &str, ordinal: i32) -> String {
     format!("{template}-{}-{ordinal}", meta::name(&set.metadata))
 }
 

@@ -1,7 +1,8 @@
 //! StatefulSets: pods with stable names, which come and go in order.
 //!
-//! Follows <https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/>. Not here: claims to volumes, which are not served yet.
+//! Follows <https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/>.
 
+mod claims;
 mod identity;
 mod plan;
 #[cfg(test)]
@@ -19,7 +20,7 @@ use crate::{
 use client::{Client, Controller, DeleteOptions, Error, EventType, Informer, Key, Next, Recorder, Wakeups, reference};
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec},
-    core::v1::Pod,
+    core::v1::{PersistentVolumeClaim, Pod},
 };
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -30,6 +31,7 @@ pub(crate) struct StatefulSetController {
     recorder: Recorder,
     sets: Informer<StatefulSet>,
     pods: Informer<Pod>,
+    claims: Informer<PersistentVolumeClaim>,
     history: History,
 }
 
@@ -45,6 +47,7 @@ impl StatefulSetController {
             recorder: cx.recorder("statefulset-controller"),
             sets,
             pods,
+            claims: cx.informers.of(),
             history: History::new(cx.client.clone(), cx.informers.of()),
         }
     }
@@ -70,7 +73,7 @@ impl StatefulSetController {
         Ok(Versions { current: current.and_then(of).unwrap_or_else(|| update.clone()), update, collisions })
     }
 
-    async fn act(&self, set: &StatefulSet, plan: &Plan) -> Result<(), Error> {
+    async fn act(&self, set: &StatefulSet, plan: &Plan) -> anyhow::Result<()> {
         let creates: Vec<&Pod> = plan
             .steps
             .iter()
@@ -99,13 +102,74 @@ impl StatefulSetController {
         Ok(())
     }
 
-    async fn create(&self, set: &StatefulSet, pod: &Pod) -> Result<(), Error> {
+    async fn create(&self, set: &StatefulSet, pod: &Pod) -> anyhow::Result<()> {
+        self.make_claims(set, pod).await?;
         match self.client.create(pod).await {
             // The cache does not show it yet, or another's pod has the name.
-            Err(error) if error.is_already_exists() => Err(error),
+            Err(error) if error.is_already_exists() => Err(error.into()),
             Err(error) if error.is_namespace_terminating() => Ok(()),
-            result => self.told(set, "Create", pod, result.map(drop)),
+            result => Ok(self.told(set, "Create", pod, result.map(drop))?),
         }
+    }
+
+    /// Makes the claims of a pod that are not there.
+    async fn make_claims(&self, set: &StatefulSet, pod: &Pod) -> anyhow::Result<()> {
+        let Some(ordinal) = identity::ordinal(set, pod) else { return Ok(()) };
+        for claim in claims::wanted(set, ordinal) {
+            let name = meta::name(&claim.metadata);
+            if let Some(there) = self.claims.get(meta::namespace(&set.metadata), name) {
+                let stale = claims::is_stale(set, &there, &pod.metadata);
+                anyhow::ensure!(!stale && !meta::is_deleting(&there.metadata), "pvc {name} is being deleted");
+                continue;
+            }
+            let result = match self.client.create(&claim).await {
+                Err(error) if error.is_already_exists() || error.is_namespace_terminating() => return Err(error.into()),
+                result => result.map(drop),
+            };
+            let (pod, owner) = (meta::name(&pod.metadata), meta::name(&set.metadata));
+            let (kind, reason, text) = match &result {
+                Ok(()) => (
+                    EventType::Normal,
+                    "SuccessfulCreate",
+                    format!("Create Claim {name} Pod {pod} in StatefulSet {owner} success"),
+                ),
+                Err(error) => (
+                    EventType::Warning,
+                    "FailedCreate",
+                    format!("Create Claim {name} for Pod {pod} in StatefulSet {owner} failed error: {error}"),
+                ),
+            };
+            self.recorder.event(&reference(set), kind, reason, text);
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Makes missing claims of pods that wait, and gives claims the owners of the retention policy.
+    async fn keep_claims(
+        &self,
+        set: &StatefulSet,
+        own: &[Arc<Pod>],
+        numbers: &std::ops::Range<i32>,
+    ) -> anyhow::Result<()> {
+        if set.spec.as_ref().is_none_or(|spec| spec.volume_claim_templates.as_ref().is_none_or(Vec::is_empty)) {
+            return Ok(());
+        }
+        for pod in own {
+            let Some(ordinal) = identity::ordinal(set, pod) else { continue };
+            if client::pod::phase(pod) == "Pending" && !client::pod::is_deleting(pod) {
+                self.make_claims(set, pod).await?;
+            }
+            for name in claims::names(set, ordinal) {
+                let Some(claim) = self.claims.get(meta::namespace(&set.metadata), &name) else { continue };
+                if let Some(owners) = claims::owners(set, pod, !numbers.contains(&ordinal), &claim) {
+                    let mut claim = (*claim).clone();
+                    claim.metadata.owner_references = Some(owners);
+                    self.client.update(&claim).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Records what became of a write.
@@ -127,6 +191,7 @@ impl Controller for StatefulSetController {
     fn wire(&self, wakeups: &mut Wakeups) {
         wakeups.on_self(&self.sets);
         wakeups.on(&self.pods, pods::enqueue_owner::<StatefulSet>);
+        wakeups.reads(&self.claims);
         let sets = self.sets.clone();
         wakeups.on(&self.pods, move |delta| {
             enqueue_for_orphan(delta, &sets, |set| set.spec.as_ref().map(|s| &s.selector))
@@ -150,7 +215,9 @@ impl Controller for StatefulSetController {
         let own = claims.settle(&selector, candidates.into_iter().filter(members).collect()).await?;
         let versions = self.versions(&set, spec, &revisions).await?;
         let plan = plan(&set, &versions, &own, self.clock.now());
-        let outcome = self.act(&set, &plan).await;
+        // Before pods go: their claims may go with them.
+        let kept = self.keep_claims(&set, &own, &plan::ordinals(spec)).await;
+        let outcome = if kept.is_ok() { self.act(&set, &plan).await } else { kept };
         if status::differs(set.status.as_ref(), &plan.status) {
             status::write(&self.client, &StatefulSet { status: Some(plan.status.clone()), ..(*set).clone() }).await?;
         }

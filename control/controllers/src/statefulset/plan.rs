@@ -67,8 +67,7 @@ pub(super) fn plan(set: &StatefulSet, versions: &Versions, own: &[Arc<Pod>], now
     let Some(spec) = set.spec.as_ref() else {
         return Plan { steps: Vec::new(), status: StatefulSetStatus::default(), again: None };
     };
-    let start = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
-    let ordinals = start..start.saturating_add(spec.replicas.unwrap_or(1).max(0));
+    let ordinals = ordinals(spec);
     let (replicas, condemned) = places(set, &ordinals, own);
     let mut planner = Planner { set, spec, versions, now, ordinals, replicas, condemned, steps: Vec::new() };
     let mut status = planner.status(own);
@@ -80,6 +79,12 @@ pub(super) fn plan(set: &StatefulSet, versions: &Versions, own: &[Arc<Pod>], now
     let again = waits.filter(|wait| !wait.is_zero()).min();
     status.current_replicas = status.current_replicas.filter(|count| *count != 0);
     Plan { steps: planner.steps, status, again }
+}
+
+/// The numbers of a set's pods.
+pub(super) fn ordinals(spec: &StatefulSetSpec) -> Range<i32> {
+    let start = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
+    start..start.saturating_add(spec.replicas.unwrap_or(1).max(0))
 }
 
 /// The pods of the set's numbers, and those that are too many, highest number first.

@@ -1,14 +1,17 @@
 //! The admission plugins of the built-in kinds, with upstream's names, in the order of [`all`]. They read other objects from memory
 //! ([`server::Objects`]), never from disk.
 
+mod defaultstorageclass;
 mod defaulttolerationseconds;
 pub(crate) mod imageadvice;
 mod limitranger;
 mod namespacelifecycle;
+mod persistentvolumeclaimresize;
 mod priority;
 mod resourcequota;
 mod runtimeclass;
 mod serviceaccount;
+mod storageobjectinuseprotection;
 mod taintnodes;
 
 #[cfg(test)]
@@ -27,6 +30,9 @@ pub(crate) fn all(settings: &Settings) -> Vec<Arc<dyn Admission>> {
         Arc::new(taintnodes::TaintNodesByCondition),
         Arc::new(priority::Priority::default()),
         Arc::new(defaulttolerationseconds::DefaultTolerationSeconds),
+        Arc::new(defaultstorageclass::DefaultStorageClass::default()),
+        Arc::new(storageobjectinuseprotection::StorageObjectInUseProtection),
+        Arc::new(persistentvolumeclaimresize::PersistentVolumeClaimResize),
         Arc::new(runtimeclass::RuntimeClass),
     ];
     if let Some(advice) = &settings.image_advice {

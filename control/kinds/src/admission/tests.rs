@@ -58,6 +58,9 @@ fn the_order_is_upstreams() {
             "TaintNodesByCondition",
             "Priority",
             "DefaultTolerationSeconds",
+            "DefaultStorageClass",
+            "StorageObjectInUseProtection",
+            "PersistentVolumeClaimResize",
             "RuntimeClass",
             "ResourceQuota"
         ]

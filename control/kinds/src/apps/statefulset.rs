@@ -4,7 +4,7 @@ use crate::{
     Capabilities,
     apps::workload::{self, amount},
     at::At,
-    cells, edit, podspec, rules,
+    cells, claims, edit, podspec, rules,
 };
 use api::{Cause, CauseKind, Object, names, selector::Selector};
 use jiff::Timestamp;
@@ -65,6 +65,12 @@ impl Strategy for StatefulSets {
         edit::fill(spec, "replicas", 1);
         edit::fill(spec, "revisionHistoryLimit", 10);
         podspec::default_template(spec);
+        for claim in edit::objects(spec, "volumeClaimTemplates") {
+            edit::fill_str(claim, "apiVersion", "v1");
+            edit::fill_str(claim, "kind", "PersistentVolumeClaim");
+            claims::default_spec(edit::object(claim, "spec"));
+            edit::fill_str(edit::object(claim, "status"), "phase", "Pending");
+        }
         let status = edit::object(&mut object.0, "status");
         edit::fill(status, "replicas", 0);
         edit::fill(status, "availableReplicas", 0);
@@ -140,10 +146,6 @@ impl Strategy for StatefulSets {
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
         let mut out = workload::template_warnings(&self.0, object, old);
-        let spec = At::of(object, "spec");
-        let claims =
-            "is not honoured yet by sampan: there are no PersistentVolumeClaims, and pods that need one do not start";
-        self.0.warn("statefulset.spec", spec, 200, &mut out).if_set(spec.get("volumeClaimTemplates"), claims);
         if cells::number(object, &["spec", "revisionHistoryLimit"]) < 0 {
             out.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned());
         }

@@ -223,22 +223,31 @@ mod tests {
                 "{type: PersistentVolumeClaim, min: {storage: 1Gi}}, {type: example.com/other, max: {a.b/c: 1}}",
                 expect![[""]],
             ),
-            ("{type: Odd, max: {tea: 1}}, {type: Odd}, {}", expect![[r#"
+            (
+                "{type: Odd, max: {tea: 1}}, {type: Odd}, {}",
+                expect![[r#"
                 spec.limits[0].type: Invalid value: "Odd": must be a standard limit type or fully qualified
                 spec.limits[0].max[tea]: Invalid value: "tea": must be a standard resource type or fully qualified
                 spec.limits[1].type: Invalid value: "Odd": must be a standard limit type or fully qualified
                 spec.limits[1].type: Duplicate value: "Odd"
                 spec.limits[2].type: Invalid value: "": name part must be non-empty
                 spec.limits[2].type: Invalid value: "": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
-            "#]]),
-            ("{type: PersistentVolumeClaim, max: {cpu: 1}}", expect![[r#"
+            "#]],
+            ),
+            (
+                "{type: PersistentVolumeClaim, max: {cpu: 1}}",
+                expect![[r#"
                 spec.limits[0].limits: Required value: either minimum or maximum storage value is required, but neither was provided
-            "#]]),
-            ("{type: Pod, default: {cpu: 1}, defaultRequest: {cpu: 1}, max: {pods: 1}}", expect![[r#"
+            "#]],
+            ),
+            (
+                "{type: Pod, default: {cpu: 1}, defaultRequest: {cpu: 1}, max: {pods: 1}}",
+                expect![[r#"
                 spec.limits[0].max[pods]: Invalid value: "pods": must be a standard resource for containers
                 spec.limits[0].default: Forbidden: may not be specified when `type` is 'Pod'
                 spec.limits[0].defaultRequest: Forbidden: may not be specified when `type` is 'Pod'
-            "#]]),
+            "#]],
+            ),
             (
                 "{type: Container, min: {cpu: 3}, max: {cpu: 2}, default: {cpu: 4}, defaultRequest: {cpu: 1}}",
                 expect![[r#"
@@ -247,10 +256,13 @@ mod tests {
                     spec.limits[0].default[cpu]: Invalid value: "2": default value 4 is greater than max value 2
                 "#]],
             ),
-            ("{type: Container, max: {cpu: 2}, default: {cpu: 1}, defaultRequest: {cpu: 3}}", expect![[r#"
+            (
+                "{type: Container, max: {cpu: 2}, default: {cpu: 1}, defaultRequest: {cpu: 3}}",
+                expect![[r#"
                 spec.limits[0].defaultRequest[cpu]: Invalid value: "3": default request value 3 is greater than max value 2
                 spec.limits[0].defaultRequest[cpu]: Invalid value: "3": default request value 3 is greater than default limit value 1
-            "#]]),
+            "#]],
+            ),
             (
                 "{type: Container, min: {cpu: 1}, max: {cpu: 2}, maxLimitRequestRatio: {cpu: 3, memory: 0.5}}",
                 expect![[r#"
@@ -258,9 +270,12 @@ mod tests {
                     spec.limits[0].maxLimitRequestRatio[memory]: Invalid value: "500m": ratio 500m is less than 1
                 "#]],
             ),
-            ("{type: Container, default: {hugepages-2Mi: 4Mi}, defaultRequest: {hugepages-2Mi: 2Mi}}", expect![[r#"
+            (
+                "{type: Container, default: {hugepages-2Mi: 4Mi}, defaultRequest: {hugepages-2Mi: 2Mi}}",
+                expect![[r#"
                 spec.limits[0].defaultRequest[hugepages-2Mi]: Invalid value: "2Mi": default value 4Mi must equal to defaultRequest value 2Mi in hugepages-2Mi
-            "#]]),
+            "#]],
+            ),
         ] {
             expected.assert_eq(&errors(&LimitRanges, &text(limit)));
         }

@@ -5,6 +5,8 @@ pub(crate) mod endpoints;
 pub(crate) mod limitrange;
 pub(crate) mod namespace;
 pub(crate) mod node;
+pub(crate) mod persistentvolume;
+pub(crate) mod persistentvolumeclaim;
 pub(crate) mod pod;
 pub(crate) mod podtemplate;
 pub(crate) mod proxy;

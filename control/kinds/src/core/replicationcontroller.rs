@@ -171,14 +171,20 @@ mod tests {
     fn each_fault_has_upstreams_text() {
         for (text, expected) in [
             (text(""), expect![[""]]),
-            (text("replicas: -1, minReadySeconds: -1, selector: {a: c}, "), expect![[r#"
+            (
+                text("replicas: -1, minReadySeconds: -1, selector: {a: c}, "),
+                expect![[r#"
                 spec.minReadySeconds: Invalid value: -1: must be greater than or equal to 0
                 spec.replicas: Invalid value: -1: must be greater than or equal to 0
                 spec.template.metadata.labels: Invalid value: {"a":"b"}: `selector` does not match template `labels`
-            "#]]),
-            (text("").replace("metadata: {labels: {a: b}}, ", ""), expect![[r#"
+            "#]],
+            ),
+            (
+                text("").replace("metadata: {labels: {a: b}}, ", ""),
+                expect![[r#"
                 spec.selector: Required value
-            "#]]),
+            "#]],
+            ),
             (
                 text("")
                     .replace("spec: {containers", "spec: {restartPolicy: Never, activeDeadlineSeconds: 5, containers"),

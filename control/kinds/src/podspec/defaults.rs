@@ -1,6 +1,7 @@
 //! Defaults of a pod spec, in a Pod or a template (`core/v1` defaulting).
 
 use crate::{
+    claims,
     edit::{Fields, drop_zero, fill, fill_int, fill_str, object, object_if, objects},
     quantities,
 };
@@ -279,6 +280,28 @@ fn volume_source(volume: &mut Fields) {
         let latest = is_latest(image.get("reference").and_then(Value::as_str).unwrap_or_default());
         fill_str(image, "pullPolicy", if latest { "Always" } else { "IfNotPresent" });
     }
+    disk(volume);
+    if let Some(claim) = object_if(volume, "ephemeral").and_then(|e| object_if(e, "volumeClaimTemplate")) {
+        claims::default_spec(object(claim, "spec"));
+    }
+    if let Some(downward) = object_if(volume, "downwardAPI") {
+        objects(downward, "items").for_each(selectors);
+    }
+    if let Some(projected) = object_if(volume, "projected") {
+        for source in objects(projected, "sources") {
+            if let Some(downward) = object_if(source, "downwardAPI") {
+                objects(downward, "items").for_each(selectors);
+            }
+            if let Some(token) = object_if(source, "serviceAccountToken") {
+                drop_zero(token, &["audience"]);
+                fill(token, "expirationSeconds", 3600);
+            }
+        }
+    }
+}
+
+/// The source of a volume outside of the node, in a pod or a PersistentVolume.
+pub(crate) fn disk(volume: &mut Fields) {
     if let Some(iscsi) = object_if(volume, "iscsi") {
         fill_str(iscsi, "iscsiInterface", "default");
     }
@@ -296,23 +319,6 @@ fn volume_source(volume: &mut Fields) {
     if let Some(scale) = object_if(volume, "scaleIO") {
         fill_str(scale, "storageMode", "ThinProvisioned");
         fill_str(scale, "fsType", "xfs");
-    }
-    if let Some(claim) = object_if(volume, "ephemeral").and_then(|e| object_if(e, "volumeClaimTemplate")) {
-        fill(object(claim, "spec"), "volumeMode", "Filesystem");
-    }
-    if let Some(downward) = object_if(volume, "downwardAPI") {
-        objects(downward, "items").for_each(selectors);
-    }
-    if let Some(projected) = object_if(volume, "projected") {
-        for source in objects(projected, "sources") {
-            if let Some(downward) = object_if(source, "downwardAPI") {
-                objects(downward, "items").for_each(selectors);
-            }
-            if let Some(token) = object_if(source, "serviceAccountToken") {
-                drop_zero(token, &["audience"]);
-                fill(token, "expirationSeconds", 3600);
-            }
-        }
     }
 }
 

@@ -83,8 +83,8 @@ fn azure_disk(source: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-fn csi(source: At<'_>, out: &mut Vec<Cause>) {
-    let driver = source.get("driver");
+/// The name of a CSI driver.
+pub(crate) fn csi_driver(driver: At<'_>, out: &mut Vec<Cause>) {
     if driver.is_empty() {
         out.push(driver.required(""));
     }
@@ -92,6 +92,10 @@ fn csi(source: At<'_>, out: &mut Vec<Cause>) {
         out.push(Cause::too_long(&driver.field(), 63));
     }
     driver.invalid_all(names::dns1123_subdomain(&driver.str().to_lowercase()), out);
+}
+
+fn csi(source: At<'_>, out: &mut Vec<Cause>) {
+    csi_driver(source.get("driver"), out);
     let secret = source.get("nodePublishSecretRef");
     named(secret, out);
     let name = secret.get("name");

@@ -6,6 +6,7 @@ mod defaults;
 mod disks;
 mod env;
 mod image;
+mod label_keys;
 mod probes;
 pub(crate) mod resources;
 mod scheduling;
@@ -20,11 +21,14 @@ use serde_json::json;
 use std::collections::HashSet;
 
 pub(crate) use defaults::{
-    CONTAINERS, VOLUME_SOURCES, pod as default_pod, pod_spec as default_pod_spec,
+    CONTAINERS, VOLUME_SOURCES, disk as default_disk, pod as default_pod, pod_spec as default_pod_spec,
     service_account as service_account_mirror, template as default_template,
 };
+pub(crate) use disks::csi_driver;
+pub(crate) use label_keys::merge as merge_label_keys;
 pub(crate) use resources::{container_resources, qos_class, whole_number};
-pub(crate) use scheduling::{TAINT_EFFECTS, tolerations};
+pub(crate) use scheduling::{TAINT_EFFECTS, node_selector, tolerations};
+pub(crate) use volumes::one_source as validate_volume_source;
 pub(crate) use warnings::{our_annotations as annotation_warnings, pod as pod_warnings, template as template_warnings};
 
 /// Most warnings that are collected; these are already more than the headers can hold (4 KiB).

@@ -15,11 +15,7 @@ pub(super) fn affinity(affinity: At<'_>, out: &mut Vec<Cause>) {
     let node = affinity.get("nodeAffinity");
     let required = node.get(REQUIRED);
     if required.is_set() {
-        let terms = required.get("nodeSelectorTerms");
-        if terms.is_empty() {
-            out.push(terms.required("must have at least one node selector term"));
-        }
-        terms.items().for_each(|term| node_term(term, true, out));
+        node_selector(required, out);
     }
     for preferred in node.get(PREFERRED).items() {
         weight(preferred.get("weight"), out);
@@ -33,6 +29,15 @@ pub(super) fn affinity(affinity: At<'_>, out: &mut Vec<Cause>) {
             pod_term(preferred.get("podAffinityTerm"), out);
         }
     }
+}
+
+/// A `v1.NodeSelector`.
+pub(crate) fn node_selector(selector: At<'_>, out: &mut Vec<Cause>) {
+    let terms = selector.get("nodeSelectorTerms");
+    if terms.is_empty() {
+        out.push(terms.required("must have at least one node selector term"));
+    }
+    terms.items().for_each(|term| node_term(term, true, out));
 }
 
 fn weight(at: At<'_>, out: &mut Vec<Cause>) {

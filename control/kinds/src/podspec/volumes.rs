@@ -1,7 +1,7 @@
 //! Validation of volumes and their mounts.
 
 use super::{defaults::VOLUME_SOURCES, disks, env};
-use crate::{at::At, quantities, rules};
+use crate::{at::At, claims, quantities, rules};
 use api::Cause;
 use serde_json::json;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -57,7 +57,8 @@ fn source(volume: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-fn one_source(volume: At<'_>, name: &str, source: At<'_>, out: &mut Vec<Cause>) {
+/// The source of a volume by its name.
+pub(crate) fn one_source(volume: At<'_>, name: &str, source: At<'_>, out: &mut Vec<Cause>) {
     let require = |fields: &[&'static str], out: &mut Vec<Cause>| {
         out.extend(fields.iter().map(|f| source.get(f)).filter(|at| at.is_empty()).map(|at| at.required("")));
     };
@@ -101,9 +102,24 @@ fn one_source(volume: At<'_>, name: &str, source: At<'_>, out: &mut Vec<Cause>) 
                 policy.one_of(&["Always", "IfNotPresent", "Never"], out);
             }
         }
-        "ephemeral" if !source.get("volumeClaimTemplate").is_set() => require(&["volumeClaimTemplate"], out),
+        "ephemeral" => match source.get("volumeClaimTemplate") {
+            template if template.is_set() => claim_template(template, out),
+            template => out.push(template.required("")),
+        },
         _ => disks::validate(volume, name, source, out),
     }
+}
+
+/// The template of an ephemeral volume's claim: labels, annotations and nothing else of the metadata, and a spec.
+fn claim_template(template: At<'_>, out: &mut Vec<Cause>) {
+    let metadata = template.get("metadata");
+    rules::labels(metadata.get("labels"), out);
+    for (name, at) in metadata.entries().filter(|(name, _)| !["labels", "annotations"].contains(name)) {
+        if !at.is_empty() && name != "creationTimestamp" {
+            out.push(at.forbidden("cannot be set"));
+        }
+    }
+    claims::validate_spec(template.get("spec"), out);
 }
 
 fn host_path(source: At<'_>, out: &mut Vec<Cause>) {

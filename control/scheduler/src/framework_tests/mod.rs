@@ -1,11 +1,12 @@
 //! Small plugins, one for each extension point, show what the seam can: how a new plugin looks, and what happens when it fails.
 
 mod failures;
+mod preemption;
 mod world;
 
 use self::world::{Log, World, node, pod, with};
 use crate::{
-    Cycle, CycleState, Failure, Handle, NodeToStatus, Plugin, Snapshot, Status,
+    Cycle, CycleState, Failure, Filters, Handle, NodeToStatus, Plugin, Snapshot, Status,
     node::NodeInfo,
     plugin::{Permit, PostFilter, PreFilter, PreScore, Task},
     pod::PodInfo,
@@ -343,7 +344,13 @@ impl Plugin for Evict {
         "Evict"
     }
 
-    fn post_filter(&self, state: &mut CycleState, _: &PodInfo, statuses: &NodeToStatus<'_>) -> PostFilter {
+    fn post_filter(
+        &self,
+        state: &mut CycleState,
+        _: &PodInfo,
+        statuses: &NodeToStatus<'_>,
+        _: &Filters<'_>,
+    ) -> PostFilter {
         let Some(node) = statuses.resolvable().first().copied() else { return PostFilter::Skip };
         let key = |pod: &PodInfo| {
             let meta = &pod.pod.metadata;

@@ -40,7 +40,7 @@ impl Log {
 pub(super) fn with(toys: Vec<Box<dyn Plugin>>) -> Plugins {
     let mut all: Vec<Box<dyn Plugin>> = vec![Box::new(NodeResourcesFit::new(Strategy::default()))];
     all.extend(toys);
-    all.extend([Box::new(DefaultPreemption) as Box<dyn Plugin>, Box::new(DefaultBinder)]);
+    all.extend([Box::new(DefaultPreemption::default()) as Box<dyn Plugin>, Box::new(DefaultBinder)]);
     all.into()
 }
 
@@ -73,7 +73,8 @@ impl World {
     pub(super) fn start(nodes: &[Value], pods: &[Value], plugins: Plugins) -> Self {
         let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (calls, answers) = (Calls::default(), Answers::default());
-        let client = client(&calls, &answers, json!({"/api/v1/nodes": nodes, "/api/v1/pods": pods}));
+        let client =
+            client(&calls, &answers, json!({"/api/v1/nodes": nodes, "/api/v1/pods": pods, "/api/v1/namespaces": []}));
         let informers = Informers::new(client.clone(), token.clone(), tasks.clone());
         let clock = api::Clock::new(|| "2026-01-01T00:00:00Z".parse().expect("a time"));
         let options = Options { in_flight: 1, ..Options::new(clock, 1) };
@@ -153,6 +154,15 @@ pub(super) fn failure(code: u16, reason: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": reason, "reason": reason, "code": code})
 }
 
+/// Kinds that this server does not have.
+const NOT_SERVED: [&str; 5] = [
+    "/api/v1/services",
+    "/api/v1/replicationcontrollers",
+    "/apis/apps/v1/replicasets",
+    "/apis/apps/v1/statefulsets",
+    "/apis/policy/v1/poddisruptionbudgets",
+];
+
 fn client(calls: &Calls, answers: &Answers, lists: Value) -> Client {
     let (calls, answers) = (calls.clone(), answers.clone());
     let answer = tower::service_fn(move |request: http::Request<kube::client::Body>| {
@@ -165,6 +175,7 @@ fn client(calls: &Calls, answers: &Answers, lists: Value) -> Client {
             let path = parts.uri.path();
             let (code, answer) = match lists.get(path) {
                 Some(items) => (200, json!({"metadata": {"resourceVersion": "1"}, "items": items})),
+                None if NOT_SERVED.contains(&path) => (404, failure(404, "NotFound")),
                 None => {
                     let body = body.collect_bytes().await.expect("a body");
                     let call = format!("{} {path}", parts.method);

@@ -2,36 +2,47 @@
 //!
 //! To add one: a file here and a line in [`defaults`]; see `plugin.rs`.
 //!
-//! Not here: pod affinity and topology spread, volumes, dynamic resources, image locality.
+//! Not here: limits of volumes per node, dynamic resources, image locality.
 
 mod default_binder;
 mod default_preemption;
+mod inter_pod_affinity;
 mod node_affinity;
 mod node_name;
 mod node_ports;
 mod node_resources_fit;
 mod node_unschedulable;
+mod pod_topology_spread;
 mod scheduling_gates;
 mod taint_toleration;
+mod volume_binding;
+mod volume_restrictions;
+mod volume_zone;
 
 pub use default_binder::DefaultBinder;
-pub use default_preemption::DefaultPreemption;
+pub use default_preemption::{DefaultPreemption, DefaultPreemptionArgs};
+pub use inter_pod_affinity::{InterPodAffinity, InterPodAffinityArgs};
 pub use node_affinity::NodeAffinity;
 pub use node_name::NodeName;
 pub use node_ports::NodePorts;
 pub use node_resources_fit::{NodeResourcesFit, Strategy};
 pub use node_unschedulable::NodeUnschedulable;
+pub use pod_topology_spread::{Defaulting, PodTopologySpread};
 pub use scheduling_gates::SchedulingGates;
 pub use taint_toleration::TaintToleration;
+pub use volume_binding::VolumeBinding;
+pub use volume_restrictions::VolumeRestrictions;
+pub use volume_zone::VolumeZone;
 
 use crate::{
+    listers::Listers,
     plugin::{Event, Plugins},
     pod::PodInfo,
 };
 use k8s_openapi::api::core::v1::Node;
 
 /// The default plugins, in upstream's order.
-pub fn defaults(strategy: Strategy) -> Plugins {
+pub fn defaults(strategy: Strategy, listers: &Listers) -> Plugins {
     Plugins::from(vec![
         Box::new(SchedulingGates) as Box<dyn crate::Plugin>,
         Box::new(NodeUnschedulable),
@@ -40,14 +51,19 @@ pub fn defaults(strategy: Strategy) -> Plugins {
         Box::new(NodeAffinity),
         Box::new(NodePorts),
         Box::new(NodeResourcesFit::new(strategy)),
-        Box::new(DefaultPreemption),
+        Box::new(VolumeRestrictions(listers.clone())),
+        Box::new(VolumeBinding::new(listers.clone())),
+        Box::new(VolumeZone(listers.clone())),
+        Box::new(PodTopologySpread::new(Defaulting::System, listers.clone())),
+        Box::new(InterPodAffinity::default()),
+        Box::new(DefaultPreemption::new(DefaultPreemptionArgs::default(), listers.clone())),
         Box::new(DefaultBinder),
     ])
 }
 
 /// The fields that these plugins honour; see [`crate::Plugin::honours`].
 pub fn honoured() -> Vec<&'static str> {
-    defaults(Strategy::default()).iter().flat_map(|plugin| plugin.honours()).copied().collect()
+    defaults(Strategy::default(), &Listers::default()).iter().flat_map(|plugin| plugin.honours()).copied().collect()
 }
 
 /// Whether the node of an event is neither cordoned nor tainted for `pod`, and was so before or is new. Both are checked together, because an
@@ -59,6 +75,6 @@ fn node_becomes_available(event: &Event<'_>, pod: &PodInfo) -> bool {
         Event::NodeAdded(node) => open(node),
         Event::NodeUpdated { old, new } => !open(old) && open(new),
         Event::PodUpdated => true,
-        Event::PodRemoved(_) | Event::Timeout => false,
+        _ => false,
     }
 }

@@ -48,6 +48,10 @@ impl Plugin for NodeAffinity {
         scale(scores, false);
     }
 
+    fn listens(&self, event: &Event<'_>) -> bool {
+        matches!(event, Event::NodeAdded(_) | Event::NodeUpdated { .. })
+    }
+
     fn wakes_on(&self, event: &Event<'_>, pod: &PodInfo) -> bool {
         match event {
             Event::NodeAdded(node) => pod.required.matches(node),

@@ -25,6 +25,10 @@ impl Plugin for NodeName {
         }
     }
 
+    fn listens(&self, event: &Event<'_>) -> bool {
+        matches!(event, Event::NodeAdded(_))
+    }
+
     fn wakes_on(&self, event: &Event<'_>, _: &PodInfo) -> bool {
         matches!(event, Event::NodeAdded(_))
     }

@@ -28,6 +28,10 @@ impl Plugin for NodePorts {
         Status::Success
     }
 
+    fn listens(&self, event: &Event<'_>) -> bool {
+        matches!(event, Event::NodeAdded(_) | Event::PodRemoved(_))
+    }
+
     fn wakes_on(&self, event: &Event<'_>, pod: &PodInfo) -> bool {
         match event {
             Event::NodeAdded(_) => true,

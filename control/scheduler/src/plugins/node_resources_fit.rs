@@ -92,13 +92,17 @@ impl Plugin for NodeResourcesFit {
         if count == 0 { 0 } else { sum / count }
     }
 
+    fn listens(&self, event: &Event<'_>) -> bool {
+        !matches!(event, Event::PodAdded(_) | Event::PodChanged { .. })
+    }
+
     fn wakes_on(&self, event: &Event<'_>, _: &PodInfo) -> bool {
         match event {
             Event::NodeAdded(_) | Event::PodUpdated => true,
             Event::NodeUpdated { old, new } => allocatable(old) != allocatable(new),
             // one more pod fits again, whatever resources the removed pod used
             Event::PodRemoved(_) => true,
-            Event::Timeout => false,
+            _ => false,
         }
     }
 }

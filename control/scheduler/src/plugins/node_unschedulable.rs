@@ -40,6 +40,10 @@ impl Plugin for NodeUnschedulable {
         Status::UnschedulableAndUnresolvable(vec!["node(s) were unschedulable".into()])
     }
 
+    fn listens(&self, event: &Event<'_>) -> bool {
+        matches!(event, Event::NodeAdded(_) | Event::NodeUpdated { .. })
+    }
+
     fn wakes_on(&self, event: &Event<'_>, pod: &PodInfo) -> bool {
         node_becomes_available(event, pod)
     }

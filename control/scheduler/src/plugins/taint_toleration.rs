@@ -61,6 +61,10 @@ impl Plugin for TaintToleration {
         scale(scores, true);
     }
 
+    fn listens(&self, event: &Event<'_>) -> bool {
+        matches!(event, Event::NodeAdded(_) | Event::NodeUpdated { .. })
+    }
+
     fn wakes_on(&self, event: &Event<'_>, pod: &PodInfo) -> bool {
         node_becomes_available(event, pod)
     }

@@ -62,7 +62,7 @@ pub fn mounts(request: &MountRequest<'_>) -> Result<Vec<Mount>, String> {
             ));
         };
         let sub = sub_path(mount, request.variables)?;
-        let read_only = mount.read_only == Some(true) || volume.owner == Owner::Agent;
+        let read_only = mount.read_only == Some(true) || volume.read_only;
         let failed = |e: &dyn std::fmt::Display| match sub.is_empty() {
             true => format!("failed to mount volume {:?} into container {:?}: {e}", mount.name, container.name),
             false => {

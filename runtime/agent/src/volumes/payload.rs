@@ -29,7 +29,7 @@ impl VolumePlugin for Payloads {
         let (files, resync_at) = files(cx, volume).await?;
         let (dir, stamp) = (cx.dir.clone(), cx.now.strftime("%Y_%m_%d_%H_%M_%S.%9f").to_string());
         blocking(move || write(&dir, &files, &stamp)).await?;
-        Ok(SyncedVolume { path: cx.dir.clone(), owner: Owner::Agent, resync_at })
+        Ok(SyncedVolume { path: cx.dir.clone(), owner: Owner::Agent, read_only: true, resync_at })
     }
 }
 

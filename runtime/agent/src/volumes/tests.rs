@@ -27,6 +27,7 @@ async fn sync(root: &Path, volume: Value) -> Result<SyncedVolume, String> {
         facts: Arc::default(),
         allocatable: Arc::default(),
         tokens: Arc::new(Tokens::new(crate::tests::FakeApi::new().client())),
+        persistent: Arc::default(),
         now: Timestamp::UNIX_EPOCH,
         dir: root.to_owned(),
         private: PrivateDir::new(root.join("none")),
@@ -123,7 +124,7 @@ async fn what_is_missing_is_named() {
         let error = sync(root.path(), volume).await.unwrap_err();
         assert_eq!(error, format!("MountVolume.SetUp failed for volume \"v\" : {text}"));
     }
-    let error = sync(root.path(), json!({"persistentVolumeClaim": {"claimName": "x"}})).await.unwrap_err();
+    let error = sync(root.path(), json!({"nfs": {"server": "s", "path": "/"}})).await.unwrap_err();
     assert!(error.contains("no volume plugin matched"), "{error}");
 }
 

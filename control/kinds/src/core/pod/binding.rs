@@ -87,6 +87,7 @@ fn bind(pod: &Object, binding: &Object, now: &str, name: &str) -> Result<Object,
     conditions.push(json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now,
         "observedGeneration": pod.generation()}));
     bound.set(&["status", "conditions"], conditions);
+    bound.remove(&["status", "nominatedNodeName"]);
     Ok(bound)
 }
 
@@ -101,8 +102,10 @@ mod tests {
     #[test]
     fn a_pod_is_bound_once() {
         let binding = object(json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}}));
-        let bound = bind(&object(json!({"metadata": {"name": "p"}})), &binding, "now", "p").expect("bound");
+        let pod = json!({"metadata": {"name": "p"}, "status": {"nominatedNodeName": "other"}});
+        let bound = bind(&object(pod), &binding, "now", "p").expect("bound");
         assert_eq!(bound.str_at(&["spec", "nodeName"]), Some("n"));
+        assert_eq!(bound.at(&["status", "nominatedNodeName"]), None);
         let again = bind(&bound, &binding, "now", "p").expect_err("bound already");
         assert_eq!(
             again.message,

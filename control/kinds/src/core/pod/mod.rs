@@ -82,6 +82,7 @@ impl Strategy for Pods {
 
     fn prepare_create(&self, cx: &Context, object: &mut Object) {
         podspec::apparmor::copy(object);
+        podspec::merge_label_keys(object);
         let class = podspec::qos_class(At::of(object, "spec"));
         object.set(&["status"], json!({"phase": "Pending", "qosClass": class}));
         if !object.list_at(&["spec", "schedulingGates"]).is_empty() {

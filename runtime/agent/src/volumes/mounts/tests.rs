@@ -33,7 +33,8 @@ impl Node {
     }
 
     fn mounts_of(&self, mounts: Value, variables: &[(&str, &str)], host: &Path) -> Result<Vec<Mount>, String> {
-        let volume = |path: PathBuf, owner| SyncedVolume { path, owner, resync_at: None };
+        let volume =
+            |path: PathBuf, owner| SyncedVolume { path, owner, read_only: owner == Owner::Agent, resync_at: None };
         let volumes = [
             ("v".to_owned(), volume(self.at("data/v"), Owner::Pod)),
             ("cm".to_owned(), volume(self.at("data/cm"), Owner::Agent)),

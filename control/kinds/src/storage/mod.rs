@@ -1,0 +1,3 @@
+//! `storage.k8s.io`: StorageClass.
+
+pub(crate) mod storageclass;
