@@ -307,7 +307,7 @@ fn runtimes_know_no_kubernetes_and_the_agent_no_runtime() {
 
 /// Built-in resources and kinds that `server` may not name: it is the same machine for a custom resource.
 const BUILT_IN: &str = "pods services nodes namespaces secrets configmaps endpoints events serviceaccounts deployments replicasets jobs \
-    leases bindings priorityclasses runtimeclasses endpointslices podtemplates controllerrevisions Pod Service Node Namespace Event \
+    leases bindings priorityclasses runtimeclasses endpointslices podtemplates controllerrevisions poddisruptionbudgets resourcequotas limitranges replicationcontrollers Pod Service Node Namespace Event \
     Endpoints Lease Secret ConfigMap Job Deployment ReplicaSet Binding ServiceAccount EndpointSlice PriorityClass RuntimeClass";
 
 /// Where it does, and why: the grammar of paths and rules of the machine itself are made with these names upstream as well.

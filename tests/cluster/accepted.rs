@@ -11,8 +11,8 @@ use fastrand::Rng;
 use http::Method;
 use k8s_openapi::api::{
     apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
-    discovery::v1 as discovery, events::v1 as events, node::v1 as node, scheduling::v1 as scheduling,
-    storage::v1 as storage,
+    discovery::v1 as discovery, events::v1 as events, node::v1 as node, policy::v1 as policy,
+    scheduling::v1 as scheduling, storage::v1 as storage,
 };
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, time::Duration};
@@ -66,6 +66,11 @@ fn served() -> Vec<Served> {
             "/api/v1/namespaces/default/events",
             json!({"involvedObject": about, "reason": "R", "message": "m", "type": "Normal", "count": 1, "series": {"count": 2}}),
         ),
+        (
+            "v1 LimitRange",
+            "/api/v1/namespaces/default/limitranges",
+            json!({"spec": {"limits": [{"type": "PersistentVolumeClaim", "min": {"storage": "1"}, "max": {"storage": "9Gi"}}]}}),
+        ),
         ("v1 Namespace", "/api/v1/namespaces", json!({})),
         (
             "v1 Node",
@@ -85,6 +90,16 @@ fn served() -> Vec<Served> {
         ),
         ("v1 Pod", "/api/v1/namespaces/default/pods", json!({"spec": spec})),
         ("v1 PodTemplate", "/api/v1/namespaces/default/podtemplates", json!({"template": template})),
+        (
+            "v1 ReplicationController",
+            "/api/v1/namespaces/default/replicationcontrollers",
+            json!({"spec": {"replicas": 1, "selector": {"app": "mutant"}, "template": template}}),
+        ),
+        (
+            "v1 ResourceQuota",
+            "/api/v1/namespaces/default/resourcequotas",
+            json!({"spec": {"hard": {"count/leases.coordination.k8s.io": "1k"}}}),
+        ),
         ("v1 Secret", "/api/v1/namespaces/default/secrets", json!({"data": {"k": "dg=="}, "stringData": {"s": "v"}})),
         (
             "v1 ServiceAccount",
@@ -117,6 +132,11 @@ fn served() -> Vec<Served> {
             json!({"regarding": about, "reason": "R", "note": "m", "type": "Normal", "action": "A",
                 "reportingController": "c", "reportingInstance": "i", "eventTime": "2026-01-01T00:00:00.000000Z",
                 "series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}}),
+        ),
+        (
+            "policy/v1 PodDisruptionBudget",
+            "/apis/policy/v1/namespaces/default/poddisruptionbudgets",
+            json!({"spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "mutant"}}}}),
         ),
         ("scheduling.k8s.io/v1 PriorityClass", "/apis/scheduling.k8s.io/v1/priorityclasses", json!({"value": 5})),
         (
@@ -379,12 +399,15 @@ async fn everybody_reads_everything(world: &World) {
         core::ConfigMap,
         core::Endpoints,
         core::Event,
+        core::LimitRange,
         core::Namespace,
         core::Node,
         core::PersistentVolume,
         core::PersistentVolumeClaim,
         core::Pod,
         core::PodTemplate,
+        core::ReplicationController,
+        core::ResourceQuota,
         core::Secret,
         core::ServiceAccount,
         core::Service,
@@ -396,6 +419,7 @@ async fn everybody_reads_everything(world: &World) {
         batch::CronJob,
         batch::Job,
         events::Event,
+        policy::PodDisruptionBudget,
         scheduling::PriorityClass,
         coordination::Lease,
         node::RuntimeClass,

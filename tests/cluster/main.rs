@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests read the clock and panic")]
 
 mod accepted;
+mod budgets;
 mod chaos;
 mod collection;
 mod cronjobs;
@@ -15,6 +16,8 @@ mod jobs;
 mod leaders;
 mod metrics;
 mod nodes;
+mod quotas;
+mod replicationcontrollers;
 mod scheduling;
 mod statefulsets;
 mod streams;

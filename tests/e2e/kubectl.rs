@@ -1,6 +1,7 @@
 //! Every verb of an unmodified kubectl that the issue names, against a real cluster.
 
 mod edges;
+mod quotas;
 mod sets;
 mod streams;
 

@@ -216,9 +216,11 @@ async fn owners_are_checked_and_named_once() {
 #[tokio::test]
 async fn kinds_that_are_not_here_are_empty_lists() {
     let cluster = Cluster::new().await;
-    for (target, kind, plural) in
-        [("/api/v1/namespaces/default/replicationcontrollers", "ReplicationController", "replicationcontrollers")]
-    {
+    for (target, kind, plural) in [(
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+        "CustomResourceDefinition",
+        "customresourcedefinitions",
+    )] {
         let list = cluster.get(target).await.ok();
         assert_eq!((&list["kind"], &list["items"]), (&json!(format!("{kind}List")), &json!([])));
         let text = format!(

@@ -133,6 +133,18 @@ pub(crate) fn enqueue_for_orphan<K: Kind, O: Selects>(
     owners: &Informer<O>,
     selector: impl Fn(&O) -> Option<&LabelSelector>,
 ) -> Vec<Key> {
+    enqueue_adopters(delta, owners, |owner, labels| {
+        let selector = selector(owner).and_then(|s| meta::selector(s).ok());
+        selector.is_some_and(|s| !s.is_empty() && meta::matches(&s, labels))
+    })
+}
+
+/// As [`enqueue_for_orphan`]; `adopts` says whether an owner wants an object with these labels.
+pub(crate) fn enqueue_adopters<K: Kind, O: Selects>(
+    delta: &Delta<K>,
+    owners: &Informer<O>,
+    adopts: impl Fn(&Arc<O>, Option<&Labels>) -> bool,
+) -> Vec<Key> {
     let object = delta.object().metadata();
     let free = |meta: &ObjectMeta| meta::controller_of(meta).is_none();
     if matches!(delta, Delta::Deleted(_)) || !free(object) {
@@ -142,10 +154,7 @@ pub(crate) fn enqueue_for_orphan<K: Kind, O: Selects>(
     if old.is_some_and(|old| old.labels == object.labels && free(old)) {
         return Vec::new();
     }
-    let wants = |owner: &Arc<O>| {
-        let selector = selector(owner).and_then(|s| meta::selector(s).ok());
-        selector.is_some_and(|s| !s.is_empty() && meta::matches(&s, object.labels.as_ref()))
-    };
+    let wants = |owner: &Arc<O>| adopts(owner, object.labels.as_ref());
     let owners = labels::selecting(owners, meta::namespace(object), &[object.labels.as_ref()]);
     owners.iter().filter(|owner| wants(owner)).map(|owner| Key::of(&**owner)).collect()
 }

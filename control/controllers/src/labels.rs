@@ -6,7 +6,8 @@ use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
         batch::v1::Job,
-        core::v1::Service,
+        core::v1::{ReplicationController, Service},
+        policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
@@ -56,6 +57,12 @@ impl Selects for ReplicaSet {
     }
 }
 
+impl Selects for ReplicationController {
+    fn wanted(&self) -> Option<&Labels> {
+        self.spec.as_ref()?.selector.as_ref()
+    }
+}
+
 impl Selects for StatefulSet {
     fn wanted(&self) -> Option<&Labels> {
         Some(wanted(&self.spec.as_ref()?.selector))
@@ -69,6 +76,12 @@ impl Selects for DaemonSet {
 }
 
 impl Selects for Job {
+    fn wanted(&self) -> Option<&Labels> {
+        self.spec.as_ref()?.selector.as_ref().map(wanted)
+    }
+}
+
+impl Selects for PodDisruptionBudget {
     fn wanted(&self) -> Option<&Labels> {
         self.spec.as_ref()?.selector.as_ref().map(wanted)
     }

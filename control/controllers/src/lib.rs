@@ -4,7 +4,7 @@
 //! Queue, back-off, read-your-writes gate, spans and panic guard are in `client`; leadership is the caller's. What controllers do, any
 //! client could do: there is no back door.
 //!
-//! Not here: horizontal autoscaling, disruption budgets.
+//! Not here: horizontal autoscaling.
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
@@ -13,6 +13,7 @@ mod context;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod ephemeralvolume;
@@ -30,7 +31,9 @@ mod podcontrol;
 mod podgc;
 mod pods;
 mod replicaset;
+mod resourcequota;
 mod rootca;
+mod served;
 mod serviceaccount;
 mod servicepods;
 mod statefulset;
@@ -44,13 +47,15 @@ pub use context::{Context, Options};
 pub use nodecidrs::NodeCidrs;
 
 use client::{Backoff, Controller, QueueMetrics, RunOptions, run};
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Starts every controller; they run until `token` is cancelled. `tasks` tracks them: it is empty when all workers have ended.
 pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     let go = Starter { token, tasks, queues: &cx.options.queues, ended: &cx.ended };
-    go.run(5, replicaset::ReplicaSetController::new(cx));
+    go.run(5, replicaset::ReplicaSetController::<ReplicaSet>::new(cx));
+    go.run(5, replicaset::ReplicaSetController::<ReplicationController>::new(cx));
     go.run(5, deployment::DeploymentController::new(cx));
     go.run(5, statefulset::StatefulSetController::new(cx));
     go.run(2, daemonset::DaemonSetController::new(cx));
@@ -63,6 +68,9 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     go.run(4, namespace::NamespaceController::new(cx));
     go.run(4, nodelifecycle::NodeLifecycleController::new(cx));
     go.run(8, tainteviction::TaintEvictionController::new(cx));
+    go.run(2, disruption::DisruptionController::new(cx));
+    go.run(1, disruption::StalePodDisruption::new(cx));
+    go.run(5, resourcequota::ResourceQuotaController::new(cx));
     go.run(2, podgc::PodGarbageCollector::new(cx));
     go.run(2, ttlafterfinished::TtlAfterFinishedController::new(cx));
     // One worker: two claims never choose the same volume.

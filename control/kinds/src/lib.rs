@@ -26,6 +26,7 @@ mod events;
 mod metrics;
 mod node;
 mod podspec;
+mod policy;
 mod quantities;
 mod rules;
 mod scheduling;
@@ -101,13 +102,15 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         core::configmap::resource(),
         core::endpoints::resource(),
         event,
+        core::limitrange::resource(),
         core::namespace::resource(),
         core::node::resource(),
         core::persistentvolumeclaim::resource(),
         core::persistentvolume::resource(capabilities),
         core::pod::resource(capabilities),
         core::podtemplate::resource(capabilities),
-        none_yet("", "replicationcontrollers", "ReplicationController").short(&["rc"]),
+        core::replicationcontroller::resource(capabilities),
+        core::resourcequota::resource(),
         core::secret::resource(),
         core::serviceaccount::resource(settings.tokens.clone()),
         core::service::resource(settings),
@@ -119,6 +122,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         grouped_event,
         batch::cronjob::resource(capabilities),
         batch::job::resource(capabilities),
+        policy::poddisruptionbudget::resource(),
         scheduling::priorityclass::resource(capabilities),
         coordination::lease::resource(),
         node::runtimeclass::resource(),

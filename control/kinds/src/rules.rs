@@ -143,6 +143,53 @@ pub(crate) fn label_selector(at: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
+/// A list of `metav1.Condition`: each type once, and whole.
+pub(crate) fn conditions(at: At<'_>, out: &mut Vec<Cause>) {
+    let mut seen = std::collections::BTreeSet::new();
+    for condition in at.items() {
+        if full(out) {
+            return;
+        }
+        let kind = condition.get("type");
+        if !seen.insert(kind.str()) {
+            out.push(kind.or_empty().duplicate());
+        }
+        qualified(kind, out);
+        let status = condition.get("status");
+        if !matches!(status.str(), "True" | "False" | "Unknown") {
+            out.push(status.or_empty().not_supported(&["False", "True", "Unknown"]));
+        }
+        let generation = condition.get("observedGeneration");
+        if generation.int().is_some_and(|number| number < 0) {
+            out.push(generation.invalid("must be greater than or equal to zero"));
+        }
+        if condition.get("lastTransitionTime").is_empty() {
+            out.push(condition.get("lastTransitionTime").required(""));
+        }
+        condition_reason(condition.get("reason"), out);
+        if condition.get("message").str().len() > 32 * 1024 {
+            out.push(Cause::too_long(&condition.get("message").field(), 32 * 1024));
+        }
+    }
+}
+
+/// The reason of a `metav1.Condition`.
+fn condition_reason(reason: At<'_>, out: &mut Vec<Cause>) {
+    let text = reason.str();
+    if text.is_empty() {
+        out.push(reason.required(""));
+        return;
+    }
+    let inner = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b',' | b':');
+    let ends = text.bytes().last().is_some_and(|c| c.is_ascii_alphanumeric() || c == b'_');
+    if !text.as_bytes()[0].is_ascii_alphabetic() || !ends || !text.bytes().all(inner) {
+        out.push(reason.invalid("a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')"));
+    }
+    if text.len() > 1024 {
+        out.push(Cause::too_long(&reason.field(), 1024));
+    }
+}
+
 /// A path inside a volume: relative and without `..`.
 pub(crate) fn local_descending_path(at: At<'_>, out: &mut Vec<Cause>) {
     if at.str().starts_with('/') {

@@ -50,13 +50,15 @@ fn the_table_is_kubernetes() {
         v1 | configmaps | ConfigMap | ns | cm |  | all8 |
         v1 | endpoints | Endpoints | ns | ep |  | all8 |
         v1 | events | Event | ns | ev |  | all8 |
+        v1 | limitranges | LimitRange | ns | limits |  | all8 |
         v1 | namespaces | Namespace | cluster | ns |  | create,delete,get,list,patch,update,watch | finalize(update); status(get,patch,update)
         v1 | nodes | Node | cluster | no |  | all8 | proxy(create,delete,get,patch,update) → NodeProxyOptions; status(get,patch,update)
         v1 | persistentvolumeclaims | PersistentVolumeClaim | ns | pvc |  | all8 | status(get,patch,update)
         v1 | persistentvolumes | PersistentVolume | cluster | pv |  | all8 | status(get,patch,update)
         v1 | pods | Pod | ns | po | all | all8 | attach(create,get) → PodAttachOptions; binding(create) → Binding; ephemeralcontainers(get,patch,update); eviction(create) → Eviction; exec(create,get) → PodExecOptions; log(get); portforward(create,get) → PodPortForwardOptions; proxy(create,delete,get,patch,update) → PodProxyOptions; status(get,patch,update)
         v1 | podtemplates | PodTemplate | ns |  |  | all8 |
-        v1 | replicationcontrollers | ReplicationController | ns | rc |  | get,list,watch |
+        v1 | replicationcontrollers | ReplicationController | ns | rc | all | all8 | scale(get,patch,update) → Scale; status(get,patch,update)
+        v1 | resourcequotas | ResourceQuota | ns | quota |  | all8 | status(get,patch,update)
         v1 | secrets | Secret | ns |  |  | all8 |
         v1 | serviceaccounts | ServiceAccount | ns | sa |  | all8 | token(create) → TokenRequest
         v1 | services | Service | ns | svc | all | all8 | proxy(create,delete,get,patch,update) → ServiceProxyOptions; status(get,patch,update)
@@ -68,6 +70,7 @@ fn the_table_is_kubernetes() {
         events.k8s.io/v1 | events | Event | ns | ev |  | all8 |
         batch/v1 | cronjobs | CronJob | ns | cj | all | all8 | status(get,patch,update)
         batch/v1 | jobs | Job | ns |  | all | all8 | status(get,patch,update)
+        policy/v1 | poddisruptionbudgets | PodDisruptionBudget | ns | pdb |  | all8 | status(get,patch,update)
         scheduling.k8s.io/v1 | priorityclasses | PriorityClass | cluster | pc |  | all8 |
         coordination.k8s.io/v1 | leases | Lease | ns |  |  | all8 |
         node.k8s.io/v1 | runtimeclasses | RuntimeClass | cluster |  |  | all8 |

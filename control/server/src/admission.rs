@@ -1,8 +1,8 @@
 //! Admission: plugins that change or refuse a write for reasons outside of its own object. The server gets them as an ordered list; they read
 //! other objects from memory ([`crate::Objects`]), never from disk.
 
-use crate::Context;
 pub use crate::context::Operation;
+use crate::{Context, Reservation};
 use api::{Object, Status};
 use std::sync::Arc;
 
@@ -44,6 +44,15 @@ pub trait Admission: Send + Sync + 'static {
     /// Validates the final object. For deletes `object` is the last state.
     async fn validate(&self, _attributes: &Attributes, _object: &Object) -> Result<(), Status> {
         Ok(())
+    }
+
+    /// Takes what an admitted create or update needs from a common budget, after all other checks. What is taken is given back unless the write
+    /// is stored; that of a dry run at once.
+    ///
+    /// # Errors
+    /// There is not enough.
+    async fn reserve(&self, _attributes: &Attributes, _object: &Object) -> Result<Reservation, Status> {
+        Ok(Reservation::none())
     }
 
     /// `Warning` headers for an admitted create or update. The write waits for them.

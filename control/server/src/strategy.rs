@@ -49,6 +49,13 @@ impl Reservation {
         self
     }
 
+    /// Both reservations as one.
+    pub fn join(mut self, mut other: Self) -> Self {
+        self.undo.append(&mut other.undo);
+        self.commit.append(&mut other.commit);
+        self
+    }
+
     /// Whether nothing is reserved and no work follows.
     pub fn is_empty(&self) -> bool {
         self.undo.is_empty() && self.commit.is_empty()
@@ -276,5 +283,7 @@ mod tests {
         drop(Reservation::new(note("first")).and(note("second")).after_commit(note("done")));
         Reservation::new(note("never")).after_commit(note("done")).commit();
         assert_eq!(*log.lock().expect("not poisoned"), ["second", "first", "done"]);
+        drop(Reservation::new(note("third")).join(Reservation::new(note("fourth"))));
+        assert_eq!(log.lock().expect("not poisoned")[3..], ["fourth", "third"]);
     }
 }

@@ -4,9 +4,11 @@
 mod defaultstorageclass;
 mod defaulttolerationseconds;
 pub(crate) mod imageadvice;
+mod limitranger;
 mod namespacelifecycle;
 mod persistentvolumeclaimresize;
 mod priority;
+mod resourcequota;
 mod runtimeclass;
 mod serviceaccount;
 mod storageobjectinuseprotection;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 pub(crate) fn all(settings: &Settings) -> Vec<Arc<dyn Admission>> {
     let mut all: Vec<Arc<dyn Admission>> = vec![
         Arc::new(namespacelifecycle::NamespaceLifecycle),
+        Arc::new(limitranger::LimitRanger::default()),
         Arc::new(serviceaccount::ServiceAccount::default()),
         Arc::new(taintnodes::TaintNodesByCondition),
         Arc::new(priority::Priority::default()),
@@ -35,5 +38,7 @@ pub(crate) fn all(settings: &Settings) -> Vec<Arc<dyn Admission>> {
     if let Some(advice) = &settings.image_advice {
         all.push(Arc::new(imageadvice::Images(advice.clone())));
     }
+    // The last, so that nothing is charged that another plugin refuses.
+    all.push(Arc::new(resourcequota::ResourceQuota::default()));
     all
 }

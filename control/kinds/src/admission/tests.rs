@@ -53,6 +53,7 @@ fn the_order_is_upstreams() {
         names,
         [
             "NamespaceLifecycle",
+            "LimitRanger",
             "ServiceAccount",
             "TaintNodesByCondition",
             "Priority",
@@ -60,7 +61,8 @@ fn the_order_is_upstreams() {
             "DefaultStorageClass",
             "StorageObjectInUseProtection",
             "PersistentVolumeClaimResize",
-            "RuntimeClass"
+            "RuntimeClass",
+            "ResourceQuota"
         ]
     );
 }

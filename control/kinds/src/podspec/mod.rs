@@ -8,7 +8,7 @@ mod env;
 mod image;
 mod label_keys;
 mod probes;
-mod resources;
+pub(crate) mod resources;
 mod scheduling;
 mod security;
 mod unenforced;

@@ -5,7 +5,8 @@ use api::{Cause, names, quantity::Quantity};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-const STANDARD: &[&str] = &[
+/// Names without a domain.
+pub(crate) const STANDARD: &[&str] = &[
     "cpu",
     "memory",
     "ephemeral-storage",
@@ -40,12 +41,13 @@ fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
-fn overcommits(name: &str) -> bool {
+/// Whether limits of a resource may exceed its requests.
+pub(crate) fn overcommits(name: &str) -> bool {
     is_native(name) && !is_huge_pages(name)
 }
 
 /// The name of any resource.
-pub(super) fn resource_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
+pub(crate) fn resource_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
     let problems = names::qualified_name(name);
     if !problems.is_empty() {
         out.extend(problems.iter().map(|text| Cause::invalid(&at.field(), &json!(name), text)));
@@ -59,7 +61,7 @@ pub(super) fn resource_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
 }
 
 /// The name of a resource that a container can have.
-pub(super) fn container_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
+pub(crate) fn container_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
     resource_name(at, name, out);
     if !name.contains('/') {
         if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_pages(name) {

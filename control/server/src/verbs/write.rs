@@ -125,6 +125,15 @@ impl Write {
         Ok(())
     }
 
+    /// What the plugins reserve for the write.
+    async fn admission_reservation(&self, attributes: &Attributes, object: &Object) -> Result<Reservation, Status> {
+        let mut all = Reservation::none();
+        for plugin in self.server.admission().iter().filter(|p| p.handles(attributes)) {
+            all = all.join(plugin.reserve(attributes, object).await?);
+        }
+        Ok(all)
+    }
+
     /// The warnings of admission.
     async fn admission_warnings(&self, attributes: &Attributes, object: &Object) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -270,6 +279,7 @@ async fn create_once(
     write.schema.forget_empty(&mut object.0);
     write.warnings.extend(strategy.warnings(&write.cx, &object, None));
     write.warnings.extend(write.admission_warnings(attributes, &object).await);
+    let reservation = reservation.join(write.admission_reservation(attributes, &object).await?);
     let key = resource.key(object.namespace(), object.name());
     if write.cx.dry_run {
         let clash = write.server.store().get(&key).map(|entry| Err(Error::Conflict { actual: Some(entry) }));
@@ -431,6 +441,7 @@ async fn update_once(
     write.validate_admission(&attributes, &object).await?;
     metadata::leave_out_empty(&mut object);
     write.schema.forget_empty(&mut object.0);
+    let reservation = reservation.join(write.admission_reservation(&attributes, &object).await?);
     object.set(&["metadata", "resourceVersion"], old.resource_version().to_owned());
     if write.cx.dry_run {
         return Ok(Ok(Written::Detached(Box::new(object))));

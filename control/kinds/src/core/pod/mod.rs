@@ -1,6 +1,7 @@
 //! Pod: the unit that is scheduled and run. Nearly all of its spec is immutable, and its deletion is graceful.
 
 pub(crate) mod binding;
+mod budget;
 mod eviction;
 mod log;
 mod row;

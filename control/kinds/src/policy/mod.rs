@@ -1,0 +1,3 @@
+//! `policy`: PodDisruptionBudget.
+
+pub(crate) mod poddisruptionbudget;
