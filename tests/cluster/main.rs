@@ -10,6 +10,7 @@ mod collection;
 mod cronjobs;
 mod daemonsets;
 mod deployments;
+mod jobpolicies;
 mod jobs;
 mod leaders;
 mod metrics;

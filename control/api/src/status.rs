@@ -147,6 +147,11 @@ impl Cause {
         Self::new(CauseKind::Invalid, field, format!("Invalid value: {}: {detail}", show(value)))
     }
 
+    /// As [`Cause::invalid`], without the value: `f: Invalid value: detail`. `field.OmitValueType` upstream.
+    pub fn invalid_unshown(field: &FieldPath, detail: &str) -> Self {
+        Self::new(CauseKind::Invalid, field, format!("Invalid value: {detail}"))
+    }
+
     /// A cause with the value already formatted: for structs, whose fields Go prints in the order of the type, and for internal types by Go
     /// names.
     pub fn shown(kind: CauseKind, field: &FieldPath, shown: &str, detail: &str) -> Self {

@@ -47,13 +47,19 @@ impl Failures {
     /// How long to wait before the next pod.
     pub(crate) fn pause(&self, now: Timestamp) -> Duration {
         let Some(last) = self.at.values().max() else { return Duration::ZERO };
-        let pause = BACKOFF.saturating_mul(1 << (self.at.len() - 1).min(10)).min(MAX_BACKOFF);
-        pause.saturating_sub(meta::non_negative(now.duration_since(*last)))
+        pause_after(self.at.len(), *last, now)
     }
 }
 
+/// How long to wait before the next pod after a number of failures, of which the last was at `last`.
+pub(super) fn pause_after(failures: usize, last: Timestamp, now: Timestamp) -> Duration {
+    let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
+    let pause = BACKOFF.saturating_mul(1 << doublings.min(10)).min(MAX_BACKOFF);
+    pause.saturating_sub(meta::non_negative(now.duration_since(last)))
+}
+
 /// When the last container of the pod ended, or the best known estimate.
-fn finished_at(pod: &Pod) -> Timestamp {
+pub(super) fn finished_at(pod: &Pod) -> Timestamp {
     let unready = || pods::condition(pod, "Ready").filter(|c| c.status == "False")?.last_transition_time.as_ref();
     let deleted = || {
         let due = pod.metadata.deletion_timestamp.as_ref()?.0;

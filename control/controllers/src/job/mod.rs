@@ -1,20 +1,22 @@
 //! Jobs: pods that run to completion.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/workloads/controllers/job/>: NonIndexed and Indexed, parallelism, back-off, deadline,
-//! suspension, and counting by finalizer (KEP-2307). Deleting old Jobs is `ttlafterfinished`.
-//!
-//! Not here: podFailurePolicy, successPolicy, backoffLimitPerIndex.
+//! suspension, policies of failure, success and replacement, limits for each index, and counting by finalizer (KEP-2307). Deleting old Jobs is
+//! `ttlafterfinished`.
 
 mod backoff;
 mod indexes;
+mod perindex;
 mod plan;
+mod policy;
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 mod tests;
+mod tracking;
+mod view;
 
-use self::{
-    backoff::Failures,
-    plan::{FINALIZER, plan},
-};
+use self::{backoff::Failures, plan::plan, tracking::FINALIZER, view::Slot};
 use crate::{
     Context,
     claim::{Claims, candidates},
@@ -72,7 +74,7 @@ impl JobController {
     }
 
     /// Creates what is planned; answers how many were, and the first failure.
-    async fn create(&self, job: &Job, control: &PodControl<'_>, indexes: &[Option<i32>]) -> (usize, Option<Error>) {
+    async fn create(&self, job: &Job, control: &PodControl<'_>, slots: &[Option<Slot>]) -> (usize, Option<Error>) {
         let Some(spec) = &job.spec else { return (0, None) };
         let owner = meta::controller_ref(job);
         let name = meta::name(&job.metadata);
@@ -81,10 +83,11 @@ impl JobController {
         if !finalizers.iter().any(|f| f == FINALIZER) {
             finalizers.push(FINALIZER.to_owned());
         }
-        slow_start(indexes.len(), |i| {
+        slow_start(slots.len(), |i| {
             let mut pod = pod.clone();
-            if let Some(index) = indexes[i] {
-                indexes::mark(&mut pod, name, index);
+            if let Some(slot) = slots[i] {
+                indexes::mark(&mut pod, name, slot.index);
+                slot.failures.into_iter().for_each(|failures| failures.mark(&mut pod));
             }
             async move {
                 match control.create(&pod).await {

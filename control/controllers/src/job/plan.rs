@@ -1,10 +1,13 @@
-//! What a Job needs done, given its pods. Pure.
-//!
-//! How finished pods are counted exactly once although pods and status are different objects: a finished pod keeps the finalizer
-//! [`FINALIZER`] until its uid stands in `status.uncountedTerminatedPods`; then it loses the finalizer; and only when it has lost it, the
-//! uid moves into the counters. Each step is visible in the objects, so that a restarted controller continues where the last one stopped.
+//! What a Job needs done, given its pods. Pure. How its pods are counted is in `tracking`.
 
-use super::{backoff::Failures, indexes};
+use super::{
+    backoff::Failures,
+    indexes::{self, Indexes},
+    perindex::{self, IndexFailures},
+    policy::{self, Verdict, verdict},
+    tracking::{count, is_tracked},
+    view::{Plan, Slot, View},
+};
 use crate::{meta, pods, replicaset};
 use client::EventType;
 use jiff::{SignedDuration, Timestamp};
@@ -15,35 +18,14 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-/// The finalizer of pods that are not counted yet.
-pub(crate) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 /// Most pods created or deleted in one reconcile.
 const BURST: usize = 500;
-/// Most uids in the status.
-const MAX_UNCOUNTED: usize = 500;
-
-/// The work of one reconcile: deletions first, then creations, then the status, then `strip`.
-#[derive(Debug, Default)]
-pub(crate) struct Plan {
-    /// Pods to delete that count as failures: the Job has failed.
-    pub delete: Vec<Arc<Pod>>,
-    /// Pods to delete that are not counted: surplus ones, or those of a suspended Job.
-    pub remove: Vec<Arc<Pod>>,
-    /// Pods to create, with their completion index if the Job is Indexed.
-    pub create: Vec<Option<i32>>,
-    /// The status after the deletions; each created pod adds to `active`.
-    pub status: JobStatus,
-    /// Pods that lose the finalizer once the status is written.
-    pub strip: Vec<Arc<Pod>>,
-    /// Events to record once the status is written.
-    pub events: Vec<(EventType, String, String)>,
-    /// When to reconcile again without a change.
-    pub after: Option<Duration>,
-    /// The failures to pass to the next [`plan`].
-    pub failures: Failures,
-}
 
 /// Whether the Job is complete or failed.
 pub(crate) fn is_finished(job: &Job) -> bool {
@@ -52,17 +34,6 @@ pub(crate) fn is_finished(job: &Job) -> bool {
 
 fn is_true(status: &JobStatus, types: &[&str]) -> bool {
     status.conditions.iter().flatten().any(|c| c.status == "True" && types.contains(&c.type_.as_str()))
-}
-
-struct View<'a> {
-    spec: &'a JobSpec,
-    deleting: bool,
-    pods: &'a [Arc<Pod>],
-    status: JobStatus,
-    /// Completed indexes of an Indexed Job.
-    done: Option<BTreeSet<i32>>,
-    now: Timestamp,
-    plan: Plan,
 }
 
 /// Compares `job` with the pods it controls; `failures` are those of the previous plan.
@@ -74,6 +45,8 @@ pub(crate) fn plan(job: &Job, pods: &[Arc<Pod>], failures: &Failures, now: Times
         pods,
         status: job.status.clone().unwrap_or_default(),
         done: None,
+        lost: None,
+        delayed: BTreeMap::new(),
         now,
         plan: Plan { failures: failures.clone(), ..Plan::default() },
     };
@@ -85,7 +58,7 @@ pub(crate) fn plan(job: &Job, pods: &[Arc<Pod>], failures: &Failures, now: Times
     }
     view.start();
     view.settle();
-    view.find_done_indexes();
+    view.find_indexes();
     view.note_failures();
     let interim = view.interim();
     let failing = interim.as_ref().is_some_and(|c| c.type_ == "FailureTarget");
@@ -95,10 +68,6 @@ pub(crate) fn plan(job: &Job, pods: &[Arc<Pod>], failures: &Failures, now: Times
         None => view.manage(),
     }
     view.finish()
-}
-
-fn is_tracked(pod: &Pod) -> bool {
-    meta::has_finalizer(&pod.metadata, FINALIZER)
 }
 
 fn is_suspended(spec: &JobSpec) -> bool {
@@ -113,83 +82,6 @@ impl View<'_> {
         self.status.uncounted_terminated_pods.get_or_insert_default();
     }
 
-    fn uncounted(&mut self) -> &mut UncountedTerminatedPods {
-        self.status.uncounted_terminated_pods.get_or_insert_default()
-    }
-
-    /// Moves uids of pods without the finalizer into the counters.
-    fn settle(&mut self) {
-        let tracked: BTreeSet<&str> =
-            self.pods.iter().filter(|p| is_tracked(p)).map(|p| meta::uid(&p.metadata)).collect();
-        let mut uncounted = std::mem::take(self.uncounted());
-        let settle = |list: &mut Option<Vec<String>>| {
-            let all = list.take().unwrap_or_default();
-            let before = all.len();
-            let left: Vec<String> = all.into_iter().filter(|uid| tracked.contains(uid.as_str())).collect();
-            let settled = before - left.len();
-            *list = (!left.is_empty()).then_some(left);
-            count(settled)
-        };
-        let (succeeded, failed) = (settle(&mut uncounted.succeeded), settle(&mut uncounted.failed));
-        add(&mut self.status.succeeded, succeeded);
-        add(&mut self.status.failed, failed);
-        *self.uncounted() = uncounted;
-    }
-
-    fn is_indexed(&self) -> bool {
-        self.spec.completion_mode.as_deref() == Some("Indexed")
-    }
-
-    fn completions(&self) -> i32 {
-        self.spec.completions.unwrap_or(i32::MAX)
-    }
-
-    fn valid_index(&self, pod: &Pod) -> Option<i32> {
-        indexes::index(pod).filter(|i| *i < self.completions())
-    }
-
-    fn find_done_indexes(&mut self) {
-        if self.is_indexed() {
-            let text = self.status.completed_indexes.clone().unwrap_or_default();
-            let mut done = indexes::parse(&text, self.completions());
-            let succeeded = self.pods.iter().filter(|p| pods::phase(p) == "Succeeded");
-            done.extend(succeeded.filter_map(|p| self.valid_index(p)));
-            self.done = Some(done);
-        }
-    }
-
-    /// Whether the pod counts as a failure. By default a terminating pod does already, and is replaced at once.
-    fn is_failed(&self, pod: &Pod) -> bool {
-        let patient = self.spec.pod_replacement_policy.as_deref() == Some("Failed");
-        let leaving = pod.metadata.deletion_timestamp.is_some() && pods::phase(pod) != "Succeeded";
-        pods::phase(pod) == "Failed" || (leaving && !patient)
-    }
-
-    /// Records failures for the back-off. A terminating pod without the finalizer was deleted by the Job itself, or is already recorded.
-    fn note_failures(&mut self) {
-        let mut failures = std::mem::take(&mut self.plan.failures);
-        let counts = |p: &Pod| is_tracked(p) || p.metadata.deletion_timestamp.is_none();
-        let failed = self.pods.iter().filter(|p| counts(p) && self.is_failed(p));
-        failures.note(self.pods.iter().filter(|p| pods::phase(p) == "Succeeded"), failed);
-        self.plan.failures = failures;
-    }
-
-    /// Successes and failures, including finished pods that are not counted yet.
-    fn totals(&self) -> (i32, i32) {
-        let uncounted = self.status.uncounted_terminated_pods.clone().unwrap_or_default();
-        let known =
-            |list: &Option<Vec<String>>, pod: &Pod| list.iter().flatten().any(|u| u == meta::uid(&pod.metadata));
-        let fresh = |p: &&Arc<Pod>| is_tracked(p) && !known(&uncounted.succeeded, p) && !known(&uncounted.failed, p);
-        let succeeded = self.pods.iter().filter(fresh).filter(|p| pods::phase(p) == "Succeeded").count();
-        let failed = self.pods.iter().filter(fresh).filter(|p| self.is_failed(p)).count();
-        let listed = |l: &Option<Vec<String>>| l.as_ref().map_or(0, Vec::len);
-        let succeeded = match &self.done {
-            Some(done) => count(done.len()),
-            None => self.status.succeeded.unwrap_or(0) + count(listed(&uncounted.succeeded) + succeeded),
-        };
-        (succeeded, self.status.failed.unwrap_or(0) + count(listed(&uncounted.failed) + failed))
-    }
-
     /// The condition SuccessCriteriaMet or FailureTarget, existing or new, which decides how the Job ends.
     fn interim(&mut self) -> Option<JobCondition> {
         let existing = |type_: &str| {
@@ -199,22 +91,55 @@ impl View<'_> {
         if let Some(condition) = existing("SuccessCriteriaMet").or_else(|| existing("FailureTarget")) {
             return Some(condition);
         }
+        if let Some(message) = self.fatal_failure() {
+            return Some(self.condition("FailureTarget", "PodFailurePolicy", &message));
+        }
         let (_, failed) = self.totals();
         let limit = self.spec.backoff_limit.unwrap_or(6);
         if failed > limit || self.restarts_exceed(limit) {
             let message = "Job has reached the specified backoff limit";
             return Some(self.condition("FailureTarget", "BackoffLimitExceeded", message));
         }
-        let deadline = self.spec.active_deadline_seconds.filter(|_| !is_suspended(self.spec))?;
-        let start = self.status.start_time.as_ref()?.0;
-        let due = start.saturating_add(SignedDuration::from_secs(deadline)).ok()?;
-        let left = meta::non_negative(due.duration_since(self.now));
-        if left.is_zero() {
+        if self.time_left().is_some_and(|left| left.is_zero()) {
             let message = "Job was active longer than specified deadline";
             return Some(self.condition("FailureTarget", "DeadlineExceeded", message));
         }
-        self.look_again(left);
-        None
+        if let Some(left) = self.time_left() {
+            self.look_again(left);
+        }
+        self.interim_of_indexes()
+    }
+
+    /// The message of a failed pod that fails the Job.
+    fn fatal_failure(&self) -> Option<String> {
+        let policy = self.spec.pod_failure_policy.as_ref()?;
+        self.pods.iter().filter(|p| self.is_failed(p)).find_map(|pod| match verdict(Some(policy), pod) {
+            Verdict::FailJob(message) => Some(message),
+            _ => None,
+        })
+    }
+
+    /// How long the Job may still be active; `None` without a deadline, and while it is suspended.
+    fn time_left(&self) -> Option<Duration> {
+        let deadline = self.spec.active_deadline_seconds.filter(|_| !is_suspended(self.spec))?;
+        let due = self.status.start_time.as_ref()?.0.saturating_add(SignedDuration::from_secs(deadline)).ok()?;
+        Some(meta::non_negative(due.duration_since(self.now)))
+    }
+
+    /// How the indexes of an Indexed Job decide how it ends.
+    fn interim_of_indexes(&self) -> Option<JobCondition> {
+        let done = self.done.as_ref()?;
+        if let Some(lost) = self.lost.as_ref().map(Indexes::total) {
+            if self.spec.max_failed_indexes.is_some_and(|most| lost > most) {
+                let message = "Job has exceeded the specified maximal number of failed indexes";
+                return Some(self.condition("FailureTarget", "MaxFailedIndexesExceeded", message));
+            }
+            if lost > 0 && lost.saturating_add(done.total()) >= self.completions() {
+                return Some(self.condition("FailureTarget", "FailedIndexes", "Job has failed indexes"));
+            }
+        }
+        let message = policy::success(self.spec.success_policy.as_ref(), self.completions(), done)?;
+        Some(self.condition("SuccessCriteriaMet", "SuccessPolicy", &message))
     }
 
     /// Whether restarts exceed the limit: with restartPolicy OnFailure restarts of containers count instead of failed pods.
@@ -227,52 +152,8 @@ impl View<'_> {
         let status = live.filter_map(|p| p.status.as_ref());
         let all = status
             .flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
-        let restarts: i32 = all.map(|c| c.restart_count).sum();
+        let restarts = all.map(|c| c.restart_count).fold(0, i32::saturating_add);
         if limit == 0 { restarts > 0 } else { restarts >= limit }
-    }
-
-    fn condition(&self, type_: &str, reason: &str, message: &str) -> JobCondition {
-        JobCondition {
-            type_: type_.to_owned(),
-            status: "True".to_owned(),
-            reason: Some(reason.to_owned()),
-            message: Some(message.to_owned()),
-            last_probe_time: Some(Time(self.now)),
-            last_transition_time: Some(Time(self.now)),
-        }
-    }
-
-    /// Adds finished pods to `uncountedTerminatedPods`, and to `strip` those that may lose the finalizer.
-    fn count(&mut self, ending: bool, failing: bool) {
-        for pod in self.pods.iter().filter(|p| is_tracked(p)) {
-            let uncounted = self.status.uncounted_terminated_pods.clone().unwrap_or_default();
-            let listed = |l: &Option<Vec<String>>| l.as_ref().map_or(0, Vec::len);
-            if listed(&uncounted.succeeded) + listed(&uncounted.failed) >= MAX_UNCOUNTED {
-                return;
-            }
-            let succeeded = pods::phase(pod) == "Succeeded";
-            let failed = !succeeded && (self.is_failed(pod) || failing);
-            if !(succeeded || failed || ending || self.deleting) {
-                continue;
-            }
-            self.plan.strip.push(pod.clone());
-            let uid = meta::uid(&pod.metadata);
-            let known = |l: &Option<Vec<String>>| l.iter().flatten().any(|u| u == uid);
-            if known(&uncounted.succeeded) || known(&uncounted.failed) {
-                continue;
-            }
-            let valid = self.done.is_none() || self.valid_index(pod).is_some();
-            // successes of an Indexed Job are counted by index
-            if succeeded && self.done.is_none() {
-                self.uncounted().succeeded.get_or_insert_default().push(uid.to_owned());
-            } else if failed && valid {
-                self.uncounted().failed.get_or_insert_default().push(uid.to_owned());
-            }
-        }
-    }
-
-    fn active(&self) -> Vec<Arc<Pod>> {
-        pods::filter(self.pods, pods::is_active)
     }
 
     /// The Job ends: its remaining pods are deleted.
@@ -286,9 +167,6 @@ impl View<'_> {
 
     /// Creates or deletes pods so that the wanted number is active.
     fn manage(&mut self) {
-        if self.deleting {
-            return;
-        }
         let active = self.active();
         let (succeeded, _) = self.totals();
         let complete = match self.spec.completions {
@@ -299,6 +177,9 @@ impl View<'_> {
             let reason = "Reached expected number of succeeded pods";
             let condition = self.condition("SuccessCriteriaMet", "CompletionsReached", reason);
             self.status.conditions.get_or_insert_default().push(condition);
+            return;
+        }
+        if self.deleting {
             return;
         }
         let suspended = is_suspended(self.spec);
@@ -323,40 +204,59 @@ impl View<'_> {
     fn surplus(&self, active: &[Arc<Pod>], wanted: i32) -> Vec<Arc<Pod>> {
         let (mut remove, mut rest) = (Vec::new(), active.to_vec());
         if let Some(done) = &self.done {
-            let mut seen = BTreeSet::new();
-            rest.sort_by_key(|p| (meta::created(&p.metadata), meta::name(&p.metadata).to_owned()));
-            (rest, remove) = rest
-                .into_iter()
-                .partition(|p| self.valid_index(p).is_some_and(|i| !done.contains(&i) && seen.insert(i)));
+            let mut by_index: BTreeMap<i32, Vec<Arc<Pod>>> = BTreeMap::new();
+            for pod in std::mem::take(&mut rest) {
+                match self.valid_index(&pod).filter(|index| !done.contains(*index)) {
+                    Some(index) => by_index.entry(index).or_default().push(pod),
+                    None => remove.push(pod),
+                }
+            }
+            for pods in by_index.into_values() {
+                // of several the one that is furthest on stays
+                let twice = replicaset::to_delete(&pods, &[], pods.len() - 1, self.now);
+                rest.extend(pods::filter(&pods, |p| !twice.iter().any(|t| t.metadata.uid == p.metadata.uid)));
+                remove.extend(twice);
+            }
         }
         let excess = active.len().saturating_sub(usize::try_from(wanted).unwrap_or(0)).saturating_sub(remove.len());
         if excess > 0 {
-            remove.extend(replicaset::to_delete(&rest, &rest, excess, self.now));
+            remove.extend(replicaset::to_delete(&rest, &[], excess, self.now));
         }
         remove.truncate(BURST);
         remove
     }
 
     fn grow(&mut self, active: &[Arc<Pod>], wanted: i32) {
-        let patient = self.spec.pod_replacement_policy.as_deref() == Some("Failed");
-        let terminating = if patient { self.pods.iter().filter(|p| pods::is_terminating(p)).count() } else { 0 };
-        let missing = usize::try_from(wanted).unwrap_or(0).saturating_sub(active.len() + terminating).min(BURST);
+        let patient = self.replaces_failed_only();
+        let terminating = if patient { pods::filter(self.pods, pods::is_terminating) } else { Vec::new() };
+        let missing = usize::try_from(wanted).unwrap_or(0).saturating_sub(active.len() + terminating.len()).min(BURST);
         if missing == 0 {
             return;
         }
-        let pause = self.plan.failures.pause(self.now);
-        if !pause.is_zero() {
-            self.look_again(pause);
-            return;
-        }
-        self.plan.create = match &self.done {
-            None => vec![None; missing],
-            Some(done) => {
-                let taken: BTreeSet<i32> = active.iter().filter_map(|p| indexes::index(p)).collect();
-                let free = (0..self.completions()).filter(|i| !done.contains(i) && !taken.contains(i));
-                free.take(missing).map(Some).collect()
+        if self.lost.is_none() {
+            let pause = self.plan.failures.pause(self.now);
+            if !pause.is_zero() {
+                self.look_again(pause);
+                return;
             }
+        }
+        let Some(done) = &self.done else {
+            self.plan.create = vec![None; missing];
+            return;
         };
+        let taken = active.iter().chain(&terminating).filter_map(|p| indexes::index(p)).collect();
+        let taken = self.lost.iter().fold(done.and(&taken), |taken, lost| taken.and(lost));
+        for index in taken.missing(missing, self.completions()) {
+            let failed = self.delayed.get(&index);
+            let pause = perindex::pause(failed, self.now);
+            if pause.is_zero() {
+                let policy = self.spec.pod_failure_policy.as_ref();
+                let failures = self.lost.is_some().then(|| IndexFailures::after(failed, policy));
+                self.plan.create.push(Some(Slot { index, failures }));
+            } else {
+                self.look_again(pause);
+            }
+        }
     }
 
     fn note_suspension(&mut self, suspended: bool) {
@@ -386,10 +286,6 @@ impl View<'_> {
         self.plan.events.push((EventType::Normal, event.to_owned(), message.to_owned()));
     }
 
-    fn look_again(&mut self, after: Duration) {
-        self.plan.after = Some(self.plan.after.map_or(after, |a| a.min(after)));
-    }
-
     /// Counts the pods that remain after the deletions and, if none is left to wait for, ends the Job.
     fn finish(mut self) -> Plan {
         let going = self.plan.delete.iter().chain(&self.plan.remove);
@@ -400,9 +296,10 @@ impl View<'_> {
         self.status.ready = Some(count(left.iter().filter(|p| pods::is_ready(p)).count()));
         self.status.terminating = Some(count(terminating));
         if let Some(done) = &self.done {
-            self.status.succeeded = Some(count(done.len()));
-            let text = indexes::format(done);
+            self.status.succeeded = Some(done.total());
+            let text = done.to_string();
             self.status.completed_indexes = (!text.is_empty()).then_some(text);
+            self.status.failed_indexes = self.lost.as_ref().map(Indexes::to_string);
         }
         let uncounted = self.status.uncounted_terminated_pods.clone().unwrap_or_default();
         if terminating == 0 && uncounted == UncountedTerminatedPods::default() && self.plan.strip.is_empty() {
@@ -435,15 +332,5 @@ impl View<'_> {
             self.plan.events.push((EventType::Warning, "TooManySucceededPods".to_owned(), text.to_owned()));
         }
         self.plan.events.push((EventType::Normal, "Completed".to_owned(), "Job completed".to_owned()));
-    }
-}
-
-fn count(n: usize) -> i32 {
-    i32::try_from(n).unwrap_or(i32::MAX)
-}
-
-fn add(to: &mut Option<i32>, n: i32) {
-    if n > 0 {
-        *to = Some(to.unwrap_or(0) + n);
     }
 }

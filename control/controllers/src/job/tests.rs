@@ -1,24 +1,20 @@
-use super::{
-    FINALIZER, Failures,
-    indexes::INDEX,
-    plan::{Plan, is_finished},
-};
+use super::{FINALIZER, Failures, indexes::INDEX, plan::is_finished, view::Plan};
 use crate::{meta, status::differs};
 use jiff::Timestamp;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     "2026-01-01T01:00:00Z".parse().expect("a time")
 }
 
 /// A pass of a controller that has just started.
-fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
+pub(super) fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
     super::plan(job, pods, &Failures::default(), now)
 }
 
-fn job(spec: Value, status: Value) -> Job {
+pub(super) fn job(spec: Value, status: Value) -> Job {
     let mut value = json!({"metadata": {"name": "j", "namespace": "ns", "uid": "job"},
         "spec": {"parallelism": 1, "completions": 1, "backoffLimit": 6, "template": {"spec": {"containers": [], "restartPolicy": "Never"}}},
         "status": status});
@@ -29,7 +25,7 @@ fn job(spec: Value, status: Value) -> Job {
 }
 
 /// A pod in `phase`, with the finalizer unless `counted`.
-fn pod(name: &str, phase: &str, counted: bool, more: Value) -> Arc<Pod> {
+pub(super) fn pod(name: &str, phase: &str, counted: bool, more: Value) -> Arc<Pod> {
     let finalizers = if counted { json!([]) } else { json!([FINALIZER]) };
     let mut value = json!({"metadata": {"name": name, "uid": name, "finalizers": finalizers, "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"containers": []}, "status": {"phase": phase}});
@@ -41,17 +37,22 @@ fn pod(name: &str, phase: &str, counted: bool, more: Value) -> Arc<Pod> {
     Arc::new(serde_json::from_value(value).expect("a pod"))
 }
 
-fn plain(name: &str, phase: &str) -> Arc<Pod> {
+pub(super) fn plain(name: &str, phase: &str) -> Arc<Pod> {
     pod(name, phase, false, json!({}))
 }
 
-fn conditions(p: &Plan) -> String {
+pub(super) fn conditions(p: &Plan) -> String {
     let all = p.status.conditions.iter().flatten();
     all.map(|c| format!("{}={}", c.type_, c.status)).collect::<Vec<_>>().join(" ")
 }
 
-fn names(pods: &[Arc<Pod>]) -> String {
+pub(super) fn names(pods: &[Arc<Pod>]) -> String {
     pods.iter().map(|p| meta::name(&p.metadata)).collect::<Vec<_>>().join(" ")
+}
+
+/// The indexes of the pods that are to be created.
+pub(super) fn indexes(p: &Plan) -> Vec<i32> {
+    p.create.iter().flatten().map(|slot| slot.index).collect()
 }
 
 #[test]
@@ -202,12 +203,12 @@ fn indexed_jobs_fill_the_free_indexes_and_write_ranges() {
     let mut j =
         job(json!({"completionMode": "Indexed", "completions": 5, "parallelism": 3}), json!({"completedIndexes": "0"}));
     let p = plan(&j, &[at("a", "Succeeded", 2), at("b", "Running", 1)], now());
-    assert_eq!(p.create, [Some(3), Some(4)]);
+    assert_eq!(indexes(&p), [3, 4]);
     assert_eq!((p.status.completed_indexes.as_deref(), p.status.succeeded), (Some("0,2"), Some(2)));
     assert_eq!(names(&p.strip), "a");
     let twice = [at("b", "Running", 1), at("c", "Running", 1), at("d", "Running", 2), at("e", "Running", 9)];
     j.status = Some(p.status);
-    assert_eq!(names(&plan(&j, &twice, now()).remove), "c d e", "doubled, done and impossible indexes");
+    assert_eq!(names(&plan(&j, &twice, now()).remove), "d e b", "doubled, done and impossible indexes");
     let all =
         job(json!({"completionMode": "Indexed", "completions": 2}), json!({"completedIndexes": "0,1", "succeeded": 2}));
     assert_eq!(conditions(&plan(&all, &[], now())), "SuccessCriteriaMet=True Complete=True", "nothing to wait for");

@@ -1,6 +1,6 @@
 //! CronJob: Jobs by a schedule.
 
-use super::job::{self, policies, validate};
+use super::job::{self, validate};
 use crate::{Capabilities, at::At, cells, edit, podspec, rules};
 use api::{Cause, FieldPath, Object, cron};
 use jiff::Timestamp;
@@ -108,7 +108,6 @@ impl Strategy for CronJobs {
         if old.is_none_or(|old| !edit::deep_equal_at(object, old, &["spec"])) {
             let template = spec.down(&["jobTemplate", "spec"]);
             out.extend(podspec::template_warnings(&self.0, template.get("template")));
-            out.extend(policies::unenforced(&self.0, template));
             out.extend(job::large_indexed(template));
         }
         if old.is_some() && spec.get("schedule").str().contains("TZ") {

@@ -1,6 +1,8 @@
 //! Job: pods that run to completion. Its selector and the labels of its pods are generated from its uid.
 
-pub(super) mod policies;
+mod indexes;
+mod policies;
+mod status;
 pub(super) mod validate;
 
 use crate::{Capabilities, apps::workload, at::At, cells, edit, podspec};
@@ -63,14 +65,11 @@ impl Strategy for Jobs {
     }
 
     fn validate_status(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
-        validate::status(object, old)
+        status::update(object, old)
     }
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
         let mut out = workload::warnings(&self.0, object, old, "Pod names and hostnames");
-        if old.is_none_or(|old| !edit::deep_equal_at(object, old, &["spec"])) {
-            out.extend(policies::unenforced(&self.0, At::of(object, "spec")));
-        }
         out.extend(large_indexed(At::of(object, "spec")));
         out
     }
@@ -127,8 +126,8 @@ fn default_spec(spec: &mut edit::Fields) {
         edit::fill(spec, "completions", 1);
     }
     edit::fill(spec, "parallelism", 1);
-    // Kubernetes' default with `backoffLimitPerIndex` is 2147483647; while that field is not honoured, such a Job would be tried for ever.
-    edit::fill(spec, "backoffLimit", 6);
+    let limit = if unset(spec, "backoffLimitPerIndex") { 6 } else { i32::MAX };
+    edit::fill(spec, "backoffLimit", limit);
     edit::fill(spec, "completionMode", "NonIndexed");
     edit::fill(spec, "suspend", false);
     edit::fill(spec, "manualSelector", false);
@@ -289,40 +288,26 @@ spec:
     }
 
     #[test]
-    fn what_the_controller_does_not_honour_is_said() {
+    fn defaults_depend_on_the_policies() {
+        let created = |spec: &str| {
+            let text = format!(
+                "{{metadata: {{name: pi, uid: u}}, spec: {{completionMode: Indexed, completions: 3, {spec}, template: {{spec: {{restartPolicy: Never, containers: [{{name: c, image: i}}]}}}}}}}}"
+            );
+            created(&Jobs(Default::default()), &text)
+        };
         let job = created(
-            &Jobs(Default::default()),
-            "
-apiVersion: batch/v1
-kind: Job
-metadata: {name: pi, namespace: default, uid: u-1}
-spec:
-  completionMode: Indexed
-  completions: 3
-  backoffLimitPerIndex: 1
-  maxFailedIndexes: 1
-  podFailurePolicy: {rules: [{action: Ignore, onPodConditions: [{type: DisruptionTarget}]}]}
-  successPolicy: {rules: [{succeededCount: 1}]}
-  managedBy: example.com/other
-  podReplacementPolicy: Failed
-  suspend: true
-  ttlSecondsAfterFinished: 5
-  template:
-    spec:
-      restartPolicy: Never
-      containers: [{name: pi, image: 'perl:5'}]
-",
+            "backoffLimitPerIndex: 1, podFailurePolicy: {rules: [{action: Ignore, onPodConditions: [{type: DisruptionTarget}]}]}",
         );
-        expect![[r#"
-            spec.podFailurePolicy: is not honoured yet by sampan; every failed pod counts against backoffLimit
-            spec.successPolicy: is not honoured yet by sampan; the Job is complete when all its completions are
-            spec.backoffLimitPerIndex: is not honoured yet by sampan; a failed index is tried again until backoffLimit is reached
-            spec.maxFailedIndexes: is not honoured yet by sampan; no index fails before the Job does"#]]
-        .assert_eq(&Jobs(Default::default()).warnings(&testing::context(), &job, None).join("\n"));
-        assert_eq!(job.int_at(&["spec", "backoffLimit"]), Some(6), "a Job that always fails ends");
-        let mut labelled = job.clone();
-        labelled.set(&["metadata", "labels"], json!({"a": "b"}));
-        assert!(Jobs(Default::default()).warnings(&testing::context(), &labelled, Some(&job)).is_empty());
+        assert_eq!(job.int_at(&["spec", "backoffLimit"]), Some(i64::from(i32::MAX)));
+        assert_eq!(job.str_at(&["spec", "podReplacementPolicy"]), Some("Failed"));
+        let rules = json!([{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]);
+        assert_eq!(job.at(&["spec", "podFailurePolicy", "rules"]), Some(&rules));
+        assert!(Jobs(Default::default()).validate(&testing::context(), &job).is_empty());
+        assert!(Jobs(Default::default()).warnings(&testing::context(), &job, None).is_empty());
+        let job = created("successPolicy: {rules: [{succeededCount: 1}]}, managedBy: example.com/other");
+        assert_eq!(job.int_at(&["spec", "backoffLimit"]), Some(6));
+        assert_eq!(job.str_at(&["spec", "podReplacementPolicy"]), Some("TerminatingOrFailed"));
+        assert!(Jobs(Default::default()).warnings(&testing::context(), &job, None).is_empty());
     }
 
     #[test]

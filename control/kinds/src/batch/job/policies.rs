@@ -1,8 +1,8 @@
 //! The policies of a Job: `podFailurePolicy`, `successPolicy`, `podReplacementPolicy`.
 
-use crate::{Capabilities, at::At, rules};
+use super::indexes;
+use crate::{at::At, rules};
 use api::Cause;
-use serde_json::Value;
 use std::collections::HashSet;
 
 pub(super) fn validate(spec: At<'_>, out: &mut Vec<Cause>) {
@@ -40,21 +40,8 @@ pub(super) fn validate(spec: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// Warnings about fields that the Job controller does not honour, and what it does instead.
-pub(in crate::batch) fn unenforced(capabilities: &Capabilities, spec: At<'_>) -> Vec<String> {
-    const FIELDS: [(&str, &str); 4] = [
-        ("podFailurePolicy", "every failed pod counts against backoffLimit"),
-        ("successPolicy", "the Job is complete when all its completions are"),
-        ("backoffLimitPerIndex", "a failed index is tried again until backoffLimit is reached"),
-        ("maxFailedIndexes", "no index fails before the Job does"),
-    ];
-    let mut out = Vec::new();
-    let mut warn = capabilities.warn("job.spec", spec, FIELDS.len(), &mut out);
-    for (at, instead) in FIELDS.iter().map(|(name, instead)| (spec.get(name), instead)).filter(|(at, _)| at.is_set()) {
-        warn.unless_honoured(at, &format!("is not honoured yet by sampan; {instead}"));
-    }
-    out
-}
+/// The longest `succeededIndexes`, in bytes.
+const MAX_INDEXES_TEXT: usize = 64 << 10;
 
 const ACTIONS: &[&str] = &["Count", "FailIndex", "FailJob", "Ignore"];
 
@@ -89,7 +76,7 @@ fn failure_rule(spec: At<'_>, containers: &HashSet<&str>, rule: At<'_>, out: &mu
         (false, false) => "specifying one of OnExitCodes and OnPodConditions is required",
         _ => return,
     };
-    out.push(rule.with(&Value::Null).invalid(text));
+    out.push(Cause::invalid_unshown(&rule.field(), text));
 }
 
 fn exit_codes(containers: &HashSet<&str>, codes: At<'_>, out: &mut Vec<Cause>) {
@@ -138,13 +125,13 @@ fn success_policy(spec: At<'_>, policy: At<'_>, out: &mut Vec<Cause>) {
         if !count.is_set() && !indexes.is_set() {
             out.push(rule.required("at least one of succeededCount or succeededIndexes must be specified"));
         }
-        let total = match indexes_total(indexes.str(), completions) {
-            Ok(total) => total,
-            Err(problem) => {
-                out.push(indexes.invalid(&format!("error parsing succeededIndexes: {problem}")));
-                0
-            }
-        };
+        if indexes.str().len() > MAX_INDEXES_TEXT {
+            out.push(Cause::too_long(&indexes.field(), MAX_INDEXES_TEXT));
+        }
+        let total = indexes::total(indexes.str(), completions).unwrap_or_else(|problem| {
+            out.push(indexes.invalid(&format!("error parsing succeededIndexes: {problem}")));
+            0
+        });
         count.not_negative(out);
         let Some(wanted) = count.int() else { continue };
         if wanted > completions {
@@ -157,53 +144,5 @@ fn success_policy(spec: At<'_>, policy: At<'_>, out: &mut Vec<Cause>) {
                 "must be less than or equal to {total} (the number of indexes in the specified succeededIndexes field)"
             )));
         }
-    }
-}
-
-/// The number of indexes in `1,3-5`; they must be ascending and below `completions`.
-fn indexes_total(text: &str, completions: i64) -> Result<i64, String> {
-    let mut total = 0;
-    let mut last: Option<i64> = None;
-    for part in text.split(',').filter(|_| !text.is_empty()) {
-        let ends: Vec<&str> = part.split('-').collect();
-        if ends.len() > 2 {
-            return Err(format!(
-                "the fragment \"{part}\" violates the requirement that an index interval can have at most two parts separated by '-'"
-            ));
-        }
-        let number = |text: &str| {
-            text.parse::<i64>().map_err(|_| format!("cannot convert string to integer for index: \"{text}\""))
-        };
-        let first = number(ends[0])?;
-        let end = if ends.len() == 2 { number(ends[1])? } else { first };
-        if first >= completions || end >= completions {
-            return Err(format!(
-                "too large index: \"{}\"",
-                if first >= completions { ends[0] } else { ends[ends.len() - 1] }
-            ));
-        }
-        if last.is_some_and(|last| first <= last) {
-            return Err(format!("non-increasing order, previous: {}, current: {first}", last.unwrap_or(0)));
-        }
-        if ends.len() == 2 && end <= first {
-            return Err(format!("non-increasing order, previous: {first}, current: {end}"));
-        }
-        total += end - first + 1;
-        last = Some(end);
-    }
-    Ok(total)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::indexes_total;
-
-    #[test]
-    fn indexes_are_counted_and_ordered() {
-        assert_eq!(indexes_total("", 5), Ok(0));
-        assert_eq!(indexes_total("0,2-4", 5), Ok(4));
-        assert!(indexes_total("3,2", 5).is_err());
-        assert!(indexes_total("0-5", 5).is_err());
-        assert!(indexes_total("a", 5).is_err());
     }
 }

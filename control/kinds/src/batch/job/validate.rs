@@ -242,88 +242,13 @@ fn allow_resources(old: &mut Value, new: &Value) {
     }
 }
 
-pub(super) fn status(object: &Object, old: &Object) -> Vec<Cause> {
-    let mut out = Vec::new();
-    let status = At::of(object, "status");
-    for name in ["active", "succeeded", "failed", "ready", "terminating"] {
-        status.get(name).not_negative(&mut out);
-    }
-    let conditions = status.get("conditions");
-    let mut forbid = |text: &str| out.push(Cause::invalid(&conditions.field(), &Value::Null, text));
-    let now = |kind: &str| has_condition(object, kind);
-    for pair in [
-        ["Complete", "Failed"],
-        ["Complete", "FailureTarget"],
-        ["SuccessCriteriaMet", "Failed"],
-        ["SuccessCriteriaMet", "FailureTarget"],
-    ] {
-        if now(pair[0]) && now(pair[1]) {
-            let spelled = if pair[1] == "Failed" { "Failed=true" } else { "FailureTarget=true" };
-            forbid(&format!("cannot set {}=True and {spelled} conditions", pair[0]));
-        }
-    }
-    if now("Failed") && !now("FailureTarget") && !has_condition(old, "Failed") {
-        forbid("cannot set Failed=True condition without the FailureTarget=true condition");
-    }
-    if now("Complete") && !now("SuccessCriteriaMet") && !has_condition(old, "Complete") {
-        forbid("cannot set Complete=True condition without the SuccessCriteriaMet=true condition");
-    }
-    for kind in ["Failed", "Complete", "FailureTarget"] {
-        if has_condition(old, kind) && !now(kind) {
-            forbid(&format!("cannot disable the terminal {kind}=True condition"));
-        }
-    }
-    if has_condition(old, "SuccessCriteriaMet") && !now("SuccessCriteriaMet") {
-        forbid("cannot disable the SuccessCriteriaMet=True condition");
-    }
-    finished(object, old, status, &mut out);
-    out
-}
-
-fn finished(object: &Object, old: &Object, status: At<'_>, out: &mut Vec<Cause>) {
-    let (complete, ended) =
-        (has_condition(object, "Complete"), has_condition(object, "Complete") || has_condition(object, "Failed"));
-    let completion = status.get("completionTime");
-    let changed = |name: &str| !edit::deep_equal_at(object, old, &["status", name]);
-    let newly = ended != (has_condition(old, "Complete") || has_condition(old, "Failed"));
-    if completion.is_set() && !complete && (changed("completionTime") || changed("conditions")) {
-        out.push(completion.invalid("cannot set completionTime when there is no Complete=True condition"));
-    }
-    if complete && !completion.is_set() && (changed("completionTime") || newly) {
-        out.push(completion.required("completionTime is required for Complete jobs"));
-    }
-    if ended && status.get("active").int().unwrap_or(0) > 0 && (newly || changed("active")) {
-        out.push(status.get("active").invalid("active>0 is invalid for finished job"));
-    }
-    if ended && !status.get("startTime").is_set() && (newly || changed("startTime")) {
-        let nothing = object.bool_at(&["spec", "suspend"]) && object.int_at(&["spec", "completions"]) == Some(0);
-        if !nothing {
-            out.push(status.get("startTime").required("startTime is required for finished job"));
-        }
-    }
-    let count = |object: &Object, name: &str| object.int_at(&["status", name]).unwrap_or(0);
-    if count(object, "failed") < count(old, "failed") {
-        out.push(status.get("failed").invalid("cannot decrease the failed counter"));
-    }
-    let elastic = object.str_at(&["spec", "completionMode"]) == Some("Indexed")
-        && edit::deep_equal(&object.0["spec"]["completions"], &object.0["spec"]["parallelism"]);
-    if count(object, "succeeded") < count(old, "succeeded") && !elastic {
-        out.push(status.get("succeeded").invalid("cannot decrease the succeeded counter"));
-    }
-    let old_completion = old.at(&["status", "completionTime"]);
-    if completion.is_set() && old_completion.is_some_and(|t| !t.is_null() && t != completion.value()) {
-        out.push(completion.invalid("field is immutable"));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Jobs;
-    use crate::testing::{context, created, errors, parse, update_errors};
+    use crate::testing::{created, errors, update_errors};
     use api::Object;
     use expect_test::expect;
     use serde_json::Value;
-    use server::Strategy;
 
     const JOB: &str = "
 apiVersion: batch/v1
@@ -449,23 +374,5 @@ spec:
         assert!(text.starts_with("spec.template: Invalid value: {"), "{text}");
         old.set(&["status"], serde_json::json!({"conditions": [{"type": "Suspended", "status": "True"}]}));
         assert_eq!(update_errors(&Jobs(Default::default()), &new, &old), "");
-    }
-
-    #[test]
-    fn a_finished_job_stays_finished() {
-        let old = parse(
-            "{spec: {}, status: {startTime: '2026-01-01T00:00:00Z', completionTime: '2026-01-01T00:01:00Z', succeeded: 1, conditions: [{type: Complete, status: 'True'}, {type: SuccessCriteriaMet, status: 'True'}]}}",
-        );
-        let new = parse("{spec: {}, status: {startTime: '2026-01-01T00:00:00Z', succeeded: 0}}");
-        let causes: Vec<String> =
-            Jobs(Default::default()).validate_status(&context(), &new, &old).iter().map(ToString::to_string).collect();
-        assert_eq!(
-            causes,
-            [
-                "status.conditions: Invalid value: null: cannot disable the terminal Complete=True condition",
-                "status.conditions: Invalid value: null: cannot disable the SuccessCriteriaMet=True condition",
-                "status.succeeded: Invalid value: 0: cannot decrease the succeeded counter",
-            ]
-        );
     }
 }
