@@ -23,7 +23,7 @@ pub(crate) use defaults::{
     CONTAINERS, VOLUME_SOURCES, pod as default_pod, pod_spec as default_pod_spec,
     service_account as service_account_mirror, template as default_template,
 };
-pub(crate) use resources::{container_resources, qos_class, whole_number};
+pub(crate) use resources::{container_name as container_resource_name, container_resources, qos_class, whole_number};
 pub(crate) use scheduling::{TAINT_EFFECTS, tolerations};
 pub(crate) use warnings::{our_annotations as annotation_warnings, pod as pod_warnings, template as template_warnings};
 

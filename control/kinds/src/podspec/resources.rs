@@ -59,7 +59,7 @@ pub(super) fn resource_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
 }
 
 /// The name of a resource that a container can have.
-pub(super) fn container_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
+pub(crate) fn container_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
     resource_name(at, name, out);
     if !name.contains('/') {
         if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_pages(name) {
