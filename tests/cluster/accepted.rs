@@ -10,13 +10,15 @@ use client::{Kind, ListOptions};
 use fastrand::Rng;
 use http::Method;
 use k8s_openapi::api::{
-    apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
-    discovery::v1 as discovery, events::v1 as events, node::v1 as node, policy::v1 as policy,
+    apps::v1 as apps, autoscaling::v2 as autoscaling, batch::v1 as batch, coordination::v1 as coordination,
+    core::v1 as core, discovery::v1 as discovery, events::v1 as events, node::v1 as node, policy::v1 as policy,
     scheduling::v1 as scheduling, storage::v1 as storage,
 };
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
+
+const AUTOSCALERS: &str = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
 
 /// A kind that is served, and an object of it that is taken.
 struct Served {
@@ -49,6 +51,10 @@ fn served() -> Vec<Served> {
     let selected = json!({"replicas": 1, "selector": {"matchLabels": {"app": "mutant"}}, "template": template});
     let mut once = template.clone();
     once["spec"]["restartPolicy"] = "Never".into();
+    let autoscaler = json!({"maxReplicas": 2, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"},
+        "metrics": [{"type": "Pods", "pods": {"metric": {"name": "q"}, "target": {"type": "AverageValue", "averageValue": "1"}}},
+            {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}],
+        "behavior": {"scaleUp": {"policies": [{"type": "Pods", "value": 1, "periodSeconds": 15}]}}});
     let about = json!({"kind": "Pod", "namespace": "default", "name": "p"});
     let table = [
         (
@@ -125,6 +131,12 @@ fn served() -> Vec<Served> {
             "/apis/batch/v1/namespaces/default/cronjobs",
             json!({"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": once}}}}),
         ),
+        (
+            "autoscaling/v1 HorizontalPodAutoscaler",
+            "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers",
+            json!({"spec": {"maxReplicas": 2, "targetCPUUtilizationPercentage": 50, "scaleTargetRef": autoscaler["scaleTargetRef"]}}),
+        ),
+        ("autoscaling/v2 HorizontalPodAutoscaler", AUTOSCALERS, json!({"spec": autoscaler})),
         ("batch/v1 Job", "/apis/batch/v1/namespaces/default/jobs", json!({"spec": {"template": once}})),
         (
             "events.k8s.io/v1 Event",
@@ -416,6 +428,7 @@ async fn everybody_reads_everything(world: &World) {
         apps::ReplicaSet,
         apps::DaemonSet,
         apps::StatefulSet,
+        autoscaling::HorizontalPodAutoscaler,
         batch::CronJob,
         batch::Job,
         events::Event,

@@ -48,6 +48,7 @@ pub use kind::Kind;
 pub use leader::{Elector, ElectorOptions};
 pub use metrics::QueueMetrics;
 pub use options::{DeleteOptions, ListOptions, Patch, Preconditions, Propagation};
+pub use paths::escape;
 pub use queue::{Backoff, WorkQueue};
 pub use recorder::{EventType, Recorder, RecorderOptions, reference};
 pub use target::Target;

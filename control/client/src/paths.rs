@@ -27,8 +27,8 @@ pub(crate) fn join(root: &str, namespace: &str, parts: [&str; 3]) -> String {
     url
 }
 
-/// Percent-encodes everything but RFC 3986's unreserved characters.
-pub(crate) fn escape(text: &str) -> String {
+/// Percent-encodes everything but RFC 3986's unreserved characters, for a part of a path or query.
+pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

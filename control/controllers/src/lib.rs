@@ -3,8 +3,6 @@
 //!
 //! Queue, back-off, read-your-writes gate, spans and panic guard are in `client`; leadership is the caller's. What controllers do, any
 //! client could do: there is no back door.
-//!
-//! Not here: horizontal autoscaling.
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
@@ -19,6 +17,7 @@ mod endpointslice;
 mod ephemeralvolume;
 mod garbagecollector;
 mod history;
+mod horizontalpodautoscaler;
 mod job;
 mod labels;
 mod meta;
@@ -61,6 +60,7 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     go.run(2, daemonset::DaemonSetController::new(cx));
     go.run(5, job::JobController::new(cx));
     go.run(5, cronjob::CronJobController::new(cx));
+    go.run(5, horizontalpodautoscaler::HorizontalPodAutoscalerController::new(cx));
     go.run(5, endpointslice::EndpointSliceController::new(cx));
     go.run(5, endpoints::EndpointsController::new(cx));
     go.run(2, serviceaccount::ServiceAccountController::new(cx));

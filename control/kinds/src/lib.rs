@@ -13,6 +13,7 @@ mod annotations;
 mod apps;
 mod at;
 mod authorization;
+mod autoscaling;
 mod batch;
 pub mod bootstrap;
 mod capabilities;
@@ -96,6 +97,7 @@ impl Settings {
 /// Every built-in resource, in the order of discovery.
 fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resource> {
     let [event, grouped_event] = events::event::resources();
+    let [autoscaler, autoscaler_v1] = autoscaling::horizontalpodautoscaler::resources();
     let capabilities = &settings.capabilities;
     let mut all = vec![
         core::pod::binding::resource(),
@@ -120,6 +122,8 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         apps::replicaset::resource(capabilities),
         apps::statefulset::resource(capabilities),
         grouped_event,
+        autoscaler,
+        autoscaler_v1,
         batch::cronjob::resource(capabilities),
         batch::job::resource(capabilities),
         policy::poddisruptionbudget::resource(),

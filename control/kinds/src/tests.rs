@@ -68,6 +68,8 @@ fn the_table_is_kubernetes() {
         apps/v1 | replicasets | ReplicaSet | ns | rs | all | all8 | scale(get,patch,update) → Scale; status(get,patch,update)
         apps/v1 | statefulsets | StatefulSet | ns | sts | all | all8 | scale(get,patch,update) → Scale; status(get,patch,update)
         events.k8s.io/v1 | events | Event | ns | ev |  | all8 |
+        autoscaling/v2 | horizontalpodautoscalers | HorizontalPodAutoscaler | ns | hpa | all | all8 | status(get,patch,update)
+        autoscaling/v1 | horizontalpodautoscalers | HorizontalPodAutoscaler | ns | hpa | all | all8 | status(get,patch,update)
         batch/v1 | cronjobs | CronJob | ns | cj | all | all8 | status(get,patch,update)
         batch/v1 | jobs | Job | ns |  | all | all8 | status(get,patch,update)
         policy/v1 | poddisruptionbudgets | PodDisruptionBudget | ns | pdb |  | all8 | status(get,patch,update)

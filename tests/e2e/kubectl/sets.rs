@@ -1,4 +1,4 @@
-//! StatefulSets, DaemonSets and CronJobs with kubectl: the samples, their rollouts and their history.
+//! StatefulSets, DaemonSets, CronJobs and HorizontalPodAutoscalers with kubectl: the samples, their rollouts and their history.
 
 use crate::harness::*;
 use std::path::Path;
@@ -85,4 +85,47 @@ fn a_cron_job_is_run_by_hand_and_by_the_clock() {
     }
     let refused = c.kubectl_fails(&["create", "cronjob", "wrong", "--image=count:1", "--schedule=61 * * * *"], "");
     assert!(refused.contains("end of range (61) above maximum (59): 61"), "{refused}");
+}
+
+#[test]
+fn more_pods_come_while_there_is_work() {
+    let Some(machine) = super::machine() else { return };
+    let c = machine.up(&[]);
+    sample("hello", &machine.path("work"));
+    let folder = sample("hpa", &machine.path("work"));
+    apply(&machine, &folder);
+    let shown = c.kubectl(&["get", "hpa", "busy", "--no-headers"]);
+    assert!(shown.contains("Deployment/busy") && shown.contains("/50%"), "{shown}");
+    let url = String::from_utf8_lossy(&machine.run(&["url", "busy"]).stdout).trim().to_owned();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    let more = || c.kubectl(&["get", "deploy", "busy", "-o", "jsonpath={.spec.replicas}"]) != "1";
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let is_over = || done.load(std::sync::atomic::Ordering::SeqCst) || std::time::Instant::now() > until;
+    let found = std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over() {
+                    drop(get(&url));
+                }
+            });
+        }
+        let look = || {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            more()
+        };
+        let found = std::iter::repeat_with(look).take_while(|found| *found || !is_over()).any(|found| found);
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        found
+    });
+    let described = c.kubectl(&["describe", "hpa", "busy"]);
+    assert!(found, "{described}");
+    assert!(described.contains("reason: cpu resource utilization (percentage of request) above target"), "{described}");
+
+    c.kubectl(&["delete", "hpa", "busy"]);
+    c.kubectl(&["autoscale", "deployment", "busy", "--min=2", "--max=3", "--cpu-percent=70"]);
+    let [old, new] = ["v1", "v2"].map(|version| {
+        c.kubectl(&["get", &format!("horizontalpodautoscalers.{version}.autoscaling"), "busy", "-o", "yaml"])
+    });
+    assert!(old.contains("targetCPUUtilizationPercentage: 70"), "{old}");
+    assert!(new.contains("averageUtilization: 70"), "{new}");
 }

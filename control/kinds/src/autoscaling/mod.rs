@@ -1,0 +1,3 @@
+//! `autoscaling`: as many pods as the work needs.
+
+pub(crate) mod horizontalpodautoscaler;
