@@ -196,3 +196,22 @@ async fn each_pod_of_a_statefulset_has_a_volume_that_stays_or_goes_by_the_policy
         world.until("all claims to go with the set", |w| claims(w).is_empty()).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_writes_more_than_its_claim_has_is_evicted_and_the_data_stays() {
+    let world = World::with_nodes(1, 9).await;
+    let size = json!({"resources": {"requests": {"storage": "1Mi"}}});
+    world.call("POST", CLAIMS, claim("c", size)).await;
+    world.call("POST", PODS, pod("p", of_claim("c"))).await;
+    world.until("the pod to be ready", |w| is_ready(w, "p")).await;
+    let file = world.dir("n1").join("persistent").join(folders(&world, "n1").remove(0)).join("f");
+    std::fs::write(&file, vec![1; 900 << 10]).unwrap();
+    world.pass(60).await;
+    assert!(is_ready(&world, "p"));
+    std::fs::write(&file, vec![1; 1100 << 10]).unwrap();
+    world.until("the pod to be evicted", |w| phase(w, "pods", "p") == "Failed").await;
+    let status = world.find("", "pods", "p").unwrap()["status"].take();
+    assert_eq!(status["reason"], "Evicted");
+    assert_eq!(status["message"], "Usage of PersistentVolumeClaim \"c\" exceeds its capacity \"1Mi\". ");
+    assert!(file.exists());
+}

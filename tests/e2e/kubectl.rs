@@ -1,5 +1,6 @@
 //! Every verb of an unmodified kubectl that the issue names, against a real cluster.
 
+mod claims;
 mod edges;
 mod quotas;
 mod sets;

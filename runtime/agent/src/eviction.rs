@@ -6,6 +6,7 @@
 //! costs at most 2 % of a core per pod. The write path of guests limits how fast the disk can fill between two checks.
 
 use crate::{
+    claimsize::{self, MEASURE_PAUSE, Sizes},
     handle::{Eviction, Message},
     node,
     plan::EVICTED,
@@ -186,21 +187,25 @@ struct Measurement {
 
 /// Checks the node's pods until `token` is cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
-    let mut known = HashMap::new();
+    let (mut known, mut sizes) = (HashMap::new(), Sizes::new());
     let mut tick = tokio::time::interval(CHECK_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = token.cancelled() => return,
-            _ = tick.tick() => synchronize(&shared, &mut known).await,
+            _ = tick.tick() => synchronize(&shared, &mut known, &mut sizes).await,
         }
     }
 }
 
-async fn synchronize(shared: &Shared, known: &mut HashMap<String, Measurement>) {
+async fn synchronize(shared: &Shared, known: &mut HashMap<String, Measurement>, sizes: &mut Sizes) {
     let pods = active(shared);
     known.retain(|uid, _| pods.iter().any(|pod| pod::uid(pod) == uid));
     let mut any = false;
+    for (pod, message) in claimsize::exceeding(shared, &pods, sizes).await {
+        any = true;
+        evict(shared, &pod, Eviction { message, pressure: false });
+    }
     for pod in pods.iter().filter(|pod| is_limited(pod)) {
         let usage = usage_of(shared, pod, known, false).await;
         if let Some(message) = usage.and_then(|usage| exceeded(pod, &usage)) {
@@ -295,7 +300,7 @@ async fn usage_of(
     let measured = pod.clone();
     match blocking(move || measure(&measured, &volumes, &logs)).await {
         Ok(usage) => {
-            let due = begin + CHECK_INTERVAL / 2 + begin.elapsed() * 50;
+            let due = begin + MEASURE_PAUSE + begin.elapsed() * 50;
             known.insert(uid.to_owned(), Measurement { usage: usage.clone(), due });
             Some(usage)
         }

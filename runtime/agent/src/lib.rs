@@ -17,6 +17,7 @@ mod awaited;
 pub mod backoff;
 mod capabilities;
 pub mod check;
+mod claimsize;
 mod cluster;
 pub mod command;
 pub mod config;
