@@ -38,6 +38,8 @@ mod report;
 mod run;
 pub mod search;
 pub mod snapshot;
+#[cfg(test)]
+mod speed_tests;
 mod state;
 pub mod status;
 pub mod tally;

@@ -22,6 +22,8 @@ pub struct NodeInfo {
     pub pods: HashMap<Arc<str>, Arc<PodInfo>>,
     /// Its place among the nodes: a small number that no other node has at the same time.
     pub slot: usize,
+    /// The images that it reports, by name, with their sizes in bytes.
+    pub images: Arc<HashMap<String, i64>>,
     /// Grows with each change of any node: an equal number means an equal value, so that plugins may cache per node.
     pub generation: u64,
 }
@@ -38,6 +40,17 @@ impl NodeInfo {
         self.max_pods = pods.and_then(|q| usize::try_from(q.value()).ok()).unwrap_or(0);
         self.allocatable = Resources::parse(allocatable);
         self.node = Some(node);
+    }
+
+    /// Takes the images that the node reports; returns those before.
+    pub(crate) fn set_images(&mut self) -> Arc<HashMap<String, i64>> {
+        let reported = self.node.as_ref().and_then(|n| n.status.as_ref()).and_then(|s| s.images.as_ref());
+        let mut images = HashMap::new();
+        for image in reported.into_iter().flatten() {
+            let size = image.size_bytes.unwrap_or(0);
+            images.extend(image.names.iter().flatten().map(|name| (name.clone(), size)));
+        }
+        std::mem::replace(&mut self.images, Arc::new(images))
     }
 
     /// The value of a label.

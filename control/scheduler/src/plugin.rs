@@ -192,6 +192,12 @@ pub trait Plugin: Send + Sync {
         Status::Success
     }
 
+    /// Whether the filter depends on nothing but the node with its pods and, of the pod, on requests, host ports, node name, node selector,
+    /// node affinity and tolerations. What a dry run of preemption found then holds for the next such pod, until the node changes.
+    fn is_local(&self) -> bool {
+        false
+    }
+
     /// Changes the state for [`Plugin::filter`] as if `other` were on `node` as well. `PreFilterExtensions` upstream, as the next one.
     fn add_pod(&self, state: &mut CycleState, pod: &PodInfo, other: &PodInfo, node: &NodeInfo) {
         let _ = (state, pod, other, node);
@@ -315,6 +321,16 @@ impl<'a> Filters<'a> {
             }
         }
         self.run(state, pod, node)
+    }
+
+    /// Whether all filters are local ([`Plugin::is_local`]).
+    pub fn are_local(&self) -> bool {
+        self.plugins.iter().all(|plugin| plugin.is_local())
+    }
+
+    /// Whether pods are nominated to a node, which count there for some pods.
+    pub fn has_nominated(&self, node: &NodeInfo) -> bool {
+        !self.snapshot.nominated(node.name()).is_empty()
     }
 
     fn run(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Option<(&'static str, Status)> {

@@ -499,4 +499,47 @@ mod tests {
         assert_eq!(drain(&mut q, later), "p");
         assert_eq!(q.pending(), Pending::default());
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_wakes_only_pods_of_plugins_that_listen_to_it() {
+        let (mut q, now) = queue();
+        let later = now + Duration::from_secs(5);
+        let near = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+            {"topologyKey": "zone", "labelSelector": {"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}}]}}});
+        for (uid, spec, refused_by) in [
+            ("near", near, "InterPodAffinity"),
+            ("large", json!({}), "NodeResourcesFit"),
+            ("odd", json!({}), "NodeName"),
+        ] {
+            q.set(pod(uid, spec), now);
+            drain(&mut q, now);
+            q.refuse(uid, vec![refused_by], now);
+        }
+        let other = pod("other", json!({"nodeName": "n"}));
+        q.on(&Event::PodAdded(&other), later);
+        assert_eq!(drain(&mut q, later), "near");
+        assert!(q.missed_events("large", "InterPodAffinity") && !q.missed_events("large", "NodeResourcesFit"));
+        q.on(&Event::PodRemoved(&other), later);
+        assert_eq!(drain(&mut q, later), "large");
+        assert_eq!(q.pending().unschedulable, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_is_not_tried_while_its_victims_are_being_deleted() {
+        let other = pod("other", json!({"nodeName": "n"}));
+        for (wakes, failed, expected) in [(false, false, ""), (true, false, "p"), (false, true, "p")] {
+            let (mut q, now) = queue();
+            let later = now + Duration::from_secs(5);
+            q.set(pod("p", json!({})), now);
+            drain(&mut q, now);
+            q.refuse("p", vec!["NodeResourcesFit"], now);
+            q.preempting("p");
+            if wakes {
+                q.on(&Event::PodRemoved(&other), later);
+            }
+            assert_eq!(drain(&mut q, later), "");
+            q.preempted("p", failed, later);
+            assert_eq!(drain(&mut q, later), expected, "{wakes} {failed}");
+        }
+    }
 }

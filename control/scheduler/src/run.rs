@@ -73,7 +73,7 @@ struct Inner {
 impl Scheduler {
     /// With upstream's plugins over the shared informers; `client` carries the scheduler's identity.
     pub fn new(client: Client, informers: Informers, options: Options) -> Self {
-        let plugins = defaults(options.strategy, &options.listers);
+        let plugins = defaults(options.strategy.clone(), &options.listers);
         Self::with_plugins(client, informers, options, plugins)
     }
 

@@ -73,6 +73,8 @@ struct Inner {
     namespaces: Arc<BTreeMap<String, Labels>>,
     /// Counts changes of `namespaces`.
     namespaces_version: u64,
+    /// How many nodes have an image, by its name.
+    images: Arc<HashMap<String, usize>>,
     /// Pods that are nominated to a node, by its name.
     nominated: Arc<HashMap<String, Vec<Arc<PodInfo>>>>,
 }
@@ -94,6 +96,7 @@ impl Default for Inner {
             with_anti_affinity: BTreeSet::new(),
             namespaces: Arc::default(),
             namespaces_version: 0,
+            images: Arc::default(),
             nominated: Arc::default(),
         }
     }
@@ -156,6 +159,11 @@ impl Snapshot {
         Some(journal.range(from..))
     }
 
+    /// How many nodes report an image under this name.
+    pub fn nodes_with_image(&self, name: &str) -> usize {
+        self.inner.images.get(name).copied().unwrap_or(0)
+    }
+
     /// The labels of a namespace; `None` if it is unknown.
     pub fn namespace_labels(&self, namespace: &str) -> Option<&Labels> {
         self.inner.namespaces.get(namespace)
@@ -188,7 +196,13 @@ impl Snapshot {
         let taints = |node: &Node| node.spec.as_ref().and_then(|s| s.taints.clone());
         let same = |old: &Node| old.metadata.labels == node.metadata.labels && taints(old) == taints(&node);
         let same = old.as_deref().is_some_and(same);
+        let images = |node: &Node| node.status.as_ref().and_then(|s| s.images.clone()).unwrap_or_default();
+        let before = old.as_deref().map(images).unwrap_or_default();
+        let has_new_images = before != images(&node);
         info.set_node(node);
+        if has_new_images {
+            inner.count_images(slot);
+        }
         inner.known += usize::from(old.is_none());
         if !same {
             inner.structure = inner.generation;
@@ -202,6 +216,7 @@ impl Snapshot {
             let inner = Arc::make_mut(&mut self.inner);
             let slot = inner.entry(name);
             inner.info(slot).node = None;
+            inner.count_images(slot);
             inner.known -= 1;
             inner.structure = inner.generation;
             inner.drop_if_unused(name, slot);
@@ -288,6 +303,26 @@ impl Inner {
         let info = Arc::make_mut(&mut self.infos[slot]);
         info.generation = self.generation;
         info
+    }
+
+    /// Takes over what a node reports of images.
+    fn count_images(&mut self, slot: usize) {
+        let (before, after) = {
+            let info = self.info(slot);
+            (info.set_images(), info.images.clone())
+        };
+        let images = Arc::make_mut(&mut self.images);
+        for name in after.keys() {
+            *images.entry(name.clone()).or_default() += 1;
+        }
+        for name in before.keys() {
+            if let Some(count) = images.get_mut(name) {
+                *count -= 1;
+                if *count == 0 {
+                    images.remove(name);
+                }
+            }
+        }
     }
 
     /// Notes that a pod came or went.

@@ -1,7 +1,7 @@
 //! The results of plugins, and why nodes rejected a pod. Pure, except for the errors of calls.
 
 use crate::{node::NodeInfo, snapshot::Snapshot};
-use std::{borrow::Cow, collections::BTreeMap};
+use std::borrow::Cow;
 
 /// Why a node (or the whole cluster) rejects a pod, with upstream's text.
 pub type Reason = Cow<'static, str>;
@@ -105,16 +105,22 @@ impl<'a> NodeToStatus<'a> {
 
     /// The counts of reasons as upstream prints them, sorted as text.
     pub(crate) fn histogram(&self) -> String {
-        let mut counts: BTreeMap<&Reason, usize> = BTreeMap::new();
-        for reason in self.refused.iter().flat_map(|(_, status)| status.reasons()) {
-            *counts.entry(reason).or_default() += 1;
-        }
+        // a few different reasons of thousands of nodes: a list is faster than a map
+        let mut counts: Vec<(&str, usize)> = Vec::new();
+        let mut count = |reason, more: usize| match counts.iter_mut().find(|(known, _)| is_same(known, reason)) {
+            Some((_, count)) => *count += more,
+            None => counts.push((reason, more)),
+        };
+        self.refused.iter().flat_map(|(_, status)| status.reasons()).for_each(|reason| count(reason, 1));
         let absent = self.snapshot.count() - self.refused.len();
-        for reason in self.absent.reasons().iter().filter(|_| absent > 0) {
-            *counts.entry(reason).or_default() += absent;
-        }
-        join(counts.into_iter().map(|(reason, count)| (count, &**reason)))
+        self.absent.reasons().iter().filter(|_| absent > 0).for_each(|reason| count(reason, absent));
+        join(counts.into_iter().map(|(reason, count)| (count, reason)))
     }
+}
+
+/// Whether texts are equal; those of plugins are mostly the same constant.
+fn is_same(a: &str, b: &str) -> bool {
+    std::ptr::eq(a, b) || a == b
 }
 
 /// `2 Insufficient cpu, 1 Too many pods`, sorted as text.

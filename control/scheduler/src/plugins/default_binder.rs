@@ -16,6 +16,10 @@ impl Plugin for DefaultBinder {
         "DefaultBinder"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn bind<'a>(&'a self, handle: &'a Handle, cycle: &'a Cycle) -> Option<Task<'a>> {
         Some(Box::pin(async move {
             let (namespace, name) = cycle.key();

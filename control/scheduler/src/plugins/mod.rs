@@ -2,14 +2,17 @@
 //!
 //! To add one: a file here and a line in [`defaults`]; see `plugin.rs`.
 //!
-//! Not here: limits of volumes per node, dynamic resources, image locality.
+//! Not here: limits of volumes per node, dynamic resources.
 
+mod allocation;
 mod default_binder;
 mod default_preemption;
+mod image_locality;
 mod inter_pod_affinity;
 mod node_affinity;
 mod node_name;
 mod node_ports;
+mod node_resources_balanced_allocation;
 mod node_resources_fit;
 mod node_unschedulable;
 mod pod_topology_spread;
@@ -19,13 +22,16 @@ mod volume_binding;
 mod volume_restrictions;
 mod volume_zone;
 
+pub use allocation::Weighted;
 pub use default_binder::DefaultBinder;
 pub use default_preemption::{DefaultPreemption, DefaultPreemptionArgs};
+pub use image_locality::ImageLocality;
 pub use inter_pod_affinity::{InterPodAffinity, InterPodAffinityArgs};
 pub use node_affinity::NodeAffinity;
 pub use node_name::NodeName;
 pub use node_ports::NodePorts;
-pub use node_resources_fit::{NodeResourcesFit, Strategy};
+pub use node_resources_balanced_allocation::NodeResourcesBalancedAllocation;
+pub use node_resources_fit::{NodeResourcesFit, NodeResourcesFitArgs, Strategy};
 pub use node_unschedulable::NodeUnschedulable;
 pub use pod_topology_spread::{Defaulting, PodTopologySpread};
 pub use scheduling_gates::SchedulingGates;
@@ -56,6 +62,8 @@ pub fn defaults(strategy: Strategy, listers: &Listers) -> Plugins {
         Box::new(VolumeZone(listers.clone())),
         Box::new(PodTopologySpread::new(Defaulting::System, listers.clone())),
         Box::new(InterPodAffinity::default()),
+        Box::new(NodeResourcesBalancedAllocation::default()),
+        Box::new(ImageLocality),
         Box::new(DefaultPreemption::new(DefaultPreemptionArgs::default(), listers.clone())),
         Box::new(DefaultBinder),
     ])

@@ -17,6 +17,10 @@ impl Plugin for NodeAffinity {
         "NodeAffinity"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn honours(&self) -> &'static [&'static str] {
         &["pod.spec.affinity.nodeAffinity", "pod.spec.nodeSelector"]
     }

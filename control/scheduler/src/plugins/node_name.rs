@@ -16,6 +16,10 @@ impl Plugin for NodeName {
         "NodeName"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {
         match node_name(&pod.pod) {
             name if !name.is_empty() && name != node.name() => {

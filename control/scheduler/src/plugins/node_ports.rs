@@ -17,6 +17,10 @@ impl Plugin for NodePorts {
         "NodePorts"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn pre_filter(&self, _: &mut CycleState, pod: &PodInfo, _: &Snapshot) -> PreFilter {
         if pod.ports.is_empty() { PreFilter::Skip } else { PreFilter::AllNodes }
     }

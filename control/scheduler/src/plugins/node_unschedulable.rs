@@ -10,6 +10,7 @@ use crate::{
 };
 use client::fit::tolerates;
 use k8s_openapi::api::core::v1::{Node, Taint};
+use std::sync::LazyLock;
 
 /// Looks at `spec.unschedulable`.
 pub struct NodeUnschedulable;
@@ -20,17 +21,21 @@ fn cordoned(node: &Node) -> bool {
 
 /// Whether the node is not cordoned, or the pod tolerates that.
 pub(super) fn admits(pod: &PodInfo, node: &Node) -> bool {
-    let taint = Taint {
+    static TAINT: LazyLock<Taint> = LazyLock::new(|| Taint {
         key: "node.kubernetes.io/unschedulable".to_owned(),
         effect: "NoSchedule".to_owned(),
         ..Taint::default()
-    };
-    !cordoned(node) || pod.tolerations().iter().any(|t| tolerates(t, &taint))
+    });
+    !cordoned(node) || pod.tolerations().iter().any(|t| tolerates(t, &TAINT))
 }
 
 impl Plugin for NodeUnschedulable {
     fn name(&self) -> &'static str {
         "NodeUnschedulable"
+    }
+
+    fn is_local(&self) -> bool {
+        true
     }
 
     fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {

@@ -13,6 +13,10 @@ impl Plugin for SchedulingGates {
         "SchedulingGates"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn honours(&self) -> &'static [&'static str] {
         &["pod.spec.schedulingGates"]
     }

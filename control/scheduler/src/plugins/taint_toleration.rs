@@ -35,6 +35,10 @@ impl Plugin for TaintToleration {
         "TaintToleration"
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn honours(&self) -> &'static [&'static str] {
         &["pod.spec.tolerations"]
     }

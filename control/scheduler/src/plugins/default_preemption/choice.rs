@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use std::{cmp::Reverse, sync::Arc};
 
 /// A node where the pod fits without the victims.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Candidate {
     /// The node.
     pub(super) node: String,
@@ -38,8 +38,8 @@ impl Candidate {
 }
 
 /// The best of all.
-pub(super) fn best(candidates: Vec<Candidate>) -> Option<Candidate> {
-    candidates.into_iter().min_by_key(Candidate::loss)
+pub(super) fn best(candidates: Vec<Arc<Candidate>>) -> Option<Arc<Candidate>> {
+    candidates.into_iter().min_by_key(|candidate| candidate.loss())
 }
 
 #[cfg(test)]
@@ -53,9 +53,9 @@ mod tests {
         Arc::new(PodInfo::new(Arc::new(serde_json::from_value(value).expect("a pod"))))
     }
 
-    fn candidate(node: &str, violations: usize, victims: &[(i32, u32)]) -> Candidate {
+    fn candidate(node: &str, violations: usize, victims: &[(i32, u32)]) -> Arc<Candidate> {
         let victims = victims.iter().map(|(priority, start)| victim(*priority, *start)).collect();
-        Candidate { node: node.to_owned(), victims, violations }
+        Candidate { node: node.to_owned(), victims, violations }.into()
     }
 
     #[test]

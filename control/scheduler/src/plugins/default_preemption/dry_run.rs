@@ -3,6 +3,7 @@
 use super::{
     budgets::{Budget, split},
     choice::{Candidate, sort_by_importance},
+    found::{Found, Outcome},
 };
 use crate::{
     cycle_state::CycleState,
@@ -35,19 +36,21 @@ impl DryRun<'_> {
         begin: usize,
         enough: usize,
         snapshot: &'s Snapshot,
-    ) -> (Vec<Candidate>, NodeToStatus<'s>, usize) {
+        mut found: Option<&mut Found>,
+    ) -> (Vec<Arc<Candidate>>, NodeToStatus<'s>, usize) {
         let (mut good, mut bad, mut statuses, mut tried) = (Vec::new(), Vec::new(), NodeToStatus::new(snapshot), 0);
         for index in 0..nodes.len() {
             let node = nodes[(begin + index) % nodes.len()];
             tried += 1;
-            match self.victims(node) {
-                Ok((victims, violations)) => {
-                    let candidate = Candidate { node: node.name().to_owned(), victims, violations };
-                    if violations == 0 {
-                        good.push(candidate)
-                    } else {
-                        bad.push(candidate)
-                    }
+            // pods that are nominated to the node may count for this pod and not for the next
+            let outcome = match found.as_deref_mut().filter(|_| !self.filters.has_nominated(node)) {
+                Some(found) => found.get(node, || self.candidate(node)),
+                None => self.candidate(node),
+            };
+            match outcome {
+                Ok(candidate) => {
+                    let kept = if candidate.violations == 0 { &mut good } else { &mut bad };
+                    kept.push(candidate);
                     if !good.is_empty() && good.len() + bad.len() >= enough {
                         break;
                     }
@@ -57,6 +60,11 @@ impl DryRun<'_> {
         }
         good.append(&mut bad);
         (good, statuses, tried)
+    }
+
+    fn candidate(&self, node: &NodeInfo) -> Outcome {
+        let (victims, violations) = self.victims(node)?;
+        Ok(Arc::new(Candidate { node: node.name().to_owned(), victims, violations }))
     }
 
     /// The fewest pods of a node that must go, the most important first, and how many of them a budget protects.

@@ -8,10 +8,11 @@ mod budgets;
 mod choice;
 mod dry_run;
 mod evict;
+mod found;
 #[cfg(test)]
 mod tests;
 
-use self::{budgets::Budget, dry_run::DryRun, evict::Victims};
+use self::{budgets::Budget, dry_run::DryRun, evict::Victims, found::Found};
 use crate::{
     cycle_state::CycleState,
     handle::{Cycle, Handle},
@@ -20,6 +21,7 @@ use crate::{
     pod::PodInfo,
     status::{NodeToStatus, Reason, Status},
 };
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
@@ -53,18 +55,23 @@ pub struct DefaultPreemption {
     listers: Listers,
     /// Where the next dry run begins, so that all nodes have their turn.
     next: AtomicUsize,
+    found: Mutex<Found>,
 }
 
 impl DefaultPreemption {
     /// With arguments; `listers` read the PodDisruptionBudgets.
     pub fn new(args: DefaultPreemptionArgs, listers: Listers) -> Self {
-        Self { args, listers, next: AtomicUsize::new(0) }
+        Self { args, listers, next: AtomicUsize::new(0), found: Mutex::default() }
     }
 }
 
 impl Plugin for DefaultPreemption {
     fn name(&self) -> &'static str {
         "DefaultPreemption"
+    }
+
+    fn is_local(&self) -> bool {
+        true
     }
 
     fn honours(&self) -> &'static [&'static str] {
@@ -86,7 +93,13 @@ impl Plugin for DefaultPreemption {
         let begin = if nodes.is_empty() { 0 } else { self.next.load(Ordering::Relaxed) % nodes.len() };
         let enough = self.args.candidates(nodes.len());
         let dry_run = DryRun { state, pod, filters, budgets: &budgets };
-        let (candidates, mut refused, tried) = dry_run.candidates(&nodes, begin, enough, statuses.snapshot());
+        let mut found = self.found.lock();
+        let keeps = budgets.is_empty() && filters.are_local();
+        if keeps {
+            found.begin(pod, statuses.snapshot());
+        }
+        let found = keeps.then_some(&mut *found);
+        let (candidates, mut refused, tried) = dry_run.candidates(&nodes, begin, enough, statuses.snapshot(), found);
         self.next.store(begin + tried, Ordering::Relaxed);
         let Some(best) = choice::best(candidates) else {
             refused.set_absent(Status::UnschedulableAndUnresolvable(vec![NOT_HELPFUL.into()]));
@@ -96,8 +109,8 @@ impl Plugin for DefaultPreemption {
         };
         let nominated = statuses.snapshot().nominated(&best.node);
         let lower = nominated.iter().filter(|other| other.priority < pod.priority).cloned().collect();
-        state.write(Victims { pods: best.victims, lower });
-        PostFilter::Nominated(best.node)
+        state.write(Victims { pods: best.victims.clone(), lower });
+        PostFilter::Nominated(best.node.clone())
     }
 
     fn preempt<'a>(&'a self, handle: &'a Handle, cycle: &'a Cycle) -> Option<Task<'a>> {

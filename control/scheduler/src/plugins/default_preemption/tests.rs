@@ -257,3 +257,38 @@ fn a_share_of_the_nodes_is_tried_and_the_next_time_others() {
         (0..4).map(|_| outcome(&plugins, &cache, of("p", 5, "2"))).collect();
     assert_eq!(chosen.len(), 4, "{chosen:?}");
 }
+
+/// What a plugin keeps is right after any change: it chooses the same as one that has kept nothing.
+#[test]
+fn what_is_kept_is_what_a_fresh_look_finds() {
+    let mut random = fastrand::Rng::with_seed(5);
+    let names: Vec<String> = (0..6).map(|n| format!("n{n}")).collect();
+    let nodes: Vec<Value> = names.iter().map(|name| node(name, json!({}))).collect();
+    let mut cache = cluster(&nodes, &[]);
+    // all nodes are tried, so that where a search begins makes no difference but among equals
+    let all = || {
+        Plugins::from(vec![
+            Box::new(crate::plugins::NodeResourcesFit::new(Strategy::default())) as Box<dyn Plugin>,
+            Box::new(DefaultPreemption::new(DefaultPreemptionArgs::default(), Listers::default())),
+        ])
+    };
+    let (kept, mut nominated) = (all(), 0);
+    for step in 0..1500 {
+        let (name, at) = (format!("x{}", random.usize(..16)), &names[random.usize(..6)]);
+        match random.usize(..10) {
+            0..=6 => {
+                // no two pods are equally important, so that no two nodes are equals
+                let cpu = ["1", "1500m", "2"][random.usize(..3)];
+                cache.assume(info(of(&name, step, cpu)), at);
+            }
+            7..=8 => drop(cache.remove_pod(&name)),
+            _ if cache.nomination("other").is_some() => drop(cache.withdraw("other")),
+            _ => cache.nominate(info(of("other", random.i32(..3000), "1")), at),
+        }
+        let incoming = of("p", [step / 2, 4000][random.usize(..2)], ["2", "3"][random.usize(..2)]);
+        let said = outcome(&kept, &cache, incoming.clone());
+        assert_eq!(said, outcome(&all(), &cache, incoming), "step {step}");
+        nominated += usize::from(said.starts_with('n') && !said.starts_with("not"));
+    }
+    assert!(nominated > 50, "{nominated}");
+}

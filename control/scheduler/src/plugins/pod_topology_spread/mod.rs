@@ -262,6 +262,10 @@ impl Plugin for PodTopologySpread {
         }
     }
 
+    fn listens(&self, event: &Event<'_>) -> bool {
+        !matches!(event, Event::VolumesChanged)
+    }
+
     fn wakes_on(&self, event: &Event<'_>, pod: &PodInfo) -> bool {
         let (spread, _) = self.constraints(pod);
         let constraints = &spread.hard;
