@@ -20,6 +20,7 @@ mod nodes;
 mod quotas;
 mod replicationcontrollers;
 mod scheduling;
+mod selection;
 mod statefulsets;
 mod streams;
 mod unsteady;

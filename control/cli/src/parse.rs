@@ -108,6 +108,11 @@ pub(crate) fn drain(text: &str) -> Result<u32, String> {
     }
 }
 
+/// `--controllers`: names, as upstream's flag.
+pub(crate) fn controllers(text: &str) -> Result<controllers::Selection, String> {
+    text.parse()
+}
+
 /// `--timeout` and `--since`: more than 0.
 pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
     match duration(text, "90s, 2m or 1h")? {

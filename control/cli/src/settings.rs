@@ -38,6 +38,9 @@ pub(crate) struct Settings {
     /// How long pods may take to end at Ctrl-C or `sampan down`, such as 30s, within their own grace periods [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = parse::drain, allow_negative_numbers = true)]
     pub(crate) drain: Option<u32>,
+    /// Which controllers run, by name: * is all, -x all but x, such as *,-cronjob-controller [default: *]
+    #[arg(long, value_name = "LIST", value_parser = parse::controllers, allow_hyphen_values = true)]
+    pub(crate) controllers: Option<controllers::Selection>,
     /// Name of the node [default: this machine's host name]
     #[arg(long, value_name = "NAME", value_parser = parse::node_name, help_heading = "Node")]
     pub(crate) node_name: Option<String>,
@@ -86,6 +89,11 @@ impl Settings {
     /// How long pods may take to stop, in seconds.
     pub(crate) fn drain(&self) -> u32 {
         self.drain.unwrap_or(10)
+    }
+
+    /// Which controllers run.
+    pub(crate) fn controllers(&self) -> controllers::Selection {
+        self.controllers.clone().unwrap_or_default()
     }
 
     /// The CPUs of the node.
@@ -150,6 +158,7 @@ impl Settings {
             node_address: self.node_address.or(other.node_address),
             tls_san: if self.tls_san.is_empty() { other.tls_san } else { self.tls_san },
             drain: self.drain.or(other.drain),
+            controllers: self.controllers.or(other.controllers),
             node_name: self.node_name.or(other.node_name),
             cpu: self.cpu.or(other.cpu),
             memory: self.memory.or(other.memory),
@@ -169,6 +178,7 @@ impl Settings {
         one("--listen", self.listen.map(|it| it.to_string()));
         one("--node-address", self.node_address.map(|it| it.to_string()));
         one("--drain", self.drain.map(|seconds| format!("{seconds}s")));
+        one("--controllers", self.controllers.as_ref().map(ToString::to_string));
         one("--node-name", self.node_name.clone());
         one("--cpu", self.cpu.map(|it| it.to_string()));
         one("--memory", self.memory.map(|it| it.to_string()));
@@ -189,6 +199,7 @@ impl Settings {
             node_address: Some(self.node_address()),
             tls_san: names,
             drain: Some(self.drain()),
+            controllers: Some(self.controllers()),
             node_name: Some(node.to_owned()),
             cpu: Some(self.cpu()),
             memory: Some(self.memory()),

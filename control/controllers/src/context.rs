@@ -1,6 +1,6 @@
 //! Options and shared handles of the controllers.
 
-use crate::nodecidrs::NodeCidrs;
+use crate::{nodecidrs::NodeCidrs, selection::Selection};
 use api::Clock;
 use client::{Client, Informers, QueueMetrics, Recorder, RecorderOptions};
 use std::sync::Arc;
@@ -21,6 +21,8 @@ pub struct Options {
     pub terminated_pods: usize,
     /// The provisioner, and driver, of volumes that are folders of nodes; `None`: there are none.
     pub local_volumes: Option<String>,
+    /// Which controllers run.
+    pub selection: Selection,
     /// The metrics of the controllers' work queues.
     pub queues: QueueMetrics,
 }
@@ -34,6 +36,7 @@ impl Options {
             node_cidrs: None,
             node_grace: std::time::Duration::from_secs(50),
             terminated_pods: 12_500,
+            selection: Selection::default(),
             local_volumes: None,
             queues: QueueMetrics::default(),
         }

@@ -32,6 +32,7 @@ mod pods;
 mod replicaset;
 mod resourcequota;
 mod rootca;
+mod selection;
 mod served;
 mod serviceaccount;
 mod servicepods;
@@ -44,15 +45,16 @@ mod volumeprotection;
 
 pub use context::{Context, Options};
 pub use nodecidrs::NodeCidrs;
+pub use selection::{Selection, names};
 
-use client::{Backoff, Controller, QueueMetrics, RunOptions, run};
+use client::{Backoff, Controller, RunOptions, run};
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Starts every controller; they run until `token` is cancelled. `tasks` tracks them: it is empty when all workers have ended.
+/// Starts the selected controllers; they run until `token` is cancelled. `tasks` tracks them: it is empty when all workers have ended.
 pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
-    let go = Starter { token, tasks, queues: &cx.options.queues, ended: &cx.ended };
+    let go = Starter { token, tasks, options: &cx.options, ended: &cx.ended };
     go.run(5, replicaset::ReplicaSetController::<ReplicaSet>::new(cx));
     go.run(5, replicaset::ReplicaSetController::<ReplicationController>::new(cx));
     go.run(5, deployment::DeploymentController::new(cx));
@@ -69,7 +71,7 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     go.run(4, nodelifecycle::NodeLifecycleController::new(cx));
     go.run(8, tainteviction::TaintEvictionController::new(cx));
     go.run(2, disruption::DisruptionController::new(cx));
-    go.run(1, disruption::StalePodDisruption::new(cx));
+    go.run_part("disruption-controller", 1, disruption::StalePodDisruption::new(cx));
     go.run(5, resourcequota::ResourceQuotaController::new(cx));
     go.run(2, podgc::PodGarbageCollector::new(cx));
     go.run(2, ttlafterfinished::TtlAfterFinishedController::new(cx));
@@ -82,14 +84,15 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     if cx.options.node_cidrs.is_some() {
         go.run(1, nodeipam::NodeIpamController::new(cx));
     }
-    let collector = garbagecollector::GarbageCollector::new(cx);
-    go.spawn(collector.run(token.clone()));
+    if go.selects("garbage-collector-controller") {
+        go.spawn(garbagecollector::GarbageCollector::new(cx).run(token.clone()));
+    }
 }
 
 struct Starter<'a> {
     token: &'a CancellationToken,
     tasks: &'a TaskTracker,
-    queues: &'a QueueMetrics,
+    options: &'a Options,
     ended: &'a CancellationToken,
 }
 
@@ -102,9 +105,22 @@ impl Starter<'_> {
         });
     }
 
+    fn selects(&self, name: &str) -> bool {
+        debug_assert!(names().any(|known| known == name), "{name} is in the list of `selection`");
+        self.options.selection.includes(name)
+    }
+
     fn run<C: Controller>(&self, workers: usize, controller: C) {
+        self.run_part(C::NAME, workers, controller);
+    }
+
+    /// Runs a part of the controller with this name.
+    fn run_part<C: Controller>(&self, name: &str, workers: usize, controller: C) {
+        if !self.selects(name) {
+            return;
+        }
         let backoff = Backoff { max: Duration::from_secs(300), ..Backoff::default() };
-        let options = RunOptions { workers, backoff, metrics: self.queues.clone() };
+        let options = RunOptions { workers, backoff, metrics: self.options.queues.clone() };
         self.spawn(run(Arc::new(controller), options, self.token.clone()));
     }
 }

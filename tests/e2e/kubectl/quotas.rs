@@ -1,6 +1,5 @@
 //! Disruption budgets and quotas with kubectl.
 
-use crate::harness::*;
 use std::{
     io::{BufRead, BufReader},
     process::Stdio,

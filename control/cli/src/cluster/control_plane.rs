@@ -153,6 +153,7 @@ impl ControlPlane {
     async fn control(&self, config: &Config, process: &Process, group: &Group, client: Client) {
         let mut options =
             controllers::Options::new(process.clock.clone(), self.credentials.authority.certificate.clone());
+        options.selection = config.controllers.clone();
         options.local_volumes = Some(agent::LOCAL_VOLUMES.to_owned());
         options.queues.register(&mut process.metrics.lock());
         let elector = elector(config, process, &client, "kube-controller-manager");

@@ -9,22 +9,29 @@ use serde_json::Value;
 use server::{Changes, Objects};
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// A quota is counted again so long after its first count: writes that began before it was there have been stored then.
 const CONFIRM: SignedDuration = SignedDuration::from_secs(2);
 
+/// How many namespaces without quotas are kept in mind.
+const FORGOTTEN: usize = 64;
+
 /// The accounts of all namespaces that have quotas.
 #[derive(Default)]
 pub(super) struct Ledger {
     namespaces: Mutex<HashMap<String, Arc<Mutex<Namespace>>>>,
+    /// The number of the next charge: never given again, so that a late answer changes nothing in a namespace that was made anew.
+    next: AtomicU64,
     changes: Mutex<HashMap<GroupResource, Changes>>,
 }
 
 #[derive(Default)]
 struct Namespace {
-    next: u64,
     /// The writes that are charged and not stored yet.
     pending: BTreeMap<u64, Pending>,
     /// By the uid of the quota.
@@ -80,7 +87,7 @@ impl Ledger {
     ) -> Result<Place, String> {
         let namespace = self.namespaces.lock().entry(wanted.namespace.to_owned()).or_default().clone();
         let mut namespace = namespace.lock();
-        let Namespace { next, pending, accounts } = &mut *namespace;
+        let Namespace { pending, accounts } = &mut *namespace;
         accounts.retain(|uid, _| quotas.iter().any(|kept| kept.uid == *uid));
         let counter = Counter { ledger: self, objects, namespace: wanted.namespace, now };
         for (kept, charge) in &wanted.charges {
@@ -117,8 +124,7 @@ impl Ledger {
                 quota::add(&mut account.used, charge);
             }
         }
-        let number = *next;
-        *next += 1;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (group, resource) = wanted.resource;
         let charges = wanted.charges.into_iter().map(|(kept, charge)| (kept.uid.clone(), charge)).collect();
         let resource = (group.to_owned(), resource.to_owned());
@@ -146,6 +152,14 @@ impl Ledger {
                     *used -= *amount;
                 }
             }
+        }
+    }
+
+    /// Forgets namespaces that have no quotas any more, when there are many of them.
+    pub(super) fn forget(&self, others: usize, has_quotas: impl Fn(&str) -> bool) {
+        let mut namespaces = self.namespaces.lock();
+        if namespaces.len() > others + FORGOTTEN {
+            namespaces.retain(|name, _| has_quotas(name));
         }
     }
 

@@ -80,8 +80,9 @@ impl Admission for ResourceQuota {
     async fn reserve(&self, attributes: &Attributes, object: &Object) -> Result<Reservation, Status> {
         let cx = &attributes.context;
         let namespace = object.namespace();
-        let quotas = self.quotas.read(cx.objects.as_ref());
-        let Some(quotas) = quotas.get(namespace) else { return Ok(Reservation::none()) };
+        let all = self.quotas.read(cx.objects.as_ref());
+        self.ledger.forget(all.len(), |namespace| all.contains_key(namespace));
+        let Some(quotas) = all.get(namespace) else { return Ok(Reservation::none()) };
         let (group, resource) = (cx.resource.gvr.group.as_str(), cx.resource.gvr.resource.as_str());
         let new = object.clone().into_value();
         let old = attributes.old.as_ref().map(|old| Object::clone(old).into_value());

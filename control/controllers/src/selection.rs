@@ -1,0 +1,146 @@
+//! Which controllers run: a list of names as upstream's `--controllers`.
+
+use std::{fmt, str::FromStr};
+
+/// Every controller by upstream's name, with the older name that upstream takes too.
+const KNOWN: &[(&str, &str)] = &[
+    ("cronjob-controller", "cronjob"),
+    ("daemonset-controller", "daemonset"),
+    ("deployment-controller", "deployment"),
+    ("disruption-controller", "disruption"),
+    ("endpoints-controller", "endpoint"),
+    ("endpointslice-controller", "endpointslice"),
+    ("ephemeral-volume-controller", "ephemeral-volume"),
+    ("garbage-collector-controller", "garbagecollector"),
+    ("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling"),
+    ("job-controller", "job"),
+    ("namespace-controller", "namespace"),
+    ("node-ipam-controller", "nodeipam"),
+    ("node-lifecycle-controller", "nodelifecycle"),
+    ("persistentvolume-binder-controller", "persistentvolume-binder"),
+    ("persistentvolume-expander-controller", "persistentvolume-expander"),
+    ("persistentvolume-protection-controller", "pv-protection"),
+    ("persistentvolumeclaim-protection-controller", "pvc-protection"),
+    ("pod-garbage-collector-controller", "podgc"),
+    ("replicaset-controller", "replicaset"),
+    ("replicationcontroller-controller", "replicationcontroller"),
+    ("resourcequota-controller", "resourcequota"),
+    ("root-ca-certificate-publisher-controller", "root-ca-cert-publisher"),
+    ("serviceaccount-controller", "serviceaccount"),
+    ("statefulset-controller", "statefulset"),
+    ("taint-eviction-controller", "taint-eviction-controller"),
+    ("ttl-after-finished-controller", "ttl-after-finished"),
+];
+
+/// The names of all controllers, sorted.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    KNOWN.iter().map(|(name, _)| *name)
+}
+
+/// Which controllers run. `*` is all of them, `-x` all but x where there is a `*` too, and `x` that one; the first that names one counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection(Vec<Item>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Item {
+    All,
+    With(&'static str),
+    Without(&'static str),
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self(vec![Item::All])
+    }
+}
+
+impl Selection {
+    /// Whether a controller runs.
+    pub fn includes(&self, name: &str) -> bool {
+        let named = self.0.iter().find_map(|item| match item {
+            Item::With(one) if *one == name => Some(true),
+            Item::Without(one) if *one == name => Some(false),
+            _ => None,
+        });
+        named.unwrap_or_else(|| self.0.contains(&Item::All))
+    }
+}
+
+impl FromStr for Selection {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let items = text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(item);
+        let items = items.collect::<Result<Vec<Item>, String>>()?;
+        if items.is_empty() { Err("it names no controller; * is all of them".to_owned()) } else { Ok(Self(items)) }
+    }
+}
+
+fn item(text: &str) -> Result<Item, String> {
+    if text == "*" {
+        return Ok(Item::All);
+    }
+    let plain = text.strip_prefix('-').unwrap_or(text);
+    let known = KNOWN.iter().find(|(name, older)| *name == plain || *older == plain);
+    let Some((name, _)) = known else {
+        let all = names().collect::<Vec<_>>().join(", ");
+        return Err(format!("{plain:?} is not in the list of known controllers; there are {all}"));
+    };
+    Ok(if plain == text { Item::With(name) } else { Item::Without(name) })
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, item) in self.0.iter().enumerate() {
+            f.write_str(if at == 0 { "" } else { "," })?;
+            match item {
+                Item::All => f.write_str("*")?,
+                Item::With(name) => f.write_str(name)?,
+                Item::Without(name) => write!(f, "-{name}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_that_names_a_controller_counts() {
+        for (text, job, cronjob) in [
+            ("*", true, true),
+            ("*,-job-controller", false, true),
+            ("-job-controller,*", false, true),
+            ("*,-job", false, true),
+            ("job", true, false),
+            (" job-controller , cronjob", true, true),
+            ("-job,job,*", false, true),
+            ("job,-job", true, false),
+            ("-job", false, false),
+        ] {
+            let selection: Selection = text.parse().expect("a selection");
+            assert_eq!(
+                (selection.includes("job-controller"), selection.includes("cronjob-controller")),
+                (job, cronjob),
+                "{text}"
+            );
+            assert_eq!(selection.to_string().parse(), Ok(selection), "{text}");
+        }
+        assert!(Selection::default().includes("job-controller"));
+    }
+
+    #[test]
+    fn a_name_that_nobody_has_is_an_error_with_those_that_are() {
+        for text in ["*,-jobs", "jobs", "*,--job", "*,Job"] {
+            let error = text.parse::<Selection>().expect_err(text);
+            assert!(
+                error.contains("is not in the list of known controllers; there are cronjob-controller, "),
+                "{error}"
+            );
+        }
+        assert!("".parse::<Selection>().is_err() && ",".parse::<Selection>().is_err());
+        assert!(names().is_sorted(), "people look for one");
+    }
+}
