@@ -51,7 +51,7 @@ impl World {
             context_for(server::Resource::new("", "v1", "tests", "Test", server::strategy::Plain), Stored::default());
         context.resource = Arc::new(Names::new("", "v1", resource, "Kind"));
         context.objects = self.store.clone();
-        context.now = context.now + SignedDuration::from_secs(self.seconds);
+        context.now += SignedDuration::from_secs(self.seconds);
         context.operation = if old.is_some() { Operation::Update } else { Operation::Create };
         Attributes { context, old: old.map(|old| Arc::new(old.clone())) }
     }
