@@ -62,7 +62,8 @@ impl History {
     ) -> Told {
         let down = ago(now, seconds(behavior.and_then(|b| b.scale_down.as_ref()), DOWN_WINDOW));
         let up = ago(now, seconds(behavior.and_then(|b| b.scale_up.as_ref()), 0));
-        self.recommended.retain(|(at, _)| *at >= down.min(up));
+        // one of the future was made before the clock was set back
+        self.recommended.retain(|(at, _)| *at >= down.min(up) && *at <= now);
         let since = |limit: Timestamp| self.recommended.iter().filter(move |(at, _)| *at > limit).map(|(_, n)| *n);
         let highest = since(down).chain([wanted]).max().unwrap_or(wanted);
         let replicas = match behavior {
@@ -99,7 +100,7 @@ impl History {
         let rules = behavior.scale_up.iter().chain(&behavior.scale_down);
         let longest = rules.flat_map(|r| r.policies.iter().flatten()).map(|p| p.period_seconds).max().unwrap_or(0);
         for events in [&mut self.up, &mut self.down] {
-            events.retain(|(at, _)| *at >= ago(now, longest));
+            events.retain(|(at, _)| *at >= ago(now, longest) && *at <= now);
         }
         let events = if to > from { &mut self.up } else { &mut self.down };
         events.push((now, (i64::from(to) - i64::from(from)).abs().try_into().unwrap_or(i32::MAX)));

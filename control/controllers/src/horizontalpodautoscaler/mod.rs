@@ -79,7 +79,9 @@ impl HorizontalPodAutoscalerController {
         let now = self.clock.now();
         let mut memory = self.memory.lock();
         if let Some(known) = memory.get_mut(key) {
-            let left = PERIOD.saturating_sub(meta::non_negative(now.duration_since(known.seen)));
+            // after a clock that was set back it is looked at at once
+            let passed = Duration::try_from(now.duration_since(known.seen)).unwrap_or(PERIOD);
+            let left = PERIOD.saturating_sub(passed);
             if !left.is_zero() {
                 return Some(left);
             }

@@ -204,6 +204,8 @@ fn a_decrease_waits_for_the_highest_recommendation_of_five_minutes() {
     assert_eq!(step(8, 30), (8, "ReadyForNewScale"), "an increase does not wait");
     assert_eq!(step(3, 300), (8, "ScaleDownStabilized"));
     assert_eq!(step(3, 331), (3, "ReadyForNewScale"));
+    assert_eq!(step(9, 400).0, 9);
+    assert_eq!(step(2, 300), (3, "ScaleDownStabilized"), "the clock was set back: what comes later does not count");
 }
 
 #[test]
