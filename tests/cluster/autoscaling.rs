@@ -4,6 +4,9 @@ use crate::world::{DEPLOYMENTS, World, deployment};
 use serde_json::{Value, json};
 
 const V2: &str = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+const OF_PODS: &str = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/default/pods";
+const OF_SERVICES: &str = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/default/services";
+const SERVICES: &str = "/api/v1/namespaces/default/services";
 const V1: &str = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers";
 
 fn cpu(percent: i32) -> Value {
@@ -117,7 +120,7 @@ async fn what_cannot_be_measured_or_scaled_is_said() {
             "ScalingActive",
             "FailedGetPodsMetric",
             format!(
-                "{count}unable to get metric rps: unable to fetch metrics from custom metrics API: no custom metrics API (custom.metrics.k8s.io) registered"
+                "{count}unable to get metric rps: unable to fetch metrics from custom metrics API: the server could not find the requested resource"
             ),
         ),
     ] {
@@ -174,4 +177,94 @@ async fn both_versions_are_one_object() {
     assert_eq!(new["spec"]["behavior"]["scaleUp"]["policies"][0]["value"], 2);
     assert!(new["status"]["conditions"].as_array().is_some_and(|all| !all.is_empty()), "{new}");
     assert!(new["metadata"]["annotations"].is_null(), "{new}");
+}
+
+/// A Deployment behind a Service. A container with a port serves ten requests a second.
+async fn behind_a_service(world: &World, replicas: i64, ports: Value) {
+    let mut web = deployment("web", replicas, "i:1");
+    web["spec"]["template"]["spec"]["containers"][0]["ports"] = ports;
+    world.call("POST", DEPLOYMENTS, web).await;
+    let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    world.call("POST", SERVICES, service).await;
+    world.until("the pods to run", |w| w.in_phase("Running") as i64 == replicas).await;
+    world.pass(40).await;
+}
+
+/// The names of what the values of a list are of. Each is about ten a second for each of so many pods.
+fn about_ten_of(list: &Value, pods: f64) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let mut names = Vec::new();
+    for item in list["items"].as_array().unwrap() {
+        let value: api::quantity::Quantity = text(&item["value"]).parse().unwrap();
+        let each = value.milli_value() as f64 / 1000.0 / pods;
+        assert!((9.0..11.5).contains(&each), "{item}");
+        names.push(text(&item["describedObject"]["name"]));
+    }
+    names.sort();
+    names
+}
+
+fn of_the_service(target: Value) -> Value {
+    let about = json!({"apiVersion": "v1", "kind": "Service", "name": "web"});
+    json!([{"type": "Object", "object": {"metric": {"name": "http_requests_per_second"}, "describedObject": about, "target": target}}])
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_a_second_are_a_metric_of_pods_and_of_their_service() {
+    let world = World::start().await;
+    behind_a_service(&world, 2, json!([{"containerPort": 80}])).await;
+    let get = async |url: String| world.call("GET", &url, Value::Null).await;
+    let list = get(format!("{OF_PODS}/*/http_requests_per_second?labelSelector=app%3Dweb")).await;
+    assert_eq!(list["kind"], "MetricValueList");
+    let mut names: Vec<String> =
+        world.pods().iter().map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect();
+    names.sort();
+    assert_eq!(about_ten_of(&list, 1.0), names);
+    let window = list["items"][0]["windowSeconds"].as_i64().unwrap();
+    assert!((10..=30).contains(&window), "{list}");
+    let one = get(format!("{OF_PODS}/{}/http_requests_per_second", names[0])).await;
+    assert_eq!(about_ten_of(&one, 1.0), names[..1]);
+    let service = get(format!("{OF_SERVICES}/web/http_requests_per_second")).await;
+    assert_eq!(about_ten_of(&service, 2.0), ["web"]);
+    assert_eq!(service["items"][0]["describedObject"]["kind"], "Service");
+    for none in ["?labelSelector=app%3Dother", "?metricLabelSelector=a%3Db"] {
+        let list = get(format!("{OF_PODS}/*/http_requests_per_second{none}")).await;
+        assert_eq!(list["items"], json!([]), "{none}");
+    }
+    for (url, text) in [
+        (format!("{OF_PODS}/x/http_requests_per_second"), "pods \"x\" not found"),
+        (format!("{OF_SERVICES}/x/http_requests_per_second"), "services \"x\" not found"),
+        (
+            format!("{OF_SERVICES}/kubernetes/http_requests_per_second"),
+            "could not find the metric http_requests_per_second for services kubernetes",
+        ),
+        (format!("{OF_PODS}/*/other"), "could not find the requested resource"),
+    ] {
+        let said = world.try_call("GET", &url, Value::Null).await.unwrap_err().to_string();
+        assert!(said.contains(text), "{url}: {said}");
+    }
+
+    let rate = json!([{"type": "Pods", "pods": {"metric": {"name": "http_requests_per_second"}, "target": {"type": "AverageValue", "averageValue": "8"}}}]);
+    world.call("POST", V2, autoscaler("web", json!({ "metrics": rate }))).await;
+    world.until("three replicas", |w| replicas(w) == 3).await;
+    world.call("DELETE", &format!("{V2}/web"), Value::Null).await;
+    let shared = of_the_service(json!({"type": "AverageValue", "averageValue": "7"}));
+    world.call("POST", V2, autoscaler("shared", json!({ "maxReplicas": 5, "metrics": shared }))).await;
+    world.until("a replica for each seven", |w| replicas(w) == 5).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_nobody_asks_goes_down_to_no_pods() {
+    let world = World::start().await;
+    behind_a_service(&world, 2, json!([])).await;
+    let spec = json!({"minReplicas": 0, "metrics": of_the_service(json!({"type": "Value", "value": "10"}))});
+    world.call("POST", V2, autoscaler("web", spec)).await;
+    world.until("no replicas", |w| replicas(w) == 0).await;
+    assert_eq!(condition(&world, "web", "ScaledToZero").0, "True");
+    world.pass(120).await;
+    let (status, reason, _) = condition(&world, "web", "ScalingActive");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "ValidMetricFound"), "it is still looked at");
+    world.call("PATCH", &format!("{V2}/web"), json!({"spec": {"minReplicas": 1}})).await;
+    world.until("the minimum", |w| replicas(w) == 1).await;
+    assert_eq!(condition(&world, "web", "ScaledToZero").1, "NotScaledToZero");
 }

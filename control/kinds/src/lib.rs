@@ -97,6 +97,7 @@ impl Settings {
 /// Every built-in resource, in the order of discovery.
 fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resource> {
     let [event, grouped_event] = events::event::resources();
+    let [of_pods, of_services] = metrics::custommetrics::resources();
     let [autoscaler, autoscaler_v1] = autoscaling::horizontalpodautoscaler::resources();
     let capabilities = &settings.capabilities;
     let mut all = vec![
@@ -134,6 +135,8 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         storage::storageclass::resource(),
         metrics::nodemetrics::resource(),
         metrics::podmetrics::resource(),
+        of_pods,
+        of_services,
         // Which there are is what kubectl asks before it says that it does not know a kind.
         none_yet("apiextensions.k8s.io", "customresourcedefinitions", "CustomResourceDefinition")
             .short(&["crd", "crds"])

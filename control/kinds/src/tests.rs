@@ -80,6 +80,8 @@ fn the_table_is_kubernetes() {
         storage.k8s.io/v1 | storageclasses | StorageClass | cluster | sc |  | all8 |
         metrics.k8s.io/v1beta1 | nodes | NodeMetrics | cluster |  |  | get,list |
         metrics.k8s.io/v1beta1 | pods | PodMetrics | ns |  |  | get,list |
+        custom.metrics.k8s.io/v1beta2 | pods | MetricValueList | ns |  |  |  | http_requests_per_second(get)
+        custom.metrics.k8s.io/v1beta2 | services | MetricValueList | ns |  |  |  | http_requests_per_second(get)
         apiextensions.k8s.io/v1 | customresourcedefinitions | CustomResourceDefinition | cluster | crd,crds | api-extensions | get,list,watch |
         authentication.k8s.io/v1 | selfsubjectreviews | SelfSubjectReview | cluster |  |  | create |
         authorization.k8s.io/v1 | selfsubjectaccessreviews | SelfSubjectAccessReview | cluster |  |  | create |

@@ -25,13 +25,20 @@ pub(crate) struct Rate {
     pub(crate) window: SignedDuration,
 }
 
+/// What a container has used and done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counters {
+    pub(crate) cpu_nanos: u64,
+    pub(crate) requests: u64,
+}
+
 /// The CPU times of the node and its containers at one time, in nanoseconds.
 #[derive(Default)]
 pub(crate) struct Reading {
     pub(crate) at: Option<Timestamp>,
     pub(crate) node: Option<u64>,
     /// By the key of the attempt's id.
-    pub(crate) containers: HashMap<u64, u64>,
+    pub(crate) containers: HashMap<u64, Counters>,
 }
 
 /// The last two samples.
@@ -51,7 +58,7 @@ impl Readings {
     }
 
     /// The newest sample that is at least [`MIN_RATE_WINDOW`] old, with its time.
-    pub(crate) fn baseline(&self, now: Timestamp, value: impl Fn(&Reading) -> Option<u64>) -> Option<(Timestamp, u64)> {
+    pub(crate) fn baseline<T>(&self, now: Timestamp, value: impl Fn(&Reading) -> Option<T>) -> Option<(Timestamp, T)> {
         let all = self.0.lock();
         all.iter().find_map(|reading| {
             let at = reading.at.filter(|at| now.duration_since(*at) >= MIN_RATE_WINDOW)?;
@@ -68,6 +75,12 @@ pub(crate) fn rate((at, before): (Timestamp, u64), now: Timestamp, cpu_nanos: u6
     Some(Rate { nano_cores: u64::try_from(used / nanos).ok()?, window })
 }
 
+/// Requests a second since the baseline, in thousandths.
+pub(crate) fn request_rate((at, before): (Timestamp, u64), now: Timestamp, requests: u64) -> Option<u64> {
+    let millis = u128::try_from(now.duration_since(at).as_millis()).ok().filter(|millis| *millis > 0)?;
+    u64::try_from(u128::from(requests.saturating_sub(before)) * 1_000_000 / millis).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,9 +92,12 @@ mod tests {
     #[test]
     fn a_rate_is_of_the_newest_reading_that_is_old_enough() {
         let readings = Readings::default();
-        let cpu = |reading: &Reading| reading.containers.get(&7).copied();
+        let cpu = |reading: &Reading| reading.containers.get(&7).map(|counters| counters.cpu_nanos);
         assert_eq!(readings.baseline(at(100), cpu), None);
-        let reading = |seconds, cpu| Reading { at: Some(at(seconds)), node: None, containers: [(7, cpu)].into() };
+        let reading = |seconds, cpu_nanos| {
+            let counters = Counters { cpu_nanos, requests: 0 };
+            Reading { at: Some(at(seconds)), node: None, containers: [(7, counters)].into() }
+        };
         readings.push(reading(100, 5));
         assert_eq!(readings.baseline(at(109), cpu), None, "too short a time");
         assert_eq!(readings.baseline(at(110), cpu), Some((at(100), 5)));
@@ -95,6 +111,8 @@ mod tests {
     fn a_rate_is_nanoseconds_per_second() {
         let half = rate((at(100), 1_000), at(120), 10_000_001_000).unwrap();
         assert_eq!((half.nano_cores, half.window.as_secs()), (500_000_000, 20));
+        assert_eq!(request_rate((at(100), 5), at(120), 35), Some(1_500));
+        assert_eq!((request_rate((at(100), 9), at(110), 3), request_rate((at(100), 9), at(100), 9)), (Some(0), None));
         assert_eq!(rate((at(100), 9), at(110), 3).unwrap().nano_cores, 0, "a counter that began anew");
     }
 }

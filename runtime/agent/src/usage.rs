@@ -3,7 +3,7 @@
 
 use crate::{
     pod,
-    readings::{MIN_RATE_WINDOW, Rate, Reading, Usage, key, rate},
+    readings::{Counters, MIN_RATE_WINDOW, Rate, Reading, Usage, key, rate, request_rate},
     shared::Shared,
     state::AttemptState,
 };
@@ -30,6 +30,8 @@ pub(crate) struct Sample {
     pub(crate) started: Timestamp,
     pub(crate) stats: Stats,
     pub(crate) rate: Option<Rate>,
+    /// Requests a second, in thousandths, over the window of the rate.
+    pub(crate) request_rate: Option<u64>,
 }
 
 /// The usage of the node.
@@ -52,7 +54,10 @@ pub(crate) async fn samples(shared: &Shared) -> Vec<Sample> {
             let of = key(&attempt.id);
             let base = shared.readings.baseline(now, |reading| reading.containers.get(&of).copied());
             let age = now.duration_since(started_at);
-            let base = base.or_else(|| (MIN_RATE_WINDOW..MAX_SINCE_START).contains(&age).then_some((started_at, 0)));
+            let base = base.or_else(|| {
+                let start = Counters { cpu_nanos: 0, requests: 0 };
+                (MIN_RATE_WINDOW..MAX_SINCE_START).contains(&age).then_some((started_at, start))
+            });
             samples.push(Sample {
                 pod: pod.clone(),
                 container: name.clone(),
@@ -60,7 +65,8 @@ pub(crate) async fn samples(shared: &Shared) -> Vec<Sample> {
                 image: attempt.image.clone(),
                 started: started_at,
                 stats,
-                rate: base.and_then(|base| rate(base, now, stats.cpu_nanos)),
+                rate: base.and_then(|(at, base)| rate((at, base.cpu_nanos), now, stats.cpu_nanos)),
+                request_rate: base.and_then(|(at, base)| request_rate((at, base.requests), now, stats.requests)),
             });
             if samples.len().is_multiple_of(BATCH_SIZE) {
                 tokio::task::yield_now().await;
@@ -89,7 +95,8 @@ async fn read(shared: &Shared) -> Reading {
             {
                 let Some(runtime) = shared.runtimes.get(&attempt.runtime) else { continue };
                 if let Ok(stats) = runtime.stats(&attempt.id.as_str().into()).await {
-                    reading.containers.insert(key(&attempt.id), stats.cpu_nanos);
+                    let counters = Counters { cpu_nanos: stats.cpu_nanos, requests: stats.requests };
+                    reading.containers.insert(key(&attempt.id), counters);
                 }
             }
         }

@@ -363,7 +363,7 @@ impl Runtime for FakeRuntime {
         self.0.events.subscribe()
     }
 
-    /// Reports half a core of CPU usage.
+    /// Reports half a core of CPU usage, and of a container with ports ten requests a second.
     async fn stats(&self, id: &ContainerId) -> Result<Stats> {
         let now = self.0.clock.now();
         self.entry(id, |entry| {
@@ -372,7 +372,9 @@ impl Runtime for FakeRuntime {
                 _ => Duration::ZERO,
             };
             let cpu_nanos = u64::try_from(ran.as_nanos() / 2).unwrap_or(u64::MAX);
-            Stats { cpu_nanos, memory_bytes: 1 << 20, instances: 1, ..Stats::default() }
+            let serves_http = !entry.spec.ports.is_empty();
+            let requests = if serves_http { ran.as_secs() * 10 } else { 0 };
+            Stats { cpu_nanos, memory_bytes: 1 << 20, instances: 1, requests, serves_http, ..Stats::default() }
         })
     }
 

@@ -287,6 +287,8 @@ pub struct Stats {
     pub instances: u64,
     /// Requests served since the start, cumulative (HTTP handlers).
     pub requests: u64,
+    /// Whether it is an HTTP handler.
+    pub serves_http: bool,
     /// How often the CPU limit throttled it, cumulative.
     pub throttled: u64,
 }

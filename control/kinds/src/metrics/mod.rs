@@ -1,6 +1,7 @@
 //! `metrics.k8s.io`: what nodes and pods use of CPU and memory. Objects are made from the kubelets' summaries when somebody asks, as
 //! metrics-server makes them, whose answers these are. <https://github.com/kubernetes/design-proposals-archive/blob/main/instrumentation/resource-metrics-api.md>
 
+pub(crate) mod custommetrics;
 pub(crate) mod nodemetrics;
 pub(crate) mod podmetrics;
 mod summary;

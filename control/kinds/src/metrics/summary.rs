@@ -51,6 +51,19 @@ pub(super) struct Container {
     pub(super) name: String,
     #[serde(flatten)]
     pub(super) figures: Figures,
+    /// Of one that serves HTTP.
+    pub(super) http: Option<Http>,
+}
+
+/// What is served.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Http {
+    /// When it was read.
+    pub(super) time: Timestamp,
+    pub(super) milli_requests_per_second: Option<u64>,
+    /// The time that the rate is the mean of.
+    pub(super) window_nano_seconds: Option<u64>,
 }
 
 /// CPU and memory of one of them.

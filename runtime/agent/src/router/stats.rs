@@ -37,6 +37,16 @@ fn figures(now: &str, cpu_nanos: Option<u64>, rate: Option<Rate>, memory: Option
     figures
 }
 
+/// What is served, an extension for custom.metrics.k8s.io.
+fn http(now: &str, sample: &Sample) -> Value {
+    let mut http = json!({"time": now, "requests": sample.stats.requests});
+    if let Some((rate, milli)) = sample.rate.zip(sample.request_rate) {
+        http["milliRequestsPerSecond"] = milli.into();
+        http["windowNanoSeconds"] = u64::try_from(rate.window.as_nanos()).unwrap_or_default().into();
+    }
+    http
+}
+
 /// The sum of a pod's containers. There is a rate if all containers have one; its window is the shortest of theirs.
 fn of_pod(now: &str, samples: &[Sample]) -> Map<String, Value> {
     let rates: Option<Vec<Rate>> = samples.iter().map(|sample| sample.rate).collect();
@@ -57,6 +67,9 @@ pub(super) async fn summary(State(shared): State<Arc<Shared>>) -> Response {
             let mut value = json!({"name": sample.container, "startTime": api::time::rfc3339(sample.started)});
             let (cpu, memory) = (sample.stats.cpu_nanos, sample.stats.memory_bytes);
             extend(&mut value, figures(&now, Some(cpu), sample.rate, Some(memory)));
+            if sample.stats.serves_http {
+                value["http"] = http(&now, sample);
+            }
             value
         };
         let pod = &of_one[0].pod;

@@ -35,6 +35,7 @@ async fn a_rate_is_told_of_the_last_seconds_and_not_of_a_moment() {
     assert_eq!((&container["name"], &container["memory"]["workingSetBytes"]), (&json!("a"), &json!(1 << 20)));
     assert!(container["cpu"]["usageNanoCores"].is_null(), "{container}");
     assert!(pod["cpu"]["usageNanoCores"].is_null() && pod["cpu"]["usageCoreNanoSeconds"].is_number(), "{pod}");
+    assert!(container["http"].is_null(), "it serves nothing: {container}");
     for wait in [11, 30, 300] {
         tokio::time::sleep(Duration::from_secs(wait)).await;
         let told = summary(&world).await;
