@@ -151,10 +151,12 @@ mod tests {
             (true, true, false, Change::Remove),
             (true, false, false, Change::Keep),
         ] {
-            let mut object = ObjectMeta::default();
-            object.finalizers = Some(if has { vec![CLAIM.to_owned(), "other".to_owned()] } else { Vec::new() });
             let time = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
-            object.deletion_timestamp = deleting.then_some(time);
+            let mut object = ObjectMeta {
+                finalizers: Some(if has { vec![CLAIM.to_owned(), "other".to_owned()] } else { Vec::new() }),
+                deletion_timestamp: deleting.then_some(time),
+                ..ObjectMeta::default()
+            };
             let change = plan(&object, CLAIM, used);
             assert_eq!(change, expected, "{deleting} {has} {used}");
             changed(&mut object, CLAIM, change);
