@@ -2,6 +2,7 @@
 
 mod claims;
 mod edges;
+mod profiles;
 mod quotas;
 mod sets;
 mod streams;

@@ -39,7 +39,7 @@ The name of the node, the address ranges, --listen and --node-address are rememb
   maxPods: 500
   allowEgress: [192.168.1.7]
 
-There are listen, nodeAddress, tlsSAN, drain, controllers, nodeName, cpu, memory, maxPods, reservedCPU, reservedMemory, podCIDR, \
+There are listen, nodeAddress, tlsSAN, drain, controllers, schedulerConfig, nodeName, cpu, memory, maxPods, reservedCPU, reservedMemory, podCIDR, \
 serviceCIDR and allowEgress: each takes what its flag takes, tlsSAN and allowEgress also a list.";
 
 /// How the client commands select a cluster, shown after their flags.

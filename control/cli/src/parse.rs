@@ -5,6 +5,7 @@ use api::quantity::Quantity;
 use ipnet::IpNet;
 use std::{
     net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -111,6 +112,32 @@ pub(crate) fn drain(text: &str) -> Result<u32, String> {
 /// `--controllers`: names, as upstream's flag.
 pub(crate) fn controllers(text: &str) -> Result<controllers::Selection, String> {
     text.parse()
+}
+
+/// `--scheduler-config`: the whole path of a file that is right.
+pub(crate) fn scheduler_config(text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text).canonicalize().map_err(|error| error.to_string())?;
+    scheduler_configuration(&path).map(|_| path)
+}
+
+/// Reads a KubeSchedulerConfiguration.
+///
+/// # Errors
+/// The file cannot be read, or what is wrong in it.
+pub(crate) fn scheduler_configuration(path: &Path) -> Result<scheduler::Configuration, String> {
+    const MOST: u64 = 1 << 20;
+    let mut text = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, MOST + 1), &mut text)
+        .map_err(|error| error.to_string())?;
+    if text.len() as u64 > MOST {
+        return Err(format!("it has more than {} MiB", MOST >> 20));
+    }
+    let (value, problems) = api::yaml::parse(&text)?;
+    match problems.first() {
+        Some(problem) => Err(problem.clone()),
+        None => scheduler::Configuration::parse(&value),
+    }
 }
 
 /// `--timeout` and `--since`: more than 0.

@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
 };
 
 /// The separator of multiple values of a setting in a lock.
@@ -41,6 +42,9 @@ pub(crate) struct Settings {
     /// Which controllers run, by name: * is all, -x all but x, such as *,-cronjob-controller [default: *]
     #[arg(long, value_name = "LIST", value_parser = parse::controllers, allow_hyphen_values = true)]
     pub(crate) controllers: Option<controllers::Selection>,
+    /// A KubeSchedulerConfiguration in YAML: profiles, plugins, weights [default: upstream's, as default-scheduler]
+    #[arg(long, value_name = "FILE", value_parser = parse::scheduler_config)]
+    pub(crate) scheduler_config: Option<PathBuf>,
     /// Name of the node [default: this machine's host name]
     #[arg(long, value_name = "NAME", value_parser = parse::node_name, help_heading = "Node")]
     pub(crate) node_name: Option<String>,
@@ -159,6 +163,7 @@ impl Settings {
             tls_san: if self.tls_san.is_empty() { other.tls_san } else { self.tls_san },
             drain: self.drain.or(other.drain),
             controllers: self.controllers.or(other.controllers),
+            scheduler_config: self.scheduler_config.or(other.scheduler_config),
             node_name: self.node_name.or(other.node_name),
             cpu: self.cpu.or(other.cpu),
             memory: self.memory.or(other.memory),
@@ -179,6 +184,7 @@ impl Settings {
         one("--node-address", self.node_address.map(|it| it.to_string()));
         one("--drain", self.drain.map(|seconds| format!("{seconds}s")));
         one("--controllers", self.controllers.as_ref().map(ToString::to_string));
+        one("--scheduler-config", self.scheduler_config.as_ref().map(|path| path.display().to_string()));
         one("--node-name", self.node_name.clone());
         one("--cpu", self.cpu.map(|it| it.to_string()));
         one("--memory", self.memory.map(|it| it.to_string()));
@@ -200,6 +206,7 @@ impl Settings {
             tls_san: names,
             drain: Some(self.drain()),
             controllers: Some(self.controllers()),
+            scheduler_config: self.scheduler_config.clone(),
             node_name: Some(node.to_owned()),
             cpu: Some(self.cpu()),
             memory: Some(self.memory()),

@@ -15,12 +15,15 @@
 //! A pod that fits on no node is nominated to one where pods of lower priority can make room; it is tried there first, and counts there for
 //! pods that are not more important.
 //!
-//! Not here: volumes, dynamic resources, extenders, several profiles. Such fields of a pod are not enforced.
+//! Several profiles, of one queue and one cache, come from a file ([`Configuration`]).
+//!
+//! Not here: dynamic resources, extenders.
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
 mod binding;
 pub mod cache;
+pub mod config;
 pub mod cycle;
 pub mod cycle_state;
 #[cfg(test)]
@@ -33,6 +36,7 @@ pub mod node;
 pub mod plugin;
 pub mod plugins;
 pub mod pod;
+pub mod profile;
 pub mod queue;
 mod report;
 mod run;
@@ -48,11 +52,13 @@ pub mod terms;
 mod testing;
 pub mod waiting;
 
+pub use config::Configuration;
 pub use cycle_state::CycleState;
 pub use handle::{Cycle, Handle};
 pub use listers::Listers;
 pub use plugin::{Event, Filters, Plugin, Plugins};
 pub use plugins::{Strategy, honoured};
+pub use profile::{Profile, Profiles};
 pub use run::{Options, Scheduler};
 pub use snapshot::Snapshot;
 pub use status::{Failure, NodeToStatus, Status};

@@ -3,8 +3,9 @@
 //! Bounded: it holds one entry per pod that exists and has no node.
 
 use crate::{
-    plugin::{Event, Plugins, catch},
+    plugin::{Event, catch},
     pod::PodInfo,
+    profile::Profiles,
 };
 use std::{
     cmp::Reverse,
@@ -58,7 +59,7 @@ struct Entry {
 
 /// The scheduling queue.
 pub struct Queue {
-    plugins: Plugins,
+    profiles: Profiles,
     entries: HashMap<String, Entry>,
     active: BTreeMap<Rank, String>,
     backoff: BTreeMap<(Instant, u64), String>,
@@ -89,9 +90,9 @@ pub struct Pending {
 
 impl Queue {
     /// An empty queue.
-    pub fn new(plugins: Plugins) -> Self {
+    pub fn new(profiles: impl Into<Profiles>) -> Self {
         Self {
-            plugins,
+            profiles: profiles.into(),
             entries: HashMap::new(),
             active: BTreeMap::new(),
             backoff: BTreeMap::new(),
@@ -226,7 +227,7 @@ impl Queue {
     pub fn on(&mut self, event: &Event<'_>, now: Instant) {
         self.events += 1;
         let mut waiting = self.refused.get("").cloned().unwrap_or_default();
-        for plugin in self.plugins.iter() {
+        for plugin in self.profiles.all().iter().flat_map(|profile| profile.plugins.iter()) {
             // A plugin that panics may have missed an event that helps.
             if catch(|| plugin.listens(event)).unwrap_or(true) {
                 self.heard.insert(plugin.name(), self.events);
@@ -265,7 +266,7 @@ impl Queue {
         }
         let helps = entry.refused_by.is_empty()
             || late
-            || self.plugins.iter().any(|p| {
+            || self.profiles.plugins(&entry.pod.pod).iter().any(|p| {
                 // A plugin that panics may have missed an event that helps.
                 let wakes = || catch(|| p.wakes_on(event, &entry.pod)).unwrap_or(true);
                 entry.refused_by.contains(&p.name()) && wakes()
@@ -284,7 +285,8 @@ impl Queue {
         self.unlink(uid);
         let Some(entry) = self.entries.get_mut(uid) else { return };
         // A plugin that panics may have meant to hold the pod back.
-        if !self.plugins.iter().all(|p| catch(|| p.pre_enqueue(&entry.pod)).unwrap_or(false)) {
+        let plugins = self.profiles.plugins(&entry.pod.pod);
+        if !plugins.iter().all(|p| catch(|| p.pre_enqueue(&entry.pod)).unwrap_or(false)) {
             entry.place = Place::Gated;
             self.gated += 1;
         } else if entry.not_before > now {
@@ -342,7 +344,7 @@ fn backoff(attempts: u32) -> Duration {
 mod tests {
     use super::*;
     use crate::{
-        Listers,
+        Listers, Plugins,
         plugins::{Strategy, defaults},
     };
     use k8s_openapi::api::core::v1::Node;

@@ -5,6 +5,7 @@
 
 use crate::{
     binding::{self, Slot},
+    config::Configuration,
     cycle::{Decision, Nomination},
     cycle_state::CycleState,
     handle::{Cycle, Handle},
@@ -12,8 +13,8 @@ use crate::{
     listers::Listers,
     metrics::Metrics,
     plugin::Plugins,
-    plugins::{Strategy, defaults},
     pod::PodInfo,
+    profile::Profiles,
     queue::Pending,
     report::{Report, report},
     state::State,
@@ -34,10 +35,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct Options {
     /// Wall-clock time, for conditions and events.
     pub clock: Clock,
-    /// Pods with this `spec.schedulerName` are scheduled.
-    pub name: String,
-    /// Whether pods are spread or packed.
-    pub strategy: Strategy,
+    /// The profiles: which pods are scheduled, and how.
+    pub configuration: Configuration,
     /// What plugins read besides nodes and pods; filled while the scheduler runs.
     pub listers: Listers,
     /// Seed of the choice among nodes with equal scores.
@@ -49,8 +48,8 @@ pub struct Options {
 impl Options {
     /// Upstream's defaults.
     pub fn new(clock: Clock, seed: u64) -> Self {
-        let (name, strategy, listers) = ("default-scheduler".to_owned(), Strategy::default(), Listers::default());
-        Self { clock, name, strategy, listers, seed, in_flight: 64 }
+        let (configuration, listers) = (Configuration::default(), Listers::default());
+        Self { clock, configuration, listers, seed, in_flight: 64 }
     }
 }
 
@@ -64,23 +63,23 @@ struct Inner {
     client: Client,
     informers: Informers,
     options: Options,
-    plugins: Plugins,
+    profiles: Profiles,
     metrics: Metrics,
     /// The counts as of the last turn of the loop.
     pending: Mutex<Pending>,
 }
 
 impl Scheduler {
-    /// With upstream's plugins over the shared informers; `client` carries the scheduler's identity.
+    /// With the configured profiles over the shared informers; `client` carries the scheduler's identity.
     pub fn new(client: Client, informers: Informers, options: Options) -> Self {
-        let plugins = defaults(options.strategy.clone(), &options.listers);
-        Self::with_plugins(client, informers, options, plugins)
+        let profiles = options.configuration.profiles(&options.listers);
+        Self::with_plugins(client, informers, options, profiles)
     }
 
-    /// With other plugins; one of them must bind.
-    pub fn with_plugins(client: Client, informers: Informers, options: Options, plugins: Plugins) -> Self {
-        let (metrics, pending) = (Metrics::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { client, informers, options, plugins, metrics, pending }) }
+    /// With other plugins; in each profile one of them must bind.
+    pub fn with_plugins(client: Client, informers: Informers, options: Options, profiles: impl Into<Profiles>) -> Self {
+        let (profiles, metrics, pending) = (profiles.into(), Metrics::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { client, informers, options, profiles, metrics, pending }) }
     }
 
     /// The number of pending pods by queue.
@@ -107,7 +106,7 @@ impl Scheduler {
         let namespaces = inner.informers.of::<Namespace>();
         let inbox = Arc::new(Inbox::default());
         inbox.subscribe(&namespaces, &nodes, &pods);
-        let component = RecorderOptions { component: inner.options.name.clone(), host: None };
+        let component = RecorderOptions { component: inner.options.configuration.name().to_owned(), host: None };
         let (recorder, write) = Recorder::new(inner.client.clone(), inner.options.clock.clone(), component);
         let tasks = TaskTracker::new();
         let writer = tasks.spawn(write);
@@ -145,10 +144,10 @@ struct Run {
 
 impl Run {
     async fn decide(self: Arc<Self>) {
-        let Options { name, seed, in_flight, .. } = &self.inner.options;
+        let Options { seed, in_flight, .. } = &self.inner.options;
         let slots = Arc::new(Semaphore::new(*in_flight));
         let waiting = self.handle.waiting_pods.clone();
-        let mut state = State::new(name.clone(), self.inner.plugins.clone(), *seed, waiting);
+        let mut state = State::new(self.inner.profiles.clone(), *seed, waiting);
         loop {
             self.ready(&mut state).await;
             let slot = self.slot(&mut state, &slots).await;
@@ -158,12 +157,12 @@ impl Run {
             match decision {
                 Decision::Bind(node) => self.assumed(&mut state, Cycle { pod, node, state: memory }, begin, slot),
                 Decision::Error(message) => {
-                    self.tried("error", begin);
+                    self.tried(&pod, "error", begin);
                     let told = Report { reason: "SchedulerError", message, nominated: Some(String::new()) };
                     self.tasks.spawn(self.clone().report(pod, Some(told), slot));
                 }
                 Decision::Refuse { message, nomination, .. } => {
-                    self.tried("unschedulable", begin);
+                    self.tried(&pod, "unschedulable", begin);
                     self.tasks.spawn(self.clone().refused(pod, message, nomination, memory, slot));
                 }
             }
@@ -203,13 +202,20 @@ impl Run {
         }
     }
 
-    fn tried(&self, result: &'static str, begin: Instant) {
-        self.inner.metrics.tried(&self.inner.options.name, result, begin.elapsed());
+    fn tried(&self, pod: &PodInfo, result: &'static str, begin: Instant) {
+        let profiles = &self.inner.profiles;
+        let profile = &profiles.all()[profiles.index(&pod.pod).unwrap_or(0)];
+        self.inner.metrics.tried(&profile.name, result, begin.elapsed());
+    }
+
+    /// The plugins of a pod's profile.
+    fn plugins(&self, pod: &PodInfo) -> &Plugins {
+        self.inner.profiles.plugins(&pod.pod)
     }
 
     /// Continues with an assumed pod: reserves, and starts its binding cycle.
     fn assumed(self: &Arc<Self>, state: &mut State, mut cycle: Cycle, begin: Instant, slot: Slot) {
-        match binding::reserve(&self.inner.plugins, &self.handle, &mut cycle) {
+        match binding::reserve(self.plugins(&cycle.pod), &self.handle, &mut cycle) {
             Ok(()) => drop(self.tasks.spawn(self.clone().bind(cycle, begin, slot))),
             Err(rejection) => {
                 let told = self.rejected(&cycle, &rejection, begin);
@@ -221,10 +227,10 @@ impl Run {
 
     /// The binding cycle.
     async fn bind(self: Arc<Self>, cycle: Cycle, begin: Instant, mut slot: Slot) {
-        let plugins = &self.inner.plugins;
+        let plugins = self.plugins(&cycle.pod);
         match binding::bind(plugins, &self.handle, &cycle, &mut slot, &self.stop).await {
             Ok(()) => {
-                self.tried("scheduled", begin);
+                self.tried(&cycle.pod, "scheduled", begin);
                 let (namespace, name) = cycle.key();
                 let message = format!("Successfully assigned {namespace}/{name} to {}", cycle.node);
                 self.handle.recorder.event(&reference(&*cycle.pod.pod), EventType::Normal, "Scheduled", message);
@@ -241,12 +247,12 @@ impl Run {
 
     /// Handles a rejected pod: unreserves, and returns the report. There is none for a pod that is gone or that another scheduler has bound.
     fn rejected(&self, cycle: &Cycle, rejection: &Rejection, begin: Instant) -> Option<Report> {
-        binding::unreserve(&self.inner.plugins, &self.handle, cycle);
+        binding::unreserve(self.plugins(&cycle.pod), &self.handle, cycle);
         let (reason, message) = match &rejection.failure {
             Failure::Unschedulable(why) => ("Unschedulable", format!("0/1 nodes are available: 1 {why}.")),
             failure => ("SchedulerError", failure.to_string()),
         };
-        self.tried(if reason == "Unschedulable" { "unschedulable" } else { "error" }, begin);
+        self.tried(&cycle.pod, if reason == "Unschedulable" { "unschedulable" } else { "error" }, begin);
         let silent = matches!(rejection.failure, Failure::Taken | Failure::Canceled);
         (!silent).then_some(Report { reason, message, nominated: Some(String::new()) })
     }
@@ -274,7 +280,7 @@ impl Run {
         };
         let told = Report { reason: "Unschedulable", message, nominated: nominated.clone() };
         report(&self.handle, &pod, told).await;
-        let plugin = self.inner.plugins.iter().find(|p| Some(p.name()) == plugin);
+        let plugin = self.plugins(&pod).iter().find(|p| Some(p.name()) == plugin);
         if let (Some(plugin), Some(node)) = (plugin, nominated) {
             let cycle = Cycle { pod, node, state };
             let work = async {

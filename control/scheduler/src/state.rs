@@ -5,8 +5,9 @@ use crate::{
     cycle::{Decision, Nomination, schedule},
     cycle_state::CycleState,
     inbox::{Change, Outcome, Rejection, Updates},
-    plugin::{Event, Plugins, catch},
+    plugin::{Event, catch},
     pod::{PodInfo, is_finished, node_name, uid},
+    profile::Profiles,
     queue::Queue,
     search::Search,
     status::Failure,
@@ -18,21 +19,21 @@ use tokio::time::Instant;
 
 /// Everything a decision needs.
 pub(crate) struct State {
-    /// Pods with this `spec.schedulerName` are scheduled.
-    name: String,
-    plugins: Plugins,
+    profiles: Profiles,
     cache: Cache,
     pub(crate) queue: Queue,
-    search: Search,
+    /// Of each profile.
+    searches: Vec<Search>,
     chance: fastrand::Rng,
     waiting: WaitingPods,
 }
 
 impl State {
-    pub(crate) fn new(name: String, plugins: Plugins, seed: u64, waiting: WaitingPods) -> Self {
-        let queue = Queue::new(plugins.clone());
-        let (search, chance) = (Search::default(), fastrand::Rng::with_seed(seed));
-        Self { name, plugins, cache: Cache::default(), queue, search, chance, waiting }
+    pub(crate) fn new(profiles: impl Into<Profiles>, seed: u64, waiting: WaitingPods) -> Self {
+        let profiles = profiles.into();
+        let searches = profiles.all().iter().map(|profile| Search::new(profile.percentage)).collect();
+        let (queue, chance) = (Queue::new(profiles.clone()), fastrand::Rng::with_seed(seed));
+        Self { profiles, cache: Cache::default(), queue, searches, chance, waiting }
     }
 
     /// Applies updates.
@@ -58,7 +59,9 @@ impl State {
         let now = Instant::now();
         let pod = self.queue.pop(now)?;
         let mut state = CycleState::default();
-        let Self { cache, plugins, search, chance, .. } = self;
+        let Self { cache, profiles, searches, chance, .. } = self;
+        let index = profiles.index(&pod.pod).unwrap_or(0);
+        let (plugins, search) = (&profiles.all()[index].plugins, &mut searches[index]);
         let decide = || schedule(&mut state, &pod, &cache.snapshot(), plugins, search, chance);
         let decision = catch(decide).unwrap_or_else(|| Decision::Error("a plugin panicked".to_owned()));
         match &decision {
@@ -192,8 +195,7 @@ impl State {
     }
 
     fn is_responsible_for(&self, pod: &Pod) -> bool {
-        let name = pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref());
-        name.unwrap_or("default-scheduler") == self.name
+        self.profiles.index(pod).is_some()
     }
 }
 
@@ -208,7 +210,7 @@ fn is_relevant(old: &Node, new: &Node) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        Listers,
+        Listers, Plugins,
         plugins::{Strategy, defaults},
     };
     use serde_json::{Value, json};
@@ -220,7 +222,7 @@ mod tests {
 
     fn state() -> State {
         let plugins = defaults(Strategy::default(), &Listers::default());
-        State::new("default-scheduler".to_owned(), plugins, 0, WaitingPods::default())
+        State::new(plugins, 0, WaitingPods::default())
     }
 
     fn new<K>(object: K) -> Change<K> {
@@ -271,6 +273,36 @@ mod tests {
         s.on_pod(&new(pod(other)));
         s.on_pod(&new(pod(deleted)));
         assert!(s.decide().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn profiles_have_rules_of_their_own_and_one_cache() {
+        let configuration = json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration", "profiles": [
+            {"schedulerName": "spreading"},
+            {"schedulerName": "packing", "plugins": {"score": {"disabled": [{"name": "*"}], "enabled": [{"name": "NodeResourcesFit"}]}},
+                "pluginConfig": [{"name": "NodeResourcesFit", "args": {"scoringStrategy": {"type": "MostAllocated"}}}]},
+            {"schedulerName": "blind", "plugins": {"multiPoint": {"disabled": [{"name": "NodeResourcesFit"}]}}}]});
+        let configuration = crate::Configuration::parse(&configuration).expect("right");
+        let mut s = State::new(configuration.profiles(&Listers::default()), 0, WaitingPods::default());
+        s.on_node(&node("m"));
+        s.on_node(&node("n"));
+        let mut placed = |name: &str, cpu: &str, scheduler: &str| {
+            let mut waiting = waiting(name, cpu);
+            waiting["spec"]["schedulerName"] = json!(scheduler);
+            s.on_pod(&new(pod(waiting)));
+            s.decide().map(|(_, decision, _)| match decision {
+                Decision::Bind(node) => node,
+                other => format!("{other:?}"),
+            })
+        };
+        let first = placed("a", "400m", "spreading").expect("decided");
+        let other = if first == "m" { "n" } else { "m" };
+        assert_eq!(placed("b", "300m", "packing").as_ref(), Some(&first), "it sees the other profile's pod");
+        assert_eq!(placed("c", "300m", "spreading").as_deref(), Some(other));
+        assert_eq!(placed("d", "600m", "packing").as_deref(), Some(other));
+        assert!(placed("e", "600m", "spreading").expect("decided").contains("Insufficient cpu"));
+        assert!(placed("f", "9", "blind").is_some_and(|node| node.len() == 1), "it does not look at requests");
+        assert_eq!(placed("g", "1m", "default-scheduler"), None, "nobody's");
     }
 
     /// A pod that was assumed on a node.
@@ -334,7 +366,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_plugin_that_panics_stops_no_other_pod() {
         let plugins = Plugins::from([Box::new(Broken) as Box<dyn crate::Plugin>]);
-        let mut s = State::new("default-scheduler".to_owned(), plugins, 0, WaitingPods::default());
+        let mut s = State::new(plugins, 0, WaitingPods::default());
         s.on_node(&node("n"));
         s.on_pod(&new(pod(waiting("bad", "1"))));
         s.on_pod(&new(pod(waiting("good", "1"))));

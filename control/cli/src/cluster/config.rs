@@ -1,7 +1,7 @@
 //! The configuration of a cluster, with all settings resolved.
 
 use super::chosen::Chosen;
-use crate::{data_dir::DataDir, machine, settings::Settings};
+use crate::{data_dir::DataDir, machine, parse, settings::Settings};
 use agent::Machine;
 use anyhow::bail;
 use api::quantity::Quantity;
@@ -15,6 +15,7 @@ pub(crate) struct Config {
     pub(super) node_address: IpAddr,
     pub(super) drain: Duration,
     pub(super) controllers: controllers::Selection,
+    pub(super) scheduler: scheduler::Configuration,
     pub(super) machine: Machine,
     pub(super) reserved_cpu: Quantity,
     pub(super) reserved_memory: Quantity,
@@ -47,12 +48,20 @@ impl Config {
         if let Some(memory) = settings.memory {
             machine.memory = u64::try_from(memory.value()).unwrap_or(0);
         }
+        let scheduler = match &settings.scheduler_config {
+            None => scheduler::Configuration::default(),
+            Some(path) => match parse::scheduler_configuration(path) {
+                Ok(configuration) => configuration,
+                Err(why) => bail!("--scheduler-config {}: {why}", path.display()),
+            },
+        };
         let config = Self {
             dir: dir.clone(),
             node,
             node_address: settings.node_address(),
             drain: Duration::from_secs(settings.drain().into()),
             controllers: settings.controllers(),
+            scheduler,
             machine,
             reserved_cpu: settings.reserved_cpu(),
             reserved_memory: settings.reserved_memory(),

@@ -178,7 +178,12 @@ impl ControlPlane {
     async fn schedule(&self, config: &Config, process: &Process, group: &Group) {
         let client = self.client("system:kube-scheduler", &[]).named("kube-scheduler");
         let elector = elector(config, process, &client, "kube-scheduler");
-        let options = scheduler::Options::new(process.clock.clone(), env::seed());
+        let mut options = scheduler::Options::new(process.clock.clone(), env::seed());
+        options.configuration = config.scheduler.clone();
+        let ignored = options.configuration.ignored();
+        if !ignored.is_empty() {
+            tracing::warn!("--scheduler-config: {} make no difference in sampan", ignored.join(", "));
+        }
         let scheduler = Scheduler::new(client, self.informers.clone(), options);
         scheduler.register(&mut process.metrics.lock());
         lead(group, "scheduler", elector, |token| async move { scheduler.run(token).await }).await;

@@ -119,6 +119,7 @@ impl Settings {
             "tlsSAN" => self.tls_san = several(value, parse::tls_san)?,
             "drain" => self.drain = one(value, parse::drain)?,
             "controllers" => self.controllers = one(value, parse::controllers)?,
+            "schedulerConfig" => self.scheduler_config = one(value, parse::scheduler_config)?,
             "nodeName" => self.node_name = one(value, parse::node_name)?,
             "cpu" => self.cpu = one(value, parse::cpu)?,
             "memory" => self.memory = one(value, parse::memory)?,
@@ -135,12 +136,13 @@ impl Settings {
 }
 
 /// All fields except `apiVersion` and `kind`.
-pub(crate) const FIELDS: [&str; 14] = [
+pub(crate) const FIELDS: [&str; 15] = [
     "listen",
     "nodeAddress",
     "tlsSAN",
     "drain",
     "controllers",
+    "schedulerConfig",
     "nodeName",
     "cpu",
     "memory",
@@ -195,14 +197,21 @@ mod tests {
     #[test]
     fn every_field_is_read_into_its_type_as_its_flag_is() {
         use clap::Parser;
-        let file = below(
-            "listen: 127.0.0.1:7\nnodeAddress: 127.0.0.2\ntlsSAN: [a.example, 192.168.1.7]\ndrain: 1m\ncontrollers: '*,-job'\nnodeName: node-1\ncpu: 1.5\n\
+        let folder = tempfile::tempdir().expect("a folder");
+        let scheduler = folder.path().canonicalize().expect("there").join("scheduler.yaml");
+        fs::write(&scheduler, "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n")
+            .expect("written");
+        let scheduler = scheduler.display();
+        let file = below(&format!(
+            "listen: 127.0.0.1:7\nnodeAddress: 127.0.0.2\ntlsSAN: [a.example, 192.168.1.7]\ndrain: 1m\ncontrollers: '*,-job'\nschedulerConfig: {scheduler}\nnodeName: node-1\ncpu: 1.5\n\
              memory: 1Gi\nmaxPods: 7\nreservedCPU: 1m\nreservedMemory: 0\npodCIDR: 10.64.0.1/11\nserviceCIDR: 10.97.0.0/16\n\
-             allowEgress:\n- 192.168.1.7\n- ::1/128\n",
-        );
-        let flags = "up --listen 127.0.0.1:7 --node-address 127.0.0.2 --tls-san a.example,192.168.1.7 --drain 60 --controllers *,-job-controller --node-name node-1 --cpu \
+             allowEgress:\n- 192.168.1.7\n- ::1/128\n"
+        ));
+        let flags = format!(
+            "up --listen 127.0.0.1:7 --node-address 127.0.0.2 --tls-san a.example,192.168.1.7 --drain 60 --controllers *,-job-controller --scheduler-config {scheduler} --node-name node-1 --cpu \
                      1500m --memory 1024Mi --max-pods 7 --reserved-cpu 1m --reserved-memory 0 --pod-cidr 10.64.0.0/11 --service-cidr \
-                     10.97.0.0/16 --allow-egress 192.168.1.7 --allow-egress ::1";
+                     10.97.0.0/16 --allow-egress 192.168.1.7 --allow-egress ::1"
+        );
         let all = std::iter::once("sampan").chain(flags.split_whitespace());
         let crate::args::Command::Up(args) = crate::args::Cli::parse_from(all).command else { panic!("not up") };
         assert_eq!(file.expect("all is right"), args.settings);

@@ -73,7 +73,8 @@ fn every_flag_of_up_is_a_cluster_s_or_a_call_s() {
     let mut root = crate::args::Cli::command();
     root.build();
     let names = vec!["a.example".to_owned()];
-    let known = up(&["--allow-egress", "::1"]).of_cluster("n", names);
+    let some = Settings { scheduler_config: Some("f".into()), ..up(&["--allow-egress", "::1"]) };
+    let known = some.of_cluster("n", names);
     for arg in root.find_subcommand("up").expect("up").get_arguments().filter_map(clap::Arg::get_long) {
         let of_a_cluster = known.contains_key(&format!("--{arg}"));
         assert!(of_a_cluster != (OF_A_CALL.contains(&arg) || arg == "version"), "--{arg}");
