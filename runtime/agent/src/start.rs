@@ -8,7 +8,7 @@ use crate::{
     pod, policy, resources,
     shared::Shared,
     termination::{self, TerminationMessage},
-    volumes::{self, MountRequest, Owner, SyncedVolume, mounts},
+    volumes::{self, MountRequest, SyncedVolume, mounts},
 };
 use client::EventType;
 use container::{
@@ -348,7 +348,7 @@ impl Start {
         };
         let volumes = self.volumes.iter().map(|(name, volume)| Folder {
             path: volume.path.clone(),
-            read_only: volume.owner == Owner::Agent || !is_written(name),
+            read_only: volume.read_only || !is_written(name),
             links: true,
         });
         let written = Folder { path: volumes::roots_dir(&root), read_only: false, links: true };

@@ -47,9 +47,14 @@ fn the_data_of_a_claim_outlives_pods_and_the_cluster_and_goes_with_the_claim() {
 
     let read = |c: &Cluster<'_>| c.kubectl(&["exec", "keeper-0", "--", "cat", "/data/words"]);
     let uid = c.field("pod/keeper-0", "{.metadata.uid}");
-    c.kubectl(&["delete", "pod", "keeper-0"]);
-    c.eventually("another pod", || (c.field("sts/keeper", "{.status.readyReplicas}") == "1").then_some(()));
-    assert_ne!(c.field("pod/keeper-0", "{.metadata.uid}"), uid);
+    // kubectl would wait for a pod of that name to be gone: where the next one is there between two of its looks, for ever.
+    c.kubectl(&["delete", "pod", "keeper-0", "--wait=false"]);
+    c.eventually("another pod", || {
+        let ready = "{.metadata.uid} {.status.conditions[?(@.type==\"Ready\")].status}";
+        let output = c.kubectl_output(&["get", "pod", "keeper-0", "-o", &format!("jsonpath={ready}")], "");
+        let now = String::from_utf8_lossy(&output.stdout).into_owned();
+        (now.ends_with(" True") && !now.starts_with(&uid)).then_some(())
+    });
     assert_eq!(read(&c), "kept");
     assert_eq!(c.interrupt(), 0);
     let c = machine.up(&[]);
