@@ -8,14 +8,15 @@ use crate::{
     shared::Shared,
     volumes::{blocking, local_folder, local_handle, tree},
 };
-use client::{DeleteOptions, EventType, fit::volumes::reaches, meta, reference};
+use client::{
+    DeleteOptions, EventType,
+    fit::volumes::{PROVISIONER_FINALIZER, reaches},
+    meta, reference,
+};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-
-/// The finalizer that a volume has until its data is gone.
-const FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 
 /// What happens with a volume of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,7 @@ enum Step {
 fn plan(volume: &PersistentVolume) -> Step {
     let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
     let policy = volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
-    let deleted = meta::is_deleting(&volume.metadata) && meta::has_finalizer(&volume.metadata, FINALIZER);
+    let deleted = meta::is_deleting(&volume.metadata) && meta::has_finalizer(&volume.metadata, PROVISIONER_FINALIZER);
     match (phase, policy) {
         (Some("Released"), Some("Delete")) => Step::Remove,
         // A volume whose claim never was bound, or whose binding was undone.
@@ -99,7 +100,7 @@ async fn one(shared: &Shared, volume: &PersistentVolume, node: &Node) -> Result<
         Ok(_) => return Ok(()),
         Err(error) => return Err(error.to_string()),
     };
-    changed.metadata.finalizers.iter_mut().for_each(|all| all.retain(|one| one != FINALIZER));
+    changed.metadata.finalizers.iter_mut().for_each(|all| all.retain(|one| one != PROVISIONER_FINALIZER));
     gone_or(shared.cluster.client.update(&changed).await.map(drop))
 }
 
@@ -132,7 +133,7 @@ mod tests {
         ] {
             let time = deleting.then_some("2026-01-01T00:00:00Z");
             let volume: PersistentVolume = serde_json::from_value(json!({
-                "metadata": {"name": "v", "finalizers": [FINALIZER], "deletionTimestamp": time},
+                "metadata": {"name": "v", "finalizers": [PROVISIONER_FINALIZER], "deletionTimestamp": time},
                 "spec": {"persistentVolumeReclaimPolicy": policy}, "status": {"phase": phase}}))
             .unwrap();
             assert_eq!(plan(&volume), expected, "{phase} {policy} {deleting}");

@@ -21,6 +21,47 @@ pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// The annotation of a claim whose binding is complete.
 pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 
+/// The annotation of a binding that a component made, on the claim and on the volume.
+pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+/// The finalizer that a provisioned volume has until its data is gone, by the name that upstream's provisioners give it.
+pub const PROVISIONER_FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
+
+/// The label of the volumes of a node, by which its agent watches them: as much of the node's name as a label can hold.
+pub fn node_label(driver: &str, node: &str) -> (String, String) {
+    const LONGEST: usize = 63;
+    let name: String = node.chars().take(LONGEST).collect();
+    (format!("{driver}/node"), name.trim_end_matches(['-', '.']).to_owned())
+}
+
+/// The reference of a volume to its claim.
+pub fn claim_reference(claim: &PersistentVolumeClaim) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("PersistentVolumeClaim".to_owned()),
+        namespace: claim.metadata.namespace.clone(),
+        name: claim.metadata.name.clone(),
+        uid: claim.metadata.uid.clone(),
+        resource_version: claim.metadata.resource_version.clone(),
+        ..ObjectReference::default()
+    }
+}
+
+/// The volume as it refers to the claim; `None` if it does. Only a reference that nobody had made is marked as a component's, so that a user's
+/// reservation outlives the claim.
+pub fn reserved(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<PersistentVolume> {
+    let before = volume.spec.as_ref()?.claim_ref.as_ref();
+    if before.is_some_and(|reference| reference.uid.as_deref() == Some(meta::uid(&claim.metadata))) {
+        return None;
+    }
+    let mut reserved = volume.clone();
+    if before.is_none() {
+        let annotations = reserved.metadata.annotations.get_or_insert_default();
+        annotations.insert(BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
+    }
+    reserved.spec.get_or_insert_default().claim_ref = Some(claim_reference(claim));
+    Some(reserved)
+}
+
 /// The name of the claim that a volume of a pod needs, and whether it is made for the pod (an ephemeral volume).
 pub fn claim_of<'a>(pod: &Pod, volume: &'a Volume) -> Option<(Cow<'a, str>, bool)> {
     if let Some(source) = &volume.persistent_volume_claim {

@@ -9,13 +9,13 @@ mod provision;
 mod tests;
 
 use self::{
-    plan::{Around, BOUND_BY_CONTROLLER, ClaimStep, Told, VolumeStep},
+    plan::{Around, ClaimStep, Told, VolumeStep},
     provision::Refused,
 };
 use crate::{Context, meta};
 use client::{
     Client, Controller, EventType, Informer, Key, Next, Recorder, Wakeups,
-    fit::volumes::{BIND_COMPLETED, SELECTED_NODE, class_of_claim, class_of_volume},
+    fit::volumes::{BIND_COMPLETED, BOUND_BY_CONTROLLER, SELECTED_NODE, class_of_claim, class_of_volume, reserved},
     reference,
 };
 use k8s_openapi::api::{
@@ -110,7 +110,7 @@ impl BinderController {
     /// Makes both refer to each other, first the volume.
     async fn bind(&self, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> anyhow::Result<()> {
         let mut volume = volume.clone();
-        if let Some(bound) = bound_volume(&volume, claim) {
+        if let Some(bound) = reserved(&volume, claim) {
             volume = self.client.update(&bound).await?;
         }
         self.volume_status(&volume, "Bound", "").await?;
@@ -262,22 +262,6 @@ fn claim_of(volume: &PersistentVolume) -> Option<Key> {
 /// The index value of free volumes of a class. No key of a claim begins so.
 fn free(class: &str) -> String {
     format!("/{class}")
-}
-
-/// The volume as it refers to the claim; `None` if it does.
-fn bound_volume(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<PersistentVolume> {
-    let spec = volume.spec.as_ref()?;
-    let before = spec.claim_ref.as_ref();
-    if before.is_some_and(|claim_ref| claim_ref.uid.as_deref() == Some(meta::uid(&claim.metadata))) {
-        return None;
-    }
-    let mut bound = volume.clone();
-    if before.is_none() {
-        let annotations = bound.metadata.annotations.get_or_insert_default();
-        annotations.insert(BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
-    }
-    bound.spec.get_or_insert_default().claim_ref = Some(provision::reference(claim));
-    Some(bound)
 }
 
 /// The claim as it names its volume; `None` if it does.

@@ -14,8 +14,6 @@ use k8s_openapi::api::{
 };
 use std::sync::Arc;
 
-/// The annotation of a binding that was made here, on the claim and on the volume.
-pub(super) const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 /// The annotation of a volume that was made for a claim: by whom.
 pub(super) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 

@@ -4,21 +4,21 @@
 
 use super::plan::PROVISIONED_BY;
 use crate::meta;
-use client::fit::{affinity::topologies_match, volumes::SELECTED_NODE};
+use client::fit::{
+    affinity::topologies_match,
+    volumes::{PROVISIONER_FINALIZER, SELECTED_NODE, claim_reference, node_label},
+};
 use k8s_openapi::{
     api::{
         core::v1::{
-            CSIPersistentVolumeSource, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectReference,
-            PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, VolumeNodeAffinity,
+            CSIPersistentVolumeSource, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume,
+            PersistentVolumeClaim, PersistentVolumeSpec, VolumeNodeAffinity,
         },
         storage::v1::StorageClass,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use std::sync::Arc;
-
-/// The finalizer that a volume keeps until its data is gone, by the name that upstream's provisioners give it.
-const FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 
 /// Why no volume can be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,14 +66,14 @@ pub(super) fn local(
         metadata: ObjectMeta {
             name: Some(name.clone()),
             annotations: Some([(PROVISIONED_BY.to_owned(), driver.to_owned())].into()),
-            labels: Some([label(driver, &node)].into()),
-            finalizers: Some(vec![FINALIZER.to_owned()]),
+            labels: Some([node_label(driver, &node)].into()),
+            finalizers: Some(vec![PROVISIONER_FINALIZER.to_owned()]),
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeSpec {
             capacity: Some([("storage".to_owned(), size.unwrap_or_default())].into()),
             access_modes: spec.access_modes,
-            claim_ref: Some(reference(claim)),
+            claim_ref: Some(claim_reference(claim)),
             csi: Some(CSIPersistentVolumeSource {
                 driver: driver.to_owned(),
                 volume_handle: name,
@@ -90,26 +90,6 @@ pub(super) fn local(
         }),
         status: None,
     })
-}
-
-/// The label of the volumes of a node, by which its agent watches them: as much of the node's name as a label can hold.
-fn label(driver: &str, node: &str) -> (String, String) {
-    const LONGEST: usize = 63;
-    let name: String = node.chars().take(LONGEST).collect();
-    (format!("{driver}/node"), name.trim_end_matches(['-', '.']).to_owned())
-}
-
-/// The reference of a volume to its claim.
-pub(super) fn reference(claim: &PersistentVolumeClaim) -> ObjectReference {
-    ObjectReference {
-        api_version: Some("v1".to_owned()),
-        kind: Some("PersistentVolumeClaim".to_owned()),
-        namespace: claim.metadata.namespace.clone(),
-        name: claim.metadata.name.clone(),
-        uid: claim.metadata.uid.clone(),
-        resource_version: claim.metadata.resource_version.clone(),
-        ..ObjectReference::default()
-    }
 }
 
 fn node<'a>(claim: &PersistentVolumeClaim, class: &StorageClass, nodes: &'a [Arc<Node>]) -> Result<&'a Node, Refused> {

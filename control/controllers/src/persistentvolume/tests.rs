@@ -183,16 +183,17 @@ fn a_volume_is_free_bound_or_released() {
 #[test]
 fn both_sides_of_a_binding_are_written_once() {
     let claim = claim(json!({}), json!({}));
-    let bound = bound_volume(&volume(Value::Null), &claim).expect("a change");
+    let bound = client::fit::volumes::reserved(&volume(Value::Null), &claim).expect("a change");
     assert_eq!(meta::annotation(&bound.metadata, BOUND_BY_CONTROLLER), Some("yes"));
-    assert_eq!(bound_volume(&bound, &claim), None);
+    assert_eq!(client::fit::volumes::reserved(&bound, &claim), None);
     let taken = bound_claim(&claim, &bound).expect("a change");
     assert_eq!(taken.spec.as_ref().unwrap().volume_name.as_deref(), Some("v"));
     assert_eq!(bound_claim(&taken, &bound), None);
     assert_eq!(unbound(&bound).spec.unwrap().claim_ref, None);
-    let reserved = bound_volume(&volume(json!({"name": "c", "namespace": "ns"})), &claim).expect("a change");
-    assert_eq!(meta::annotation(&reserved.metadata, BOUND_BY_CONTROLLER), None);
-    let kept = unbound(&reserved).spec.unwrap().claim_ref.expect("it stays reserved");
+    let by_user =
+        client::fit::volumes::reserved(&volume(json!({"name": "c", "namespace": "ns"})), &claim).expect("a change");
+    assert_eq!(meta::annotation(&by_user.metadata, BOUND_BY_CONTROLLER), None);
+    let kept = unbound(&by_user).spec.unwrap().claim_ref.expect("it stays reserved");
     assert_eq!((kept.name.as_deref(), kept.uid), (Some("c"), None));
 }
 

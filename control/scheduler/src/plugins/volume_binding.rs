@@ -21,7 +21,7 @@ use client::{
     meta, pod,
 };
 use k8s_openapi::api::{
-    core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim},
+    core::v1::{Node, PersistentVolume, PersistentVolumeClaim},
     storage::v1::StorageClass,
 };
 use parking_lot::Mutex;
@@ -36,8 +36,6 @@ const CONFLICT: &str = "node(s) didn't find available persistent volumes to bind
 const NOT_THERE: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
 /// The provisioner of classes whose volumes somebody makes by hand.
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
-/// The annotation of a binding that a component made.
-const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 /// How long a pod waits for its volumes, as upstream's default.
 const BIND_TIMEOUT: Duration = Duration::from_secs(600);
 /// How often the informers are looked at meanwhile.
@@ -153,7 +151,9 @@ impl VolumeBinding {
     /// Writes the choice, and waits until all claims are bound.
     async fn bind_volumes(&self, handle: &Handle, choice: Choice, node: &str) -> Result<(), Failure> {
         for (claim, volume) in &choice.existing {
-            handle.client.update(&reserved(volume, claim)).await?;
+            if let Some(reserved) = volumes::reserved(volume, claim) {
+                handle.client.update(&reserved).await?;
+            }
         }
         for claim in &choice.provisioned {
             let mut claim = (**claim).clone();
@@ -209,23 +209,6 @@ impl VolumeBinding {
             });
         }
     }
-}
-
-/// The volume with a reference to the claim.
-fn reserved(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> PersistentVolume {
-    let mut volume = volume.clone();
-    let annotations = volume.metadata.annotations.get_or_insert_default();
-    annotations.insert(BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
-    volume.spec.get_or_insert_default().claim_ref = Some(ObjectReference {
-        api_version: Some("v1".to_owned()),
-        kind: Some("PersistentVolumeClaim".to_owned()),
-        namespace: claim.metadata.namespace.clone(),
-        name: claim.metadata.name.clone(),
-        uid: claim.metadata.uid.clone(),
-        resource_version: claim.metadata.resource_version.clone(),
-        ..ObjectReference::default()
-    });
-    volume
 }
 
 impl Plugin for VolumeBinding {

@@ -2,6 +2,7 @@
 
 use super::{Context, Error, Owner, SyncedVolume, VolumePlugin, blocking, host_path};
 use async_trait::async_trait;
+use client::fit::volumes::node_label;
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, PersistentVolume, Volume};
 use std::{
     collections::BTreeMap,
@@ -23,11 +24,10 @@ pub struct PersistentVolumes {
     pub root: PathBuf,
 }
 
-/// The selector of the volumes of a node that are folders of it: as much of its name as a label can hold.
+/// The selector of the volumes that are folders of a node.
 pub(crate) fn local_selector(node: &str) -> String {
-    const LONGEST: usize = 63;
-    let name: String = node.chars().take(LONGEST).collect();
-    format!("{LOCAL_VOLUMES}/node={}", name.trim_end_matches(['-', '.']))
+    let (label, value) = node_label(LOCAL_VOLUMES, node);
+    format!("{label}={value}")
 }
 
 /// The folder of a volume of [`LOCAL_VOLUMES`]. `None`: the handle is no name of a folder.
