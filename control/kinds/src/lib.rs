@@ -109,7 +109,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         core::namespace::resource(),
         core::node::resource(),
         core::persistentvolumeclaim::resource(),
-        core::persistentvolume::resource(capabilities),
+        core::persistentvolume::resource(capabilities, settings.local_volumes.as_deref()),
         core::pod::resource(capabilities),
         core::podtemplate::resource(capabilities),
         core::replicationcontroller::resource(capabilities),

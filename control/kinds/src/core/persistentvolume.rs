@@ -56,11 +56,15 @@ const DEPRECATED: &[(&str, &str, &str)] = &[
     ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
 ];
 
-struct Volumes(Capabilities);
+struct Volumes {
+    capabilities: Capabilities,
+    /// The driver of volumes that are folders of the nodes, the only one that nodes have.
+    local: Option<String>,
+}
 
 /// The resource.
-pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
-    let volumes = Volumes(capabilities.clone());
+pub(crate) fn resource(capabilities: &Capabilities, local: Option<&str>) -> Resource {
+    let volumes = Volumes { capabilities: capabilities.clone(), local: local.map(str::to_owned) };
     Resource::new("", "v1", "persistentvolumes", "PersistentVolume", volumes)
         .short(&["pv"])
         .cluster_scoped()
@@ -184,7 +188,11 @@ impl Strategy for Volumes {
         }
         let deprecated = DEPRECATED.iter().filter(|(name, ..)| spec.get(name).is_set());
         out.extend(deprecated.map(|(_, shown, text)| format!("spec.{shown}: {text}")));
-        let mut warn = self.0.warn("persistentvolume.spec", spec, 200, &mut out);
+        let mut warn = self.capabilities.warn("persistentvolume.spec", spec, 200, &mut out);
+        let driver = spec.get("csi").get("driver");
+        if driver.is_set() && Some(driver.str()) != self.local.as_deref() {
+            warn.always(driver, "no node of sampan has this driver; pods that use the volume do not start");
+        }
         for name in SOURCES.iter().filter(|name| spec.get(name).is_set()) {
             warn.unless_honoured(
                 spec.get(name),
@@ -301,7 +309,8 @@ mod tests {
     use expect_test::expect;
 
     fn volumes() -> Volumes {
-        Volumes(Capabilities::new(["persistentvolume.spec.hostPath"]))
+        let capabilities = Capabilities::new(["persistentvolume.spec.hostPath", "persistentvolume.spec.csi"]);
+        Volumes { capabilities, local: Some("local.example".to_owned()) }
     }
 
     fn text(spec: &str) -> String {
@@ -403,6 +412,10 @@ mod tests {
         );
         let volume = created(&volumes(), &text(&format!("{GOOD}, hostPath: {{path: /a}}")));
         assert!(volumes().warnings(&context(), &volume, None).is_empty());
+        for (driver, count) in [("local.example", 0), ("other.example", 1)] {
+            let volume = created(&volumes(), &text(&format!("{GOOD}, csi: {{driver: {driver}, volumeHandle: h}}")));
+            assert_eq!(volumes().warnings(&context(), &volume, None).len(), count, "{driver}");
+        }
     }
 
     #[test]
