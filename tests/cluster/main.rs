@@ -12,6 +12,7 @@ mod collection;
 mod cronjobs;
 mod daemonsets;
 mod deployments;
+mod hollow_nodes;
 mod jobpolicies;
 mod jobs;
 mod leaders;
