@@ -35,6 +35,7 @@ mod rootca;
 mod selection;
 mod served;
 mod serviceaccount;
+mod serviceaccounttoken;
 mod servicepods;
 mod statefulset;
 mod status;
@@ -43,7 +44,7 @@ mod ttlafterfinished;
 mod volumeexpand;
 mod volumeprotection;
 
-pub use context::{Context, Options};
+pub use context::{Context, Keys, Options};
 pub use nodecidrs::NodeCidrs;
 pub use selection::{Selection, names};
 
@@ -81,6 +82,9 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     go.run(2, volumeprotection::ClaimProtectionController::new(cx));
     go.run(2, volumeprotection::VolumeProtectionController::new(cx));
     go.run(5, ephemeralvolume::EphemeralVolumeController::new(cx));
+    if let Some(keys) = &cx.options.keys {
+        go.run(5, serviceaccounttoken::ServiceAccountTokenController::new(cx, keys.clone()));
+    }
     if cx.options.node_cidrs.is_some() {
         go.run(1, nodeipam::NodeIpamController::new(cx));
     }
