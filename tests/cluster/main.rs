@@ -7,6 +7,7 @@
 mod accepted;
 mod autoscaling;
 mod budgets;
+mod certificates;
 mod chaos;
 mod collection;
 mod cronjobs;

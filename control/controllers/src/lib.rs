@@ -6,6 +6,7 @@
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
+mod certificates;
 mod claim;
 mod context;
 mod cronjob;
@@ -74,6 +75,8 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     go.run(2, disruption::DisruptionController::new(cx));
     go.run_part("disruption-controller", 1, disruption::StalePodDisruption::new(cx));
     go.run(5, resourcequota::ResourceQuotaController::new(cx));
+    go.run(5, certificates::approving::ApprovingController::new(cx));
+    go.run(1, certificates::cleaner::CleanerController::new(cx));
     go.run(2, podgc::PodGarbageCollector::new(cx));
     go.run(2, ttlafterfinished::TtlAfterFinishedController::new(cx));
     // One worker: two claims never choose the same volume.
@@ -84,6 +87,7 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     go.run(5, ephemeralvolume::EphemeralVolumeController::new(cx));
     if let Some(keys) = &cx.options.keys {
         go.run(5, serviceaccounttoken::ServiceAccountTokenController::new(cx, keys.clone()));
+        go.run(5, certificates::signing::SigningController::new(cx, keys.clone()));
     }
     if cx.options.node_cidrs.is_some() {
         go.run(1, nodeipam::NodeIpamController::new(cx));

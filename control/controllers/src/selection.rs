@@ -4,6 +4,9 @@ use std::{fmt, str::FromStr};
 
 /// Every controller by upstream's name, with the older name that upstream takes too.
 const KNOWN: &[(&str, &str)] = &[
+    ("certificatesigningrequest-approving-controller", "csrapproving"),
+    ("certificatesigningrequest-cleaner-controller", "csrcleaner"),
+    ("certificatesigningrequest-signing-controller", "csrsigning"),
     ("cronjob-controller", "cronjob"),
     ("daemonset-controller", "daemonset"),
     ("deployment-controller", "deployment"),
@@ -137,7 +140,7 @@ mod tests {
         for text in ["*,-jobs", "jobs", "*,--job", "*,Job"] {
             let error = text.parse::<Selection>().expect_err(text);
             assert!(
-                error.contains("is not in the list of known controllers; there are cronjob-controller, "),
+                error.contains("is not in the list of known controllers; there are certificatesigningrequest-approving-controller, "),
                 "{error}"
             );
         }

@@ -18,6 +18,7 @@ mod batch;
 pub mod bootstrap;
 mod capabilities;
 mod cells;
+mod certificates;
 mod claims;
 mod coordination;
 pub mod core;
@@ -85,7 +86,7 @@ impl Settings {
             Arc::new(Union::new(vec![Arc::new(privileged::Privileged), Arc::new(DefaultRoles)]));
         server::Parts {
             resources: resources(self, &authorizer),
-            admission: admission::all(self),
+            admission: admission::all(self, &authorizer),
             authenticators: vec![Arc::new(self.tokens.clone())],
             authorizer,
             exempt: privileged::is_privileged,
@@ -127,6 +128,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         autoscaler_v1,
         batch::cronjob::resource(capabilities),
         batch::job::resource(capabilities),
+        certificates::certificatesigningrequest::resource(),
         policy::poddisruptionbudget::resource(),
         scheduling::priorityclass::resource(capabilities),
         coordination::lease::resource(),
