@@ -12,7 +12,7 @@ use http::Method;
 use k8s_openapi::api::{
     apps::v1 as apps, autoscaling::v2 as autoscaling, batch::v1 as batch, certificates::v1 as certificates,
     coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
-    node::v1 as node, policy::v1 as policy, scheduling::v1 as scheduling, storage::v1 as storage,
+    node::v1 as node, policy::v1 as policy, rbac::v1 as rbac, scheduling::v1 as scheduling, storage::v1 as storage,
 };
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, time::Duration};
@@ -169,6 +169,29 @@ fn served() -> Vec<Served> {
             "/apis/certificates.k8s.io/v1/certificatesigningrequests",
             json!({"spec": {"request": REQUEST, "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"],
                 "expirationSeconds": 600}}),
+        ),
+        (
+            "rbac.authorization.k8s.io/v1 ClusterRole",
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+            json!({"aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]},
+                "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]}),
+        ),
+        (
+            "rbac.authorization.k8s.io/v1 ClusterRoleBinding",
+            "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+            json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"},
+                "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "u"}]}),
+        ),
+        (
+            "rbac.authorization.k8s.io/v1 Role",
+            "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles",
+            json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "resourceNames": ["p"]}]}),
+        ),
+        (
+            "rbac.authorization.k8s.io/v1 RoleBinding",
+            "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings",
+            json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
+                "subjects": [{"kind": "ServiceAccount", "name": "s", "namespace": "default"}]}),
         ),
         ("node.k8s.io/v1 RuntimeClass", "/apis/node.k8s.io/v1/runtimeclasses", json!({"handler": "wasmtime"})),
         (
@@ -445,6 +468,10 @@ async fn everybody_reads_everything(world: &World) {
         policy::PodDisruptionBudget,
         scheduling::PriorityClass,
         coordination::Lease,
+        rbac::ClusterRole,
+        rbac::ClusterRoleBinding,
+        rbac::Role,
+        rbac::RoleBinding,
         node::RuntimeClass,
         storage::StorageClass,
         discovery::EndpointSlice,

@@ -21,6 +21,7 @@ mod metrics;
 mod nodes;
 mod quotas;
 mod replicationcontrollers;
+mod roles;
 mod scheduling;
 mod selection;
 mod statefulsets;

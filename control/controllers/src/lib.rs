@@ -8,6 +8,7 @@
 
 mod certificates;
 mod claim;
+mod clusterroleaggregation;
 mod context;
 mod cronjob;
 mod daemonset;
@@ -75,6 +76,7 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     go.run(2, disruption::DisruptionController::new(cx));
     go.run_part("disruption-controller", 1, disruption::StalePodDisruption::new(cx));
     go.run(5, resourcequota::ResourceQuotaController::new(cx));
+    go.run(1, clusterroleaggregation::ClusterRoleAggregationController::new(cx));
     go.run(5, certificates::approving::ApprovingController::new(cx));
     go.run(1, certificates::cleaner::CleanerController::new(cx));
     go.run(2, podgc::PodGarbageCollector::new(cx));

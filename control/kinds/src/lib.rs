@@ -30,6 +30,7 @@ mod node;
 mod podspec;
 mod policy;
 mod quantities;
+mod rbac;
 mod rules;
 mod scheduling;
 mod storage;
@@ -101,6 +102,8 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
     let [of_pods, of_services] = metrics::custommetrics::resources();
     let [autoscaler, autoscaler_v1] = autoscaling::horizontalpodautoscaler::resources();
     let capabilities = &settings.capabilities;
+    let [role, cluster_role] = rbac::roles::resources(capabilities);
+    let [role_binding, cluster_role_binding] = rbac::bindings::resources(capabilities);
     let mut all = vec![
         core::pod::binding::resource(),
         core::configmap::resource(),
@@ -130,6 +133,10 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         batch::job::resource(capabilities),
         certificates::certificatesigningrequest::resource(),
         policy::poddisruptionbudget::resource(),
+        cluster_role_binding,
+        cluster_role,
+        role_binding,
+        role,
         scheduling::priorityclass::resource(capabilities),
         coordination::lease::resource(),
         node::runtimeclass::resource(),

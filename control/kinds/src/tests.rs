@@ -74,6 +74,10 @@ fn the_table_is_kubernetes() {
         batch/v1 | jobs | Job | ns |  | all | all8 | status(get,patch,update)
         certificates.k8s.io/v1 | certificatesigningrequests | CertificateSigningRequest | cluster | csr |  | all8 | approval(get,patch,update); status(get,patch,update)
         policy/v1 | poddisruptionbudgets | PodDisruptionBudget | ns | pdb |  | all8 | status(get,patch,update)
+        rbac.authorization.k8s.io/v1 | clusterrolebindings | ClusterRoleBinding | cluster |  |  | all8 |
+        rbac.authorization.k8s.io/v1 | clusterroles | ClusterRole | cluster |  |  | all8 |
+        rbac.authorization.k8s.io/v1 | rolebindings | RoleBinding | ns |  |  | all8 |
+        rbac.authorization.k8s.io/v1 | roles | Role | ns |  |  | all8 |
         scheduling.k8s.io/v1 | priorityclasses | PriorityClass | cluster | pc |  | all8 |
         coordination.k8s.io/v1 | leases | Lease | ns |  |  | all8 |
         node.k8s.io/v1 | runtimeclasses | RuntimeClass | cluster |  |  | all8 |

@@ -113,3 +113,44 @@ fn a_token_of_a_secret_is_somebody_until_its_account_goes() {
     assert!(refused.contains("Unauthorized") || refused.contains("must be logged in"), "{refused}");
     c.kubectl(&["wait", "--for=delete", "secret/robot", "--timeout=60s"]);
 }
+
+#[test]
+fn roles_are_kept_shown_and_said_to_grant_nothing_yet() {
+    let Some(machine) = super::machine() else { return };
+    let c = machine.up(&[]);
+    let warned = |args: &[&str]| {
+        let output = c.kubectl_output(args, "");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            output.status.success() && text.contains("sampan does not grant permissions by roles yet"),
+            "{args:?}: {text}"
+        );
+    };
+    warned(&["create", "role", "reader", "--verb=get,list", "--resource=pods,deployments.apps"]);
+    warned(&[
+        "create",
+        "rolebinding",
+        "readers",
+        "--role=reader",
+        "--user=u",
+        "--group=g",
+        "--serviceaccount=default:s",
+    ]);
+    warned(&["create", "clusterrole", "system:x", "--verb=get", "--non-resource-url=/healthz"]);
+    warned(&["create", "clusterrole", "all", "--aggregation-rule=rbac.example.com/to-all=true"]);
+    warned(&["create", "clusterrolebinding", "xs", "--clusterrole=system:x", "--group=g"]);
+    let described = c.kubectl(&["describe", "role", "reader"]);
+    assert!(described.contains("deployments.apps") && described.contains("[get list]"), "{described}");
+    let wide = c.kubectl(&["get", "rolebinding", "readers", "-o", "wide", "--no-headers"]);
+    for cell in ["Role/reader", "default/s"] {
+        assert!(wide.contains(cell), "{wide}");
+    }
+    let label = "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: part, labels: {rbac.example.com/to-all: 'true'}}\n\
+                 rules: [{verbs: [watch], apiGroups: [''], resources: [nodes]}]\n";
+    c.kubectl_with(&["apply", "-f", "-"], label);
+    c.eventually("the collected rules", || {
+        (c.field("clusterrole/all", "{.rules[*].resources[*]}") == "nodes").then_some(())
+    });
+    let moved = c.kubectl_fails(&["patch", "rolebinding", "readers", "-p", "{\"roleRef\":{\"name\":\"other\"}}"], "");
+    assert!(moved.contains("cannot change roleRef"), "{moved}");
+}
