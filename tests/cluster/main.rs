@@ -6,6 +6,7 @@
 
 mod accepted;
 mod autoscaling;
+mod bootstraptokens;
 mod budgets;
 mod certificates;
 mod chaos;

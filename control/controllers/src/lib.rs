@@ -6,6 +6,7 @@
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
+mod bootstrap;
 mod certificates;
 mod claim;
 mod clusterroleaggregation;
@@ -77,6 +78,12 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     go.run_part("disruption-controller", 1, disruption::StalePodDisruption::new(cx));
     go.run(5, resourcequota::ResourceQuotaController::new(cx));
     go.run(1, clusterroleaggregation::ClusterRoleAggregationController::new(cx));
+    if go.selects("bootstrap-signer-controller") {
+        go.run(1, bootstrap::signer::BootstrapSignerController::new(cx));
+    }
+    if go.selects("token-cleaner-controller") {
+        go.run(1, bootstrap::tokencleaner::TokenCleanerController::new(cx));
+    }
     go.run(5, certificates::approving::ApprovingController::new(cx));
     go.run(1, certificates::cleaner::CleanerController::new(cx));
     go.run(2, podgc::PodGarbageCollector::new(cx));
