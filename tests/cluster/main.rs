@@ -6,7 +6,9 @@
 
 mod accepted;
 mod autoscaling;
+mod bootstraptokens;
 mod budgets;
+mod certificates;
 mod chaos;
 mod collection;
 mod cronjobs;
@@ -15,15 +17,18 @@ mod deployments;
 mod hollow_nodes;
 mod jobpolicies;
 mod jobs;
+mod keys;
 mod leaders;
 mod metrics;
 mod nodes;
 mod quotas;
 mod replicationcontrollers;
+mod roles;
 mod scheduling;
 mod selection;
 mod statefulsets;
 mod streams;
+mod tokens;
 mod unsteady;
 mod volumes;
 mod watches;

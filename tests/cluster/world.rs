@@ -100,6 +100,8 @@ pub struct World {
     pub machines: BTreeMap<String, Machinery>,
     pub informers: Informers,
     objects: Arc<dyn Objects>,
+    /// What the controllers sign with.
+    pub keys: Arc<crate::keys::Keys>,
     pub network: FakeNetwork,
     routers: Routers,
     begin: Instant,
@@ -143,6 +145,7 @@ impl World {
         let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
         let local_volumes = Some(agent::LOCAL_VOLUMES.to_owned());
         let settings = kinds::Settings { local_volumes: local_volumes.clone(), ..harness::settings("cluster") };
+        let keys = Arc::new(crate::keys::Keys::new(&settings.tokens, clock.now()));
         let routers = Routers::default();
         let options = server::Options {
             store: store.clone(),
@@ -168,6 +171,7 @@ impl World {
         let informers = Informers::new(manager.clone(), token.clone(), tasks.clone());
         let mut options = controllers::Options::new(clock.clone(), "certificate".into());
         options.local_volumes = local_volumes;
+        options.keys = Some(keys.clone());
         let context = controllers::Context::new(manager, informers.clone(), options, tasks.clone());
         controllers::start(&context, &token, &tasks);
         let options = scheduler::Options::new(clock.clone(), seed);
@@ -181,6 +185,7 @@ impl World {
         informers.synced().await;
         let world = Self {
             objects: server.objects(),
+            keys,
             server,
             store,
             clock,
@@ -298,7 +303,14 @@ impl World {
 
     /// An object of namespace `default`, or a cluster-scoped one.
     pub fn find(&self, group: &str, resource: &str, name: &str) -> Option<Value> {
-        let of_cluster = ["nodes", "namespaces", "persistentvolumes", "storageclasses"];
+        let of_cluster = [
+            "nodes",
+            "namespaces",
+            "persistentvolumes",
+            "storageclasses",
+            "certificatesigningrequests",
+            "clusterroles",
+        ];
         let namespace = if of_cluster.contains(&resource) { "" } else { "default" };
         self.objects.get(group, resource, namespace, name).map(|object| value(&object))
     }

@@ -39,7 +39,7 @@ pub(crate) struct Settings {
     /// How long pods may take to end at Ctrl-C or `sampan down`, such as 30s, within their own grace periods [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = parse::drain, allow_negative_numbers = true)]
     pub(crate) drain: Option<u32>,
-    /// Which controllers run, by name: * is all, -x all but x, such as *,-cronjob-controller [default: *]
+    /// Which controllers run, by name: * is all but those of bootstrap tokens, -x all but x, such as *,-job-controller [default: *]
     #[arg(long, value_name = "LIST", value_parser = parse::controllers, allow_hyphen_values = true)]
     pub(crate) controllers: Option<controllers::Selection>,
     /// A KubeSchedulerConfiguration in YAML: profiles, plugins, weights [default: upstream's, as default-scheduler]
