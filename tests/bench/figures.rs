@@ -86,6 +86,9 @@ pub async fn all(wanted: &[String]) {
             if want("probes") {
                 density::probes(&mut table, &folder.path().join("probes"), &samples()).await;
             }
+            if want("wake") {
+                pods::wake(&mut table, &folder.path().join("wake"), &samples()).await;
+            }
             if want("compile") {
                 pods::compile(&mut table, &folder.path().join("compile"), &samples()).await;
             }

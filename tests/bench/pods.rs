@@ -1,7 +1,7 @@
 //! Figures of pods: from a manifest to Ready, memory of idle ones, and compilation.
 
 use crate::{
-    figures::{Table, at, load_image, millis, until_answered},
+    figures::{Table, answer, at, load_image, millis, until_answered},
     guests::serve,
     load::{Client, Connection},
     server::Server,
@@ -14,6 +14,9 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+
+/// The node port of what is woken.
+const PORT: u16 = 31_500;
 
 async fn read(connection: &mut Connection, path: &str) -> Value {
     serde_json::from_slice(&connection.get(path).await).expect("JSON")
@@ -87,6 +90,36 @@ pub async fn pods(table: &mut Table, folder: &Path, samples: &Path, replicas: u6
     until(&mut connection, path, "gone", |list| list["items"].as_array().is_some_and(Vec::is_empty)).await;
     tokio::time::sleep(Duration::from_secs(15)).await;
     table.row("… after their deletion", "", format!("{:.0} MiB ({before:.0} before them)", server.memory()));
+    server.stop();
+}
+
+/// From a request to a Deployment at zero replicas to its answer: it is held, the Deployment is scaled up, its pod starts and answers. The
+/// Deployment is put to zero with the mark that its controller writes, so that no time is spent on waiting for idleness.
+pub async fn wake(table: &mut Table, folder: &Path, samples: &Path) {
+    load_image(folder, &samples.join("hello/hello.wasm"), "hello:1");
+    let server = Server::start(folder, &[]);
+    let client = Client::new(&server);
+    let mut connection = client.connect().await;
+    serve(&mut connection, "hello", "hello:1", PORT, &json!({})).await;
+    let answered = || tokio::task::spawn_blocking(|| until_answered(PORT));
+    answered().await.expect("answered");
+    let path = "/apis/apps/v1/namespaces/default/deployments/hello";
+    let sleep = json!({"metadata": {"annotations": {"sampan.dev/scaled-to-zero": "1", "sampan.dev/scale-to-zero-after": "1h"}}, "spec": {"replicas": 0}});
+    let mut times = Vec::new();
+    for _ in 0..21 {
+        let body = Bytes::from(sleep.to_string());
+        connection.call(Method::PATCH, path, "application/merge-patch+json", body).await;
+        let pods = "/api/v1/namespaces/default/pods?labelSelector=app%3Dhello&limit=1";
+        until(&mut connection, pods, "gone", |list| list["items"].as_array().is_some_and(Vec::is_empty)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let time = tokio::task::spawn_blocking(|| answer(PORT)).await.expect("no panic");
+        times.push(time.expect("held and answered"));
+        let awake = |deployment: &Value| deployment["metadata"]["annotations"]["sampan.dev/scaled-to-zero"].is_null();
+        until(&mut connection, path, "awake", awake).await;
+    }
+    times.sort();
+    let text = format!("p50 {}, p99 {}", millis(at(&times, 0.5)), millis(at(&times, 0.99)));
+    table.row("a request to a Deployment at zero replicas → its answer (compiled)", "", text);
     server.stop();
 }
 

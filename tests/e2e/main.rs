@@ -13,6 +13,7 @@ mod harness;
 mod hostile;
 #[path = "../hostile/mod.rs"]
 mod hostile_guests;
+mod idle;
 mod images;
 mod isolated;
 mod kubectl;

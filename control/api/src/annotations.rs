@@ -1,7 +1,7 @@
 //! The annotations that sampan reads, with their checks: what the node reads and what the API server warns of is this one table. Pure.
 //!
 //! Of a pod, `sampan.dev/KEY` applies to all containers, `CONTAINER.sampan.dev/KEY` to one of them, and takes precedence. Of a Service there is
-//! [`CROSS_SITE`]. The README says what each means.
+//! [`CROSS_SITE`], of a Deployment [`SCALE_TO_ZERO_AFTER`]. The README says what each means.
 
 mod value;
 
@@ -22,6 +22,24 @@ pub const CROSS_SITE: &str = "sampan.dev/cross-site-requests";
 
 /// The value of [`CROSS_SITE`].
 pub const CROSS_SITE_ALLOW: &str = "allow";
+
+/// The annotation of a Deployment that is scaled to zero when it has had no request for that time.
+pub const SCALE_TO_ZERO_AFTER: &str = "sampan.dev/scale-to-zero-after";
+
+/// The annotation by which a Deployment tells that it was scaled to zero because it was idle, until it serves again: the replicas that it
+/// gets when a request comes. On its EndpointSlices: the names of such Deployments, separated by commas.
+pub const SCALED_TO_ZERO: &str = "sampan.dev/scaled-to-zero";
+
+/// The annotation of EndpointSlices by which a node tells that a request waits: when it came. It stays until the Deployments serve.
+pub const WAKE_REQUESTED: &str = "sampan.dev/wake-requested";
+
+/// Reads the value of [`SCALE_TO_ZERO_AFTER`].
+///
+/// # Errors
+/// It is invalid; the text says what is right.
+pub fn scale_to_zero_after(value: &str) -> Result<Duration, Fault> {
+    value::duration(value).map_err(|wanted| invalid(SCALE_TO_ZERO_AFTER.to_owned(), value, &wanted))
+}
 
 /// An annotation of pods: its name after the `/`, and how its value is read.
 pub struct Key<T> {
@@ -194,18 +212,32 @@ pub fn faults_of_pod<'a>(
     faults.into_iter().take(most).collect()
 }
 
-/// What is wrong with the annotations of an object that makes pods, beside its pod template: those for pods have no effect there. At most
-/// `most` faults.
-pub fn faults_of_workload<'a>(names: impl Iterator<Item = &'a str>, template: &str, most: usize) -> Vec<Fault> {
-    let ours = names.filter_map(|name| ours(name, ""));
-    let fault = |(name, _, key, _): (&str, &str, &str, &str)| match PODS.iter().any(|known| known.name() == key) {
-        true => {
+/// What is wrong with the annotations of an object of this kind that makes pods, beside its pod template: those for pods have no effect there.
+/// At most `most` faults.
+pub fn faults_of_workload<'a>(
+    annotations: impl Iterator<Item = (&'a str, &'a str)>,
+    kind: &str,
+    template: &str,
+    most: usize,
+) -> Vec<Fault> {
+    let fault = |(name, _, key, value): (&str, &str, &str, &str)| match name {
+        SCALE_TO_ZERO_AFTER | SCALED_TO_ZERO if kind != "Deployment" => Some(Fault {
+            name: name.to_owned(),
+            text: "has no effect here: it means something on a Deployment only".to_owned(),
+        }),
+        SCALE_TO_ZERO_AFTER => scale_to_zero_after(value).err(),
+        SCALED_TO_ZERO => None,
+        _ if PODS.iter().any(|known| known.name() == key) => {
             let text = format!("has no effect here: what pods read is in {template}.metadata.annotations");
-            Fault { name: name.to_owned(), text }
+            Some(Fault { name: name.to_owned(), text })
         }
-        false => unknown(name, key),
+        _ if kind == "Deployment" && key.starts_with("scale") => {
+            let text = format!("unknown annotation; did you mean {SCALE_TO_ZERO_AFTER}?");
+            Some(Fault { name: name.to_owned(), text })
+        }
+        _ => Some(unknown(name, key)),
     };
-    ours.map(fault).take(most).collect()
+    annotations.filter_map(|(name, value)| ours(name, value)).filter_map(fault).take(most).collect()
 }
 
 /// What is wrong with the annotations of a Service. At most `most` faults.
@@ -240,6 +272,7 @@ fn unknown(name: &str, key: &str) -> Fault {
     let near = known().map(|known| (distance(known), known)).min().filter(|(distance, _)| *distance <= lower.len() / 3);
     let advice = match near {
         _ if name == CROSS_SITE => "it means something on a Service only".to_owned(),
+        _ if name == SCALE_TO_ZERO_AFTER => "it means something on a Deployment only".to_owned(),
         Some((_, near)) => format!("did you mean {}/{near}?", cut(prefix)),
         None => format!("known are {}", known().collect::<Vec<_>>().join(", ")),
     };

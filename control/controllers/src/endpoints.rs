@@ -4,14 +4,18 @@
 
 use crate::{
     Context, meta, pods,
-    servicepods::{self, HEADLESS, TRIGGER_TIME},
+    servicepods::{self, HEADLESS, TRIGGER_TIME, TriggerTimes},
 };
-use client::{Client, Controller, DeleteOptions, EventType, Informer, Key, Next, Recorder, Wakeups, reference};
+use client::{Client, Controller, DeleteOptions, Delta, EventType, Informer, Key, Next, Recorder, Wakeups, reference};
 use k8s_openapi::{
     api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const CONTROLLER: &str = "endpoint-controller";
@@ -26,6 +30,9 @@ pub(crate) struct EndpointsController {
     services: Informer<Service>,
     pods: Informer<Pod>,
     endpoints: Informer<Endpoints>,
+    triggers: TriggerTimes,
+    /// Services that were deleted: their Endpoints go too, whoever wrote them.
+    deleted: Arc<Mutex<HashSet<Key>>>,
 }
 
 impl EndpointsController {
@@ -39,6 +46,8 @@ impl EndpointsController {
             services,
             pods,
             endpoints: cx.informers.of(),
+            triggers: TriggerTimes::default(),
+            deleted: Arc::default(),
         }
     }
 
@@ -67,7 +76,14 @@ impl Controller for EndpointsController {
     const NAME: &'static str = "endpoints-controller";
 
     fn wire(&self, wakeups: &mut Wakeups) {
-        wakeups.on_self(&self.services);
+        let deleted = self.deleted.clone();
+        wakeups.on(&self.services, move |delta| {
+            let key = Key::of(&**delta.object());
+            if matches!(delta, Delta::Deleted(_)) {
+                deleted.lock().insert(key.clone());
+            }
+            vec![key]
+        });
         wakeups.on_self(&self.endpoints);
         let services = self.services.clone();
         wakeups.on(&self.pods, move |delta| servicepods::enqueue_services(delta, &services));
@@ -76,21 +92,26 @@ impl Controller for EndpointsController {
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
         let current = self.endpoints.find(key);
         let Some(service) = self.services.find(key) else {
-            // an object of this name that another controller manages is left alone
+            self.triggers.forget(key);
+            // an object of this name that never had a Service may be somebody's lock
             let ours = |e: &Arc<Endpoints>| {
-                e.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).is_some_and(|m| m == CONTROLLER)
+                let manager = e.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY));
+                manager.is_some_and(|m| m == CONTROLLER) || self.deleted.lock().contains(key)
             };
             if let Some(old) = current.filter(ours) {
                 let options = DeleteOptions::uid(meta::uid(&old.metadata));
                 self.client.delete::<Endpoints>(&key.namespace, &key.name, &options).await?;
             }
+            self.deleted.lock().remove(key);
             return Ok(Next::Done);
         };
+        self.deleted.lock().remove(key);
         if !servicepods::is_selecting(&service) {
             return Ok(Next::Done);
         }
         let pods = servicepods::selected(&service, &self.pods);
-        if let Some(wanted) = plan(&service, &pods, current.as_deref()) {
+        let trigger = self.triggers.next(key, &service, &pods);
+        if let Some(wanted) = plan(&service, &pods, current.as_deref(), trigger) {
             self.write(&wanted).await?;
         }
         Ok(Next::Done)
@@ -98,8 +119,14 @@ impl Controller for EndpointsController {
 }
 
 /// The Endpoints that the Service should have; `None` when it has them.
-pub(crate) fn plan(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>) -> Option<Endpoints> {
-    let (subsets, truncated) = truncate(subsets(service, pods));
+pub(crate) fn plan(
+    service: &Service,
+    pods: &[Arc<Pod>],
+    current: Option<&Endpoints>,
+    trigger: Option<String>,
+) -> Option<Endpoints> {
+    let mut subsets = subsets(service, pods);
+    let truncated = truncate(&mut subsets);
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.remove(HEADLESS);
     if servicepods::is_headless(service) {
@@ -126,9 +153,8 @@ pub(crate) fn plan(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoi
     if truncated {
         annotations.insert(OVER_CAPACITY.to_owned(), "truncated".to_owned());
     }
-    if let Some(trigger) = servicepods::trigger_time(service, pods) {
-        annotations.insert(TRIGGER_TIME.to_owned(), trigger);
-    }
+    annotations.remove(TRIGGER_TIME);
+    annotations.extend(trigger.map(|time| (TRIGGER_TIME.to_owned(), time)));
     wanted.metadata.labels = Some(labels);
     wanted.subsets = (!subsets.is_empty()).then_some(subsets);
     Some(wanted)
@@ -202,25 +228,29 @@ fn address(service: &Service, pod: &Pod, ip: &str) -> EndpointAddress {
     }
 }
 
-/// Keeps ready addresses before others, up to the limit.
-fn truncate(mut subsets: Vec<EndpointSubset>) -> (Vec<EndpointSubset>, bool) {
+/// Keeps as many addresses as there is room for, ready ones before others; each subset keeps its share. Returns whether there were too many.
+fn truncate(subsets: &mut Vec<EndpointSubset>) -> bool {
     let count = |l: &Option<Vec<EndpointAddress>>| l.as_ref().map_or(0, Vec::len);
-    let total: usize = subsets.iter().map(|s| count(&s.addresses) + count(&s.not_ready_addresses)).sum();
-    if total <= MAX_ADDRESSES {
-        return (subsets, false);
+    let ready: usize = subsets.iter().map(|s| count(&s.addresses)).sum();
+    let unready: usize = subsets.iter().map(|s| count(&s.not_ready_addresses)).sum();
+    if ready + unready <= MAX_ADDRESSES {
+        return false;
     }
-    let mut room = MAX_ADDRESSES;
-    let mut cut = |list: &mut Option<Vec<EndpointAddress>>| {
-        if let Some(addresses) = list {
-            addresses.truncate(room);
-            room -= addresses.len();
+    let cuts_ready = ready > MAX_ADDRESSES;
+    let (room, all) = if cuts_ready { (MAX_ADDRESSES, ready) } else { (MAX_ADDRESSES - ready, unready) };
+    let mut left = room;
+    for subset in subsets.iter_mut() {
+        if cuts_ready {
+            subset.not_ready_addresses = None;
         }
-        *list = list.take().filter(|l| !l.is_empty());
-    };
-    subsets.iter_mut().for_each(|s| cut(&mut s.addresses));
-    subsets.iter_mut().for_each(|s| cut(&mut s.not_ready_addresses));
+        let list = if cuts_ready { &mut subset.addresses } else { &mut subset.not_ready_addresses };
+        let share = (count(list) * room).div_ceil(all).min(left);
+        list.as_mut().into_iter().for_each(|addresses| addresses.truncate(share));
+        left -= count(list);
+        *list = list.take().filter(|addresses| !addresses.is_empty());
+    }
     subsets.retain(|s| s.addresses.is_some() || s.not_ready_addresses.is_some());
-    (subsets, true)
+    true
 }
 
 #[cfg(test)]
@@ -254,8 +284,8 @@ mod tests {
 
     #[test]
     fn ready_and_unready_addresses_are_told_apart_and_terminating_ones_left_out() {
-        let e =
-            plan(&service(), &[pod(1, true, false), pod(2, false, false), pod(3, true, true)], None).expect("a change");
+        let e = plan(&service(), &[pod(1, true, false), pod(2, false, false), pod(3, true, true)], None, None)
+            .expect("a change");
         let address = |i: usize| {
             json!({"ip": format!("10.1.0.{i}"), "nodeName": "n1",
                 "targetRef": {"kind": "Pod", "namespace": "ns", "name": format!("p{i}"), "uid": format!("p{i}")}})
@@ -266,7 +296,7 @@ mod tests {
         );
         assert_eq!(e.metadata.labels.as_ref().expect("labels")[MANAGED_BY], CONTROLLER);
         assert_eq!(
-            plan(&service(), &[pod(1, true, false), pod(2, false, false)], Some(&e)),
+            plan(&service(), &[pod(1, true, false), pod(2, false, false)], Some(&e), None),
             None,
             "nothing to do twice"
         );
@@ -275,7 +305,7 @@ mod tests {
     #[test]
     fn too_many_addresses_are_cut_and_the_object_says_so() {
         let pods: Vec<_> = (0..1100).map(|i| pod(i, i >= 200, false)).collect();
-        let e = plan(&service(), &pods, None).expect("a change");
+        let e = plan(&service(), &pods, None, None).expect("a change");
         let subset = &e.subsets.as_ref().expect("subsets")[0];
         assert_eq!(subset.addresses.as_ref().map(Vec::len), Some(900));
         assert_eq!(subset.not_ready_addresses.as_ref().map(Vec::len), Some(100));
@@ -284,8 +314,40 @@ mod tests {
 
     #[test]
     fn a_service_without_pods_has_no_subsets() {
-        let e = plan(&service(), &[], None).expect("a change");
+        let e = plan(&service(), &[], None, None).expect("a change");
         assert_eq!(e.subsets, None);
-        assert_eq!(plan(&service(), &[], Some(&e)), None);
+        assert_eq!(plan(&service(), &[], Some(&e), None), None);
+    }
+
+    #[test]
+    fn subsets_are_cut_in_proportion_and_ready_addresses_stay_first() {
+        let addresses = |n: usize| (n > 0).then(|| vec![EndpointAddress::default(); n]);
+        let cut = |sizes: &[(usize, usize)]| {
+            let subset = |(ready, unready): &(usize, usize)| EndpointSubset {
+                addresses: addresses(*ready),
+                not_ready_addresses: addresses(*unready),
+                ports: None,
+            };
+            let mut subsets: Vec<_> = sizes.iter().map(subset).collect();
+            let truncated = truncate(&mut subsets);
+            let count = |l: &Option<Vec<EndpointAddress>>| l.as_ref().map_or(0, Vec::len);
+            let left = subsets.iter().map(|s| (count(&s.addresses), count(&s.not_ready_addresses))).collect::<Vec<_>>();
+            (truncated, left)
+        };
+        assert_eq!(cut(&[(600, 400)]), (false, vec![(600, 400)]));
+        assert_eq!(cut(&[(900, 200)]), (true, vec![(900, 100)]));
+        assert_eq!(cut(&[(1200, 10)]), (true, vec![(1000, 0)]));
+        assert_eq!(cut(&[(400, 0), (800, 5)]), (true, vec![(334, 0), (666, 0)]), "rounded up, the last has less");
+        assert_eq!(cut(&[(500, 300), (400, 100)]), (true, vec![(500, 75), (400, 25)]));
+    }
+
+    #[test]
+    fn what_others_wrote_into_the_annotations_stays_and_an_old_time_goes() {
+        let mut current = plan(&service(), &[], None, Some("2026-01-01T00:00:00Z".to_owned())).expect("a change");
+        assert_eq!(meta::annotation(&current.metadata, TRIGGER_TIME), Some("2026-01-01T00:00:00Z"));
+        current.metadata.annotations.get_or_insert_default().insert("note".to_owned(), "mine".to_owned());
+        let next = plan(&service(), &[pod(1, true, false)], Some(&current), None).expect("a change");
+        assert_eq!(meta::annotation(&next.metadata, "note"), Some("mine"));
+        assert_eq!(meta::annotation(&next.metadata, TRIGGER_TIME), None);
     }
 }

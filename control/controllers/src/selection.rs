@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-/// Every controller by upstream's name, with the older name that upstream takes too.
+/// Every controller by upstream's name, with the older name that upstream takes too. `scale-to-zero-controller` is our own.
 const KNOWN: &[(&str, &str)] = &[
     ("bootstrap-signer-controller", "bootstrapsigner"),
     ("certificatesigningrequest-approving-controller", "csrapproving"),
@@ -15,6 +15,7 @@ const KNOWN: &[(&str, &str)] = &[
     ("disruption-controller", "disruption"),
     ("endpoints-controller", "endpoint"),
     ("endpointslice-controller", "endpointslice"),
+    ("endpointslice-mirroring-controller", "endpointslicemirroring"),
     ("ephemeral-volume-controller", "ephemeral-volume"),
     ("garbage-collector-controller", "garbagecollector"),
     ("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling"),
@@ -31,6 +32,7 @@ const KNOWN: &[(&str, &str)] = &[
     ("replicationcontroller-controller", "replicationcontroller"),
     ("resourcequota-controller", "resourcequota"),
     ("root-ca-certificate-publisher-controller", "root-ca-cert-publisher"),
+    ("scale-to-zero-controller", "scale-to-zero"),
     ("serviceaccount-controller", "serviceaccount"),
     ("serviceaccount-token-controller", "serviceaccount-token"),
     ("statefulset-controller", "statefulset"),

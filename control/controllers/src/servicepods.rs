@@ -13,7 +13,11 @@ use k8s_openapi::{
     api::core::v1::{Pod, Service, ServicePort},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 /// The time of the change that an object reports, for metrics of programming latency.
 pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
@@ -97,12 +101,42 @@ pub(crate) fn hostname(pod: &Pod, service: &Service) -> Option<String> {
     spec.hostname.clone().filter(|h| ours && !h.is_empty())
 }
 
-/// The time of the newest change behind the present state: of a pod's readiness, or the creation of the Service.
-pub(crate) fn trigger_time(service: &Service, pods: &[Arc<Pod>]) -> Option<String> {
-    let changes = pods.iter().filter_map(|p| pods::condition(p, "Ready")?.last_transition_time.as_ref().map(|t| t.0));
-    let created = service.metadata.creation_timestamp.as_ref().map(|t| t.0);
-    let newest: Option<Timestamp> = changes.chain(created).max();
-    newest.map(|t| t.to_string())
+/// The times of the changes that have been seen, by Service: what is written is the time of the first change since then.
+#[derive(Debug, Default)]
+pub(crate) struct TriggerTimes(Mutex<HashMap<Key, Seen>>);
+
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    service: Option<Timestamp>,
+    /// By the name of the pod: when it became ready or unready.
+    pods: HashMap<String, Timestamp>,
+}
+
+impl TriggerTimes {
+    /// The time of the earliest change that was not seen before; of a Service that is new here, its creation. `None`: nothing has changed.
+    pub(crate) fn next(&self, key: &Key, service: &Service, pods: &[Arc<Pod>]) -> Option<String> {
+        let changed = |pod: &Arc<Pod>| {
+            let time = pods::condition(pod, "Ready")?.last_transition_time.as_ref()?.0;
+            Some((meta::name(&pod.metadata).to_owned(), time))
+        };
+        let created = service.metadata.creation_timestamp.as_ref().map(|t| t.0);
+        let now = Seen { service: created, pods: pods.iter().filter_map(changed).collect() };
+        let before = self.0.lock().insert(key.clone(), now.clone());
+        let first = match before {
+            None => created,
+            Some(before) => {
+                let newer =
+                    now.pods.iter().filter(|(name, time)| before.pods.get(*name).is_none_or(|seen| *time > seen));
+                newer.map(|(_, time)| *time).chain(created.filter(|_| created > before.service)).min()
+            }
+        };
+        first.map(|time| time.to_string())
+    }
+
+    /// Forgets a Service that is gone.
+    pub(crate) fn forget(&self, key: &Key) {
+        self.0.lock().remove(key);
+    }
 }
 
 /// The keys of the Services that a change of a pod concerns; none when nothing changed that endpoints show.
@@ -134,4 +168,39 @@ fn endpoint_facts(pod: &Pod) -> Option<impl PartialEq> {
         pod.metadata.labels.clone(),
         spec.map(|s| (s.node_name.clone(), s.hostname.clone(), s.subdomain.clone())),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_time_that_is_written_is_that_of_the_first_change_since_the_last_look() {
+        let (times, key) = (TriggerTimes::default(), Key::new("ns", "web"));
+        let at = |second: u32| format!("2026-01-01T00:00:{second:02}Z");
+        let service = |second: u32| -> Service {
+            serde_json::from_value(
+                json!({"metadata": {"name": "web", "namespace": "ns", "creationTimestamp": at(second)}}),
+            )
+            .expect("a Service")
+        };
+        let pod = |name: &str, second: u32| -> Arc<Pod> {
+            let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": at(second)});
+            let value = json!({"metadata": {"name": name, "namespace": "ns"}, "status": {"conditions": [ready]}});
+            Arc::new(serde_json::from_value(value).expect("a pod"))
+        };
+        for (look, created, pods, wanted) in [
+            ("of a new Service: its creation", 10, vec![pod("a", 5)], Some(10)),
+            ("nothing is new", 10, vec![pod("a", 5)], None),
+            ("the earlier of two", 10, vec![pod("a", 30), pod("b", 20)], Some(20)),
+            ("one that was seen before does not count", 10, vec![pod("a", 30), pod("b", 40)], Some(40)),
+            ("a pod that went is no change of readiness", 10, vec![pod("b", 40)], None),
+            ("a Service that was made anew", 50, vec![pod("b", 40)], Some(50)),
+        ] {
+            assert_eq!(times.next(&key, &service(created), &pods), wanted.map(at), "{look}");
+        }
+        times.forget(&key);
+        assert_eq!(times.next(&key, &service(50), &[]), Some(at(50)), "forgotten");
+    }
 }

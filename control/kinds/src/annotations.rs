@@ -20,8 +20,8 @@ pub(crate) fn of_pod(metadata: At<'_>, containers: &BTreeSet<&str>) -> Vec<Strin
 /// Warnings about the annotations of an object beside its pod template, `spec.template`.
 pub(crate) fn of_workload(object: &Object) -> Vec<String> {
     let annotations = At::of(object, "metadata").get("annotations");
-    let names = annotations.entries().map(|(name, _)| name);
-    told(annotations, faults_of_workload(names, "spec.template", MAX_WARNINGS))
+    let all = annotations.entries().map(|(name, at)| (name, at.str()));
+    told(annotations, faults_of_workload(all, object.kind(), "spec.template", MAX_WARNINGS))
 }
 
 /// Warnings about the annotations of a Service.

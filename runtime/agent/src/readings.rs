@@ -75,10 +75,15 @@ pub(crate) fn rate((at, before): (Timestamp, u64), now: Timestamp, cpu_nanos: u6
     Some(Rate { nano_cores: u64::try_from(used / nanos).ok()?, window })
 }
 
-/// Requests a second since the baseline, in thousandths.
-pub(crate) fn request_rate((at, before): (Timestamp, u64), now: Timestamp, requests: u64) -> Option<u64> {
+/// Requests a second since the baseline, in thousandths. Those that are served at this moment count too, however long ago they came: what
+/// serves is not idle.
+pub(crate) fn request_rate(
+    (at, before): (Timestamp, u64),
+    now: Timestamp,
+    (requests, busy): (u64, u64),
+) -> Option<u64> {
     let millis = u128::try_from(now.duration_since(at).as_millis()).ok().filter(|millis| *millis > 0)?;
-    u64::try_from(u128::from(requests.saturating_sub(before)) * 1_000_000 / millis).ok()
+    u64::try_from(u128::from(requests.saturating_sub(before).max(busy)) * 1_000_000 / millis).ok()
 }
 
 #[cfg(test)]
@@ -111,8 +116,12 @@ mod tests {
     fn a_rate_is_nanoseconds_per_second() {
         let half = rate((at(100), 1_000), at(120), 10_000_001_000).unwrap();
         assert_eq!((half.nano_cores, half.window.as_secs()), (500_000_000, 20));
-        assert_eq!(request_rate((at(100), 5), at(120), 35), Some(1_500));
-        assert_eq!((request_rate((at(100), 9), at(110), 3), request_rate((at(100), 9), at(100), 9)), (Some(0), None));
+        assert_eq!(request_rate((at(100), 5), at(120), (35, 4)), Some(1_500));
+        assert_eq!(request_rate((at(100), 5), at(120), (5, 4)), Some(200), "what came before and is served still");
+        assert_eq!(
+            (request_rate((at(100), 9), at(110), (3, 0)), request_rate((at(100), 9), at(100), (9, 0))),
+            (Some(0), None)
+        );
         assert_eq!(rate((at(100), 9), at(110), 3).unwrap().nano_cores, 0, "a counter that began anew");
     }
 }

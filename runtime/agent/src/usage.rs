@@ -66,7 +66,8 @@ pub(crate) async fn samples(shared: &Shared) -> Vec<Sample> {
                 started: started_at,
                 stats,
                 rate: base.and_then(|(at, base)| rate((at, base.cpu_nanos), now, stats.cpu_nanos)),
-                request_rate: base.and_then(|(at, base)| request_rate((at, base.requests), now, stats.requests)),
+                request_rate: base
+                    .and_then(|(at, base)| request_rate((at, base.requests), now, (stats.requests, stats.busy))),
             });
             if samples.len().is_multiple_of(BATCH_SIZE) {
                 tokio::task::yield_now().await;

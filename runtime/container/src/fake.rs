@@ -80,6 +80,8 @@ struct Inner {
     survives_restart: bool,
     problem: Mutex<Option<String>>,
     fails_removal: AtomicBool,
+    /// Since when no container has requests.
+    quiet: Mutex<Option<std::time::SystemTime>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -113,8 +115,14 @@ impl FakeRuntime {
             survives_restart,
             problem: Mutex::default(),
             fails_removal: AtomicBool::new(false),
+            quiet: Mutex::default(),
         };
         Self(Arc::new(inner))
+    }
+
+    /// From now on containers have requests, or have none, as [`Runtime::stats`] tells.
+    pub fn set_quiet(&self, quiet: bool) {
+        *lock(&self.0.quiet) = quiet.then(|| self.0.clock.now());
     }
 
     /// Changes the scripts of containers that are created from now on.
@@ -363,17 +371,19 @@ impl Runtime for FakeRuntime {
         self.0.events.subscribe()
     }
 
-    /// Reports half a core of CPU usage, and of a container with ports ten requests a second.
+    /// Reports half a core of CPU usage, and of a container with ports ten requests a second unless it is quiet.
     async fn stats(&self, id: &ContainerId) -> Result<Stats> {
         let now = self.0.clock.now();
+        let quiet = *lock(&self.0.quiet);
         self.entry(id, |entry| {
-            let ran = match entry.state {
-                ContainerState::Running { started_at } => now.duration_since(started_at).unwrap_or_default(),
+            let until = |end: std::time::SystemTime| match entry.state {
+                ContainerState::Running { started_at } => end.duration_since(started_at).unwrap_or_default(),
                 _ => Duration::ZERO,
             };
+            let (ran, served) = (until(now), until(quiet.unwrap_or(now)));
             let cpu_nanos = u64::try_from(ran.as_nanos() / 2).unwrap_or(u64::MAX);
             let serves_http = !entry.spec.ports.is_empty();
-            let requests = if serves_http { ran.as_secs() * 10 } else { 0 };
+            let requests = if serves_http { served.as_secs() * 10 } else { 0 };
             Stats { cpu_nanos, memory_bytes: 1 << 20, instances: 1, requests, serves_http, ..Stats::default() }
         })
     }

@@ -287,6 +287,8 @@ pub struct Stats {
     pub instances: u64,
     /// Requests served since the start, cumulative (HTTP handlers).
     pub requests: u64,
+    /// Instances that serve a request at this moment (HTTP handlers).
+    pub busy: u64,
     /// Whether it is an HTTP handler.
     pub serves_http: bool,
     /// How often the CPU limit throttled it, cumulative.

@@ -131,6 +131,7 @@ fn plausible(stats: Stats) -> Stats {
         memory_bytes: stats.memory_bytes.min(MOST),
         instances: stats.instances.min(MOST),
         requests: stats.requests.min(MOST),
+        busy: stats.busy.min(MOST),
         serves_http: stats.serves_http,
         throttled: stats.throttled.min(MOST),
     }

@@ -21,6 +21,8 @@ pub struct Config {
     pub undialled: Vec<IpNet>,
     /// `cluster.local`.
     pub domain: String,
+    /// The name of this node, for endpoints of this node only and for hints of nodes.
+    pub node: String,
     /// The address of the host where node ports listen.
     pub node_address: IpAddr,
     /// The API server.
@@ -73,6 +75,12 @@ pub struct Limits {
     pub lookups: usize,
     /// Concurrent look-ups of one pod.
     pub lookups_per_pod: usize,
+    /// Connections that wait for Services that are scaled to zero, of this node; further ones are refused.
+    pub held: usize,
+    /// Connections that wait for one such Service.
+    pub held_of_service: usize,
+    /// How long a connection waits for such a Service.
+    pub hold: Duration,
     /// Time to establish a connection, or to look up an outside name.
     pub connect_timeout: Duration,
 }
@@ -88,6 +96,9 @@ impl Default for Limits {
             relayed: 8192,
             lookups: 32,
             lookups_per_pod: 4,
+            held: 1024,
+            held_of_service: 256,
+            hold: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
         }
     }
@@ -103,6 +114,7 @@ impl Config {
             service_cidr: net(10, 96, 16),
             undialled: Vec::new(),
             domain: "cluster.local".into(),
+            node: String::new(),
             node_address: Ipv4Addr::LOCALHOST.into(),
             api: Api { port: api.port(), address: api },
             allow_egress: Vec::new(),

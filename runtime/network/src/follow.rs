@@ -3,11 +3,16 @@
 use crate::{
     network::VirtualNetwork,
     nodeport::{NodePorts, Report},
-    table::{Name, ServiceTable},
+    policy::Place,
+    table::Name,
+    wake::Waker,
 };
-use client::{EventType, Informer, Informers, Recorder, reference};
+use client::{EventType, Informer, Informers, Recorder, Target, reference};
 use k8s_openapi::{
-    api::{core::v1::Service, discovery::v1::EndpointSlice},
+    api::{
+        core::v1::{Node, Service},
+        discovery::v1::EndpointSlice,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use parking_lot::Mutex;
@@ -47,17 +52,44 @@ impl Changed {
     }
 }
 
-/// Follows Services and EndpointSlices until `token` is cancelled. A node port that cannot be opened is logged and, with a recorder,
-/// reported by an Event on its Service.
-pub async fn run(network: VirtualNetwork, informers: Informers, recorder: Option<Recorder>, token: CancellationToken) {
+/// Follows Services, EndpointSlices and the zone of this node until `token` is cancelled. A node port that cannot be opened is logged and, with
+/// a recorder, reported by an Event on its Service. With a waker, Services that are scaled to zero are asked for when a connection waits.
+pub async fn run(
+    network: VirtualNetwork,
+    informers: Informers,
+    recorder: Option<Recorder>,
+    waker: Option<Waker>,
+    token: CancellationToken,
+) {
     let (services, slices) = (informers.of::<Service>(), informers.of::<EndpointSlice>());
-    follow(network, services, slices, recorder, token).await;
+    let node = network.inner.config.node.clone();
+    let nodes = informers.over(Target::of::<Node>().named("", &node));
+    let (followed, found) = (network.clone(), slices.clone());
+    let waking = async {
+        match &waker {
+            Some(waker) => {
+                let of = |name: &Name| found.by_index(BY_SERVICE, &format!("{}/{}", name.0, name.1));
+                waker.run(&followed, of).await;
+            }
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = follow(network, services, slices, nodes, recorder, token) => {}
+        () = waking => {}
+    }
+}
+
+/// The zone of a node.
+fn zone(node: &Node) -> Option<String> {
+    node.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").filter(|zone| !zone.is_empty()).cloned()
 }
 
 pub(crate) async fn follow(
     network: VirtualNetwork,
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
+    nodes: Informer<Node>,
     recorder: Option<Recorder>,
     token: CancellationToken,
 ) {
@@ -69,6 +101,16 @@ pub(crate) async fn follow(
     slices.subscribe(move |delta| {
         let both = [delta.old(), Some(delta.object())];
         both.into_iter().flatten().filter_map(|slice| slice_service(slice)).for_each(|name| noted.note(name));
+    });
+    // Hints are of zones: in another one all Services are looked at again.
+    let (noted, all, placed) = (changed.clone(), services.clone(), network.clone());
+    nodes.subscribe(move |delta| {
+        let (node, zone) = (placed.inner.config.node.clone(), zone(delta.object()));
+        let place = Place { node, zone };
+        if *placed.table().read().place() != place {
+            placed.table().write().set_place(place);
+            all.list().iter().for_each(|service| noted.note(name_of(&service.metadata)));
+        }
     });
     let told = services.clone();
     let report: Report = Arc::new(move |port, error| {
@@ -84,6 +126,7 @@ pub(crate) async fn follow(
     let work = async {
         services.synced().await;
         slices.synced().await;
+        nodes.synced().await;
         loop {
             let names = std::mem::take(&mut *changed.names.lock());
             if !names.is_empty() {
@@ -107,8 +150,9 @@ fn update(
         let service = services.get(&name.0, &name.1);
         let slices = slices.by_index(BY_SERVICE, &format!("{}/{}", name.0, name.1));
         // planned under the lock for readers only: a Service of thousands of pods takes a while
-        let plan = |service: &Service| ServiceTable::plan(service, &slices, network.table().read().get(&name));
+        let plan = |service: &Service| network.table().read().plan(&name, service, &slices);
         let entry = service.as_deref().map(plan);
         network.table().write().replace(&name, entry);
+        network.inner.holds.changed(&format!("{}/{}", name.0, name.1));
     }
 }

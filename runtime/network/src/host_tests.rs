@@ -282,8 +282,10 @@ async fn the_table_follows_services_and_slices() {
     let token = CancellationToken::new();
     // Informers are shared: what another user indexes, and how, must not matter.
     slices.index("service", |_| Vec::new());
+    let nodes = Informer::new();
+    nodes.replace(Vec::new(), 1);
     let following =
-        tokio::spawn(follow::follow(network.clone(), services.clone(), slices.clone(), None, token.clone()));
+        tokio::spawn(follow::follow(network.clone(), services.clone(), slices.clone(), nodes, None, token.clone()));
     let web = service("web", json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}));
     let slice_of = |endpoint: &str, revision: &str| {
         let mut slice = (*slice(json!([{"port": 8080}]), json!([{"addresses": [endpoint]}]))).clone();
@@ -294,7 +296,7 @@ async fn the_table_follows_services_and_slices() {
     slices.replace(vec![slice_of("10.32.0.2", "1")], 1);
     services.replace(vec![web], 1);
     let endpoint = || match network.table().read().find(Protocol::Tcp, at("10.96.0.7:80")) {
-        Found::Port(port) => port.endpoints().first().map(ToString::to_string),
+        Found::Port(port) => port.endpoints(false).first().map(ToString::to_string),
         _ => None,
     };
     let until = |wanted: Option<&'static str>| {

@@ -6,7 +6,6 @@
 use crate::{
     network::{Inner, Route, Source},
     pod::{Bound, Pod},
-    table::Protocol,
 };
 use container::net::{BoxError, Error, Peer, Request, Response, Result, Stream, Via};
 use http::{HeaderName, HeaderValue, Uri, header, uri::Scheme};
@@ -75,7 +74,7 @@ enum Ready {
 }
 
 async fn prepare(inner: &Arc<Inner>, pod: &Arc<Pod>, to: SocketAddr, tls: Option<&str>) -> Result<Ready> {
-    let route = inner.route(Source::Pod(pod), to, Protocol::Tcp)?;
+    let route = inner.route_awake(Source::Pod(pod), to).await?;
     let peer = Peer { address: pod.source(to.ip()), via: Via::Pod };
     let Some(host) = tls else {
         if let Route::Pod { pod, port, by_loopback } = &route

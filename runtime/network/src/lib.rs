@@ -7,6 +7,9 @@
 //! A connection to a pod is an in-memory pipe with bounded buffers; an HTTP request to a local handler is a function call. There is no
 //! network namespace, no DNS server and no proxy process. Kernel mode (bridges, nftables) is another implementation of the same seam.
 //!
+//! A connection to a Service whose Deployment was scaled to zero because it was idle (its EndpointSlices say so) waits, and [`Waker`] asks for
+//! the Deployment; a Service without endpoints for any other reason refuses.
+//!
 //! # A way through it
 //! A guest connects to `10.96.7.7:80` → [`ServiceTable`] picks `10.32.0.9:8080` → the pod with that address → its listener gets one end of
 //! a pipe, or its HTTP handler serves one. From outside: node port → the same table → the handler gets the host's socket whole.
@@ -23,6 +26,9 @@
 mod config;
 mod egress;
 mod follow;
+mod hold;
+#[cfg(test)]
+mod hold_tests;
 #[cfg(test)]
 mod host_tests;
 mod http;
@@ -32,6 +38,7 @@ mod names;
 mod network;
 mod nodeport;
 mod pod;
+mod policy;
 mod pool;
 mod relay;
 mod seams;
@@ -42,6 +49,12 @@ mod table_tests;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod unavailable;
+mod wake;
+
+/// The fields that this network honours, with the names of `kubectl explain`. The API server warns of others.
+pub const HONOURED: &[&str] =
+    &["service.spec.externalTrafficPolicy", "service.spec.internalTrafficPolicy", "service.spec.trafficDistribution"];
 
 pub use config::{Api, Config, Limits, Roots};
 pub use egress::{Egress, is_host_address, unmap};
@@ -49,6 +62,8 @@ pub use follow::run;
 pub use names::{Known, lookup};
 pub use network::VirtualNetwork;
 pub use nodeport::{NodePorts, Report};
+pub use policy::Place;
 pub use pool::AddressPool;
 pub use table::{Answer, Entry, Found, Name, NodePort, Port, Protocol, ServiceTable};
 pub use tls::certificates;
+pub use wake::Waker;

@@ -17,13 +17,16 @@ pub(crate) struct Metrics {
     pub(crate) endpoint: Counter,
     pub(crate) no_endpoint: Counter,
     pub(crate) no_port: Counter,
+    pub(crate) held: Counter,
+    pub(crate) not_held: Counter,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let dials = Family::<Dial, Counter>::default();
         let of = |result| dials.get_or_create_owned(&Dial { result });
-        Self { endpoint: of("endpoint"), no_endpoint: of("no_endpoint"), no_port: of("no_port"), dials }
+        let (endpoint, no_endpoint, no_port) = (of("endpoint"), of("no_endpoint"), of("no_port"));
+        Self { endpoint, no_endpoint, no_port, held: of("held"), not_held: of("not_held"), dials }
     }
 }
 

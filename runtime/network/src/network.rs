@@ -3,14 +3,17 @@
 use crate::{
     config::Config,
     egress::{self, Egress},
+    hold::{Bounds, Holds},
     lookup::Lookups,
     metrics::Metrics,
     names::{self, Known},
     pod::{Bound, Pod},
+    policy::Place,
     pool::AddressPool,
     relay::Relayed,
     table::{Found, Port, Protocol, ServiceTable},
     tls::Tls,
+    unavailable,
 };
 use container::net::{Connection, Error, Peer, Result, Stream};
 use parking_lot::{Mutex, RwLock};
@@ -22,6 +25,7 @@ use std::{
 };
 use tokio::{
     net::TcpStream,
+    sync::Semaphore,
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -47,6 +51,10 @@ pub(crate) struct Inner {
     pub(crate) pods: RwLock<Pods>,
     pub(crate) pool: Mutex<AddressPool>,
     lookups: Lookups,
+    /// Connections that wait for Services that are scaled to zero.
+    pub(crate) holds: Holds,
+    /// Connections that are told why they are refused.
+    pub(crate) refusing: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
 }
 
@@ -92,8 +100,13 @@ impl VirtualNetwork {
         config.check()?;
         let inside =
             [config.pod_cidr, config.service_cidr].into_iter().chain(config.undialled.iter().copied()).collect();
+        let mut table = ServiceTable::default();
+        table.set_place(Place { node: config.node.clone(), zone: None });
+        let limits = &config.limits;
+        let (held, of_service) = (limits.held.min(limits.relayed), limits.held_of_service);
         let inner = Inner {
-            table: RwLock::default(),
+            holds: Holds::new(Bounds { all: held, of_service, time: limits.hold }),
+            table: RwLock::new(table),
             tls: Tls::new(&config),
             relayed: Relayed::new(config.limits.relayed),
             tasks,
@@ -101,6 +114,7 @@ impl VirtualNetwork {
             egress: Egress { inside, allow: config.allow_egress.clone() },
             pods: RwLock::default(),
             pool: Mutex::new(AddressPool::new(config.node_cidr)),
+            refusing: Arc::new(Semaphore::new(unavailable::MOST)),
             lookups: Lookups::new(config.limits.lookups),
             metrics: Metrics::default(),
             config,
@@ -122,6 +136,12 @@ impl VirtualNetwork {
             let Some(this) = this.upgrade() else { return Vec::new() };
             vec![("", i64::try_from(this.relayed.open()).unwrap_or(i64::MAX))]
         });
+        let this = Arc::downgrade(&self.inner);
+        let what = ("sampan_network_held", "Connections that wait for Services that are scaled to zero");
+        client::metrics::gauge(registry, what, "", move || {
+            let Some(this) = this.upgrade() else { return Vec::new() };
+            vec![("", i64::try_from(this.holds.held()).unwrap_or(i64::MAX))]
+        });
     }
 
     /// The service table, to read or to change.
@@ -133,6 +153,57 @@ impl VirtualNetwork {
 impl Inner {
     pub(crate) fn pod_at(&self, address: IpAddr) -> Option<Arc<Pod>> {
         self.pods.read().by_address.get(&address).cloned()
+    }
+
+    /// As [`Inner::route`], of TCP; where the Service is scaled to zero it waits until it serves.
+    ///
+    /// # Errors
+    /// Also when too many wait, or it has waited for as long as it may.
+    pub(crate) async fn route_awake(&self, source: Source<'_>, to: SocketAddr) -> Result<Route> {
+        match self.route(source, to, Protocol::Tcp) {
+            Err(Error::Refused(why)) => {
+                let waited = self.awake(false, || self.service_port(source, to)).await?;
+                if waited { self.route(source, to, Protocol::Tcp) } else { Err(Error::Refused(why)) }
+            }
+            route => route,
+        }
+    }
+
+    /// The port of a Service that an address is of, seen from inside.
+    fn service_port(&self, source: Source<'_>, to: SocketAddr) -> Option<Arc<Port>> {
+        let to = SocketAddr::new(egress::unmap(to.ip()), to.port());
+        if matches!(source, Source::Pod(pod) if pod.is_self(to.ip())) {
+            return None;
+        }
+        let table = self.table.read();
+        match table.find(Protocol::Tcp, to) {
+            Found::Port(port) => Some(port),
+            Found::Nothing if to.ip() == self.config.node_internal() || self.is_node_address(to.ip()) => {
+                table.node_port(Protocol::Tcp, to.port())
+            }
+            _ => None,
+        }
+    }
+
+    /// Waits while a port is asleep; says whether it was. `outside` as in [`Port::endpoints`].
+    ///
+    /// # Errors
+    /// Too many wait, or it has waited for as long as it may.
+    pub(crate) async fn awake(&self, outside: bool, port: impl Fn() -> Option<Arc<Port>>) -> Result<bool> {
+        let asleep = || port().filter(|port| port.is_asleep(outside));
+        let Some(first) = asleep() else { return Ok(false) };
+        let refused = |_: &Error| {
+            self.metrics.not_held.inc();
+        };
+        let held = self.holds.enter(&first.service).inspect_err(refused)?;
+        self.metrics.held.inc();
+        loop {
+            let change = held.next_change();
+            if asleep().is_none() {
+                return Ok(true);
+            }
+            held.wait(change).await.inspect_err(refused)?;
+        }
     }
 
     /// The route to `to`: the pod itself, an endpoint of a Service, the API, another pod, or the outside.
@@ -147,7 +218,7 @@ impl Inner {
         let found = self.table.read().find(protocol, to);
         match found {
             Found::Port(port) => {
-                let route = self.endpoint_of(source, &port, protocol);
+                let route = self.endpoint_of(source, &port, protocol, false);
                 let none = || {
                     self.metrics.no_endpoint.inc();
                     Error::Refused(format!("no endpoints available for service \"{}\"", port.service))
@@ -167,12 +238,12 @@ impl Inner {
     fn endpoint_or_node_port(&self, source: Source<'_>, to: SocketAddr, protocol: Protocol) -> Result<Route> {
         if to.ip() == self.config.node_internal() && to.port() != self.config.api.port {
             let port = self.table.read().node_port(protocol, to.port());
-            let route = port.and_then(|port| self.endpoint_of(source, &port, protocol));
+            let route = port.and_then(|port| self.endpoint_of(source, &port, protocol, false));
             return route.unwrap_or_else(|| Err(Error::Refused(format!("nothing listens at {to}"))));
         }
         if self.is_node_address(to.ip()) {
             let port = self.table.read().node_port(protocol, to.port());
-            if let Some(route) = port.and_then(|port| self.endpoint_of(source, &port, protocol)) {
+            if let Some(route) = port.and_then(|port| self.endpoint_of(source, &port, protocol, false)) {
                 return route;
             }
         }
@@ -189,8 +260,14 @@ impl Inner {
 
     /// The route to the first endpoint of a port that accepts a connection, in their order for this client: a stopped one stays in the
     /// table until the EndpointSlice update arrives. If none accepts, the route to the first one, whose error is returned. `None` without
-    /// endpoints.
-    pub(crate) fn endpoint_of(&self, source: Source<'_>, port: &Port, protocol: Protocol) -> Option<Result<Route>> {
+    /// endpoints. `outside` as in [`Port::endpoints`].
+    pub(crate) fn endpoint_of(
+        &self,
+        source: Source<'_>,
+        port: &Port,
+        protocol: Protocol,
+        outside: bool,
+    ) -> Option<Result<Route>> {
         let takes = |route: &Result<Route>| match route {
             Ok(Route::Pod { pod, port, by_loopback }) => {
                 protocol != Protocol::Tcp || pod.tcp(*port, *by_loopback).is_ok()
@@ -199,7 +276,7 @@ impl Inner {
             Err(_) => false,
         };
         let mut first = None;
-        for endpoint in port.candidates(source.address(), Instant::now()) {
+        for endpoint in port.candidates(source.address(), Instant::now(), outside) {
             let route = self.endpoint(source, endpoint, true);
             if takes(&route) {
                 return Some(route);

@@ -1,13 +1,14 @@
 //! Node ports: real listeners of the host, one per port, whose connections go to ready endpoints.
 //!
 //! As with kube-proxy, a port refuses connections while no endpoint is ready, so that a client that waits for the port waits for the
-//! application. Meanwhile a socket that is bound and does not listen keeps the port in use. If another program has the port, a report names
+//! application; only where the application was scaled to zero because it was idle does it accept, and the connection waits. Meanwhile a socket that is bound and does not listen keeps the port in use. If another program has the port, a report names
 //! that program, and the port is tried again until it is free.
 
 use crate::{
     network::{Route, Source, VirtualNetwork},
     pod::Bound,
-    table::{NodePort, Protocol},
+    table::{NodePort, Port, Protocol},
+    unavailable,
 };
 use api::annotations::{CROSS_SITE, CROSS_SITE_ALLOW};
 use container::net::{Connection, Peer, Via};
@@ -43,7 +44,7 @@ pub struct NodePorts {
 
 struct Taken {
     token: CancellationToken,
-    /// Whether an endpoint is ready.
+    /// Whether an endpoint is ready, or may be woken.
     ready: watch::Sender<bool>,
 }
 
@@ -64,7 +65,7 @@ impl NodePorts {
         });
         for port in wanted {
             let found = self.network.inner.table.read().node_port(port.protocol, port.number);
-            let ready = found.is_some_and(|port| !port.endpoints().is_empty());
+            let ready = found.is_some_and(|port| !port.endpoints(true).is_empty() || port.is_asleep(true));
             match self.taken.get(port) {
                 Some(taken) => {
                     taken.ready.send_if_modified(|was| std::mem::replace(was, ready) != ready);
@@ -189,7 +190,16 @@ fn accept(network: &VirtualNetwork, port: &NodePort, socket: TcpStream, client: 
     let source = Source::Cluster(client.ip());
     let found = inner.table.read().node_port(port.protocol, port.number);
     let any_site = found.as_ref().is_some_and(|port| port.any_site);
-    let route = found.and_then(|port| inner.endpoint_of(source, &port, Protocol::Tcp));
+    let (network, port) = (network.clone(), port.clone());
+    if found.as_ref().is_some_and(|found| found.is_asleep(true)) {
+        inner.tasks.clone().spawn(async move {
+            let network = network;
+            let token = network.inner.token.clone();
+            token.run_until_cancelled(hold(&network, &port, any_site, socket, client)).await
+        });
+        return;
+    }
+    let route = found.and_then(|port| inner.endpoint_of(source, &port, Protocol::Tcp, true));
     let count = if route.is_some() { &inner.metrics.endpoint } else { &inner.metrics.no_endpoint };
     count.inc();
     let Some(Ok(route)) = route else {
@@ -197,6 +207,41 @@ fn accept(network: &VirtualNetwork, port: &NodePort, socket: TcpStream, client: 
         let _ = socket.set_zero_linger(); // without it the client sees an end instead of a reset
         return;
     };
+    pass(&network, &port, any_site, socket, client, route);
+}
+
+/// Lets a connection wait until an endpoint is ready; nothing is read of it meanwhile.
+async fn hold(network: &VirtualNetwork, port: &NodePort, any_site: bool, socket: TcpStream, client: SocketAddr) {
+    let inner = &network.inner;
+    let found = || -> Option<Arc<Port>> { inner.table.read().node_port(port.protocol, port.number) };
+    let source = Source::Cluster(client.ip());
+    let route = match inner.awake(true, found).await {
+        Ok(_) => found().and_then(|found| inner.endpoint_of(source, &found, Protocol::Tcp, true)),
+        Err(error) => Some(Err(error)),
+    };
+    match route {
+        Some(Ok(route)) => {
+            inner.metrics.endpoint.inc();
+            pass(network, port, any_site, socket, client, route);
+        }
+        Some(Err(error)) => unavailable::answer(&inner.refusing, socket, &error.to_string()).await,
+        None => {
+            inner.metrics.no_endpoint.inc();
+            let _ = socket.set_zero_linger();
+        }
+    }
+}
+
+/// Passes a connection along a route.
+fn pass(
+    network: &VirtualNetwork,
+    port: &NodePort,
+    any_site: bool,
+    socket: TcpStream,
+    client: SocketAddr,
+    route: Route,
+) {
+    let inner = &network.inner;
     let _ = socket.set_nodelay(true); // a socket without the option still works
     let Ok(socket) = socket.into_std() else { return };
     let via = if inner.config.node_address.is_loopback() && !any_site {

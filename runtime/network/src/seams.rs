@@ -63,7 +63,7 @@ impl Network for VirtualNetwork {
 #[async_trait::async_trait]
 impl Dialer for VirtualNetwork {
     async fn connect(&self, to: SocketAddr) -> Result<Stream> {
-        let route = self.cluster_route(to)?;
+        let route = self.awake_route(to).await?;
         self.inner.open(&route, self.cluster_peer()).await
     }
 
@@ -79,18 +79,23 @@ impl Dialer for VirtualNetwork {
             let host = HeaderValue::from_str(&to.to_string()).map_err(|e| Error::Protocol(e.to_string()))?;
             request.headers_mut().insert(HOST, host);
         }
-        let route = self.cluster_route(to)?;
+        let route = self.awake_route(to).await?;
         http::send(&self.inner, &route, self.cluster_peer(), request).await
     }
 
     async fn hand_over(&self, connection: Connection, peer: Peer, to: SocketAddr) -> Result<()> {
-        self.inner.hand_over(connection, peer, &self.cluster_route(to)?).await
+        let route = self.awake_route(to).await?;
+        self.inner.hand_over(connection, peer, &route).await
     }
 }
 
 impl VirtualNetwork {
     fn cluster_route(&self, to: SocketAddr) -> Result<Route> {
         self.inner.route(Source::Cluster(self.node_internal()), to, Protocol::Tcp)
+    }
+
+    async fn awake_route(&self, to: SocketAddr) -> Result<Route> {
+        self.inner.route_awake(Source::Cluster(self.node_internal()), to).await
     }
 
     fn cluster_peer(&self) -> Peer {

@@ -51,7 +51,7 @@ impl Sockets for PodSockets {
 
     async fn connect(&self, to: SocketAddr) -> Result<(Stream, SocketAddr)> {
         let permit = self.pod.permit()?;
-        let route = self.network.inner.route(Source::Pod(&self.pod), to, Protocol::Tcp)?;
+        let route = self.network.inner.route_awake(Source::Pod(&self.pod), to).await?;
         let local = self.pod.source(egress::unmap(to.ip()));
         let stream = self.network.inner.open(&route, Peer { address: local, via: Via::Pod }).await?;
         Ok((Box::new(Guarded::new(stream, permit)), mapped(local, to)))
@@ -122,7 +122,7 @@ impl BoundPort for PodPort {
     }
 
     async fn connect(self: Box<Self>, to: SocketAddr) -> Result<(Stream, SocketAddr)> {
-        let route = self.network.inner.route(Source::Pod(&self.pod), to, Protocol::Tcp)?;
+        let route = self.network.inner.route_awake(Source::Pod(&self.pod), to).await?;
         let local = self.lease.source(egress::unmap(to.ip()))?;
         let stream = self.network.inner.open(&route, Peer { address: local, via: Via::Pod }).await?;
         Ok((Box::new(Guarded::new(stream, self.lease)), mapped(local, to)))

@@ -1,7 +1,8 @@
 //! The service table: the endpoints of an address and port. Pure: it is built from Services and EndpointSlices, and time is passed in. Follows
 //! <https://kubernetes.io/docs/reference/networking/virtual-ips/>.
 
-use api::annotations::{CROSS_SITE, CROSS_SITE_ALLOW};
+use crate::policy::{self, Candidate, Place};
+use api::annotations::{CROSS_SITE, CROSS_SITE_ALLOW, SCALED_TO_ZERO};
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort as ApiPort},
     discovery::v1::{Endpoint, EndpointSlice},
@@ -51,7 +52,12 @@ pub struct Port {
     protocol: Protocol,
     number: u16,
     node_port: Option<u16>,
+    /// The endpoints that take the traffic of this node.
     endpoints: Vec<SocketAddr>,
+    /// Those that take what comes by the node port from outside, where that differs (`externalTrafficPolicy: Local`).
+    outside: Option<Vec<SocketAddr>>,
+    /// Its Deployments were scaled to zero because they were idle, and do not serve yet: connections wait.
+    asleep: bool,
     affinity: Option<Duration>,
     /// Its node port accepts requests from pages of other web sites.
     pub(crate) any_site: bool,
@@ -68,19 +74,20 @@ struct Memory {
 impl Port {
     /// The endpoint for a client: round robin, or by session affinity. `None` when none is ready.
     pub fn pick(&self, client: IpAddr, now: Instant) -> Option<SocketAddr> {
-        self.choose(client, now).map(|chosen| self.endpoints[chosen])
+        self.choose(&self.endpoints, client, now).map(|chosen| self.endpoints[chosen])
     }
 
     /// The number of the endpoint for a client.
-    fn choose(&self, client: IpAddr, now: Instant) -> Option<usize> {
-        if self.endpoints.is_empty() {
+    fn choose(&self, endpoints: &[SocketAddr], client: IpAddr, now: Instant) -> Option<usize> {
+        if endpoints.is_empty() {
             return None;
         }
-        let Some(timeout) = self.affinity else { return Some(self.turn()) };
+        let turn = || self.memory.turn.fetch_add(1, Ordering::Relaxed) % endpoints.len();
+        let Some(timeout) = self.affinity else { return Some(turn()) };
         let mut clients = self.memory.clients.lock();
         let kept = clients.get(&client).filter(|(_, seen)| now - *seen < timeout);
-        let kept = kept.and_then(|(endpoint, _)| self.endpoints.iter().position(|one| one == endpoint));
-        let chosen = kept.unwrap_or_else(|| self.turn());
+        let kept = kept.and_then(|(endpoint, _)| endpoints.iter().position(|one| one == endpoint));
+        let chosen = kept.unwrap_or_else(turn);
         if clients.len() >= REMEMBERED_CLIENTS && !clients.contains_key(&client) {
             clients.retain(|_, (_, seen)| now - *seen < timeout);
             if let Some(oldest) = clients.iter().min_by_key(|(_, (_, seen))| *seen).map(|(ip, _)| *ip)
@@ -89,23 +96,26 @@ impl Port {
                 clients.remove(&oldest);
             }
         }
-        clients.insert(client, (self.endpoints[chosen], now));
+        clients.insert(client, (endpoints[chosen], now));
         Some(chosen)
     }
 
-    /// The endpoints for a client in the order of attempts: that of [`Port::pick`], then the others. Empty when none is ready.
-    pub fn candidates(&self, client: IpAddr, now: Instant) -> impl Iterator<Item = SocketAddr> {
-        let at = self.choose(client, now).unwrap_or(0);
-        self.endpoints[at..].iter().chain(&self.endpoints[..at]).copied()
+    /// The endpoints for a client in the order of attempts: that of [`Port::pick`], then the others. Empty when none is ready. `outside`: the
+    /// client came by the node port from outside of the cluster.
+    pub fn candidates(&self, client: IpAddr, now: Instant, outside: bool) -> impl Iterator<Item = SocketAddr> {
+        let endpoints = self.endpoints(outside);
+        let at = self.choose(endpoints, client, now).unwrap_or(0);
+        endpoints[at..].iter().chain(&endpoints[..at]).copied()
     }
 
-    fn turn(&self) -> usize {
-        self.memory.turn.fetch_add(1, Ordering::Relaxed) % self.endpoints.len()
+    /// The endpoints, in the order of their slices: for clients from outside of the cluster, or from inside.
+    pub fn endpoints(&self, outside: bool) -> &[SocketAddr] {
+        self.outside.as_ref().filter(|_| outside).unwrap_or(&self.endpoints)
     }
 
-    /// The endpoints, in the order of their slices.
-    pub fn endpoints(&self) -> &[SocketAddr] {
-        &self.endpoints
+    /// Whether connections wait: no endpoint is there because the Deployments were scaled to zero while they were idle.
+    pub fn is_asleep(&self, outside: bool) -> bool {
+        self.asleep && self.endpoints(outside).is_empty()
     }
 }
 
@@ -147,6 +157,7 @@ pub struct NodePort {
 /// The table of all Services, updated one Service at a time.
 #[derive(Debug, Default)]
 pub struct ServiceTable {
+    place: Place,
     services: BTreeMap<Name, Entry>,
     by_address: HashMap<(Protocol, SocketAddr), Arc<Port>>,
     by_node_port: HashMap<(Protocol, u16), Arc<Port>>,
@@ -174,47 +185,65 @@ fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Vec<IpAddr> {
     all
 }
 
-/// The endpoints that receive traffic: the ready ones; if there are none, those that are serving and terminating.
-fn usable(slices: &[Arc<EndpointSlice>], publish_not_ready: bool) -> Vec<(&EndpointSlice, &Endpoint)> {
-    let all = || {
-        let slices = slices.iter().filter(|slice| slice.address_type != "FQDN");
-        slices.flat_map(|slice| slice.endpoints.iter().flatten().map(move |endpoint| (&**slice, endpoint)))
-    };
-    let condition = |endpoint: &Endpoint,
-                     of: fn(&k8s_openapi::api::discovery::v1::EndpointConditions) -> Option<bool>| {
-        endpoint.conditions.as_ref().and_then(of)
-    };
-    let ready: Vec<_> = all().filter(|(_, e)| publish_not_ready || condition(e, |c| c.ready).unwrap_or(true)).collect();
-    if !ready.is_empty() {
-        return ready;
-    }
-    let ending =
-        |e: &Endpoint| condition(e, |c| c.terminating) == Some(true) && condition(e, |c| c.serving) == Some(true);
-    all().filter(|(_, e)| ending(e)).collect()
+/// The label of what another proxy serves, on a Service and its slices.
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+
+/// All endpoints with an address.
+fn all(slices: &[Arc<EndpointSlice>]) -> impl Iterator<Item = (&EndpointSlice, &Endpoint)> {
+    let slices = slices.iter().filter(|slice| slice.address_type != "FQDN");
+    slices.flat_map(|slice| slice.endpoints.iter().flatten().map(move |endpoint| (&**slice, endpoint)))
 }
 
-fn port_endpoints(port: &ApiPort, protocol: Protocol, usable: &[(&EndpointSlice, &Endpoint)]) -> Vec<SocketAddr> {
+/// The endpoints that a headless Service's name has: the ready ones; if there are none, those that are serving and terminating.
+fn members(slices: &[Arc<EndpointSlice>]) -> Vec<(IpAddr, Option<String>)> {
+    let ready = || all(slices).filter(|(_, endpoint)| policy::is_ready(endpoint));
+    let ending = || all(slices).filter(|(_, endpoint)| policy::is_ending(endpoint));
+    let usable: Vec<_> = if ready().next().is_some() { ready().collect() } else { ending().collect() };
+    let (mut members, mut seen) = (Vec::new(), HashSet::new());
+    for (_, endpoint) in usable {
+        for address in addresses(&endpoint.addresses) {
+            if seen.insert(address) {
+                members.push((address, endpoint.hostname.clone()));
+            }
+        }
+    }
+    members
+}
+
+/// The endpoints that have a port, each address once.
+fn candidates<'a>(port: &ApiPort, protocol: Protocol, slices: &'a [Arc<EndpointSlice>]) -> Vec<Candidate<'a>> {
     let name = port.name.as_deref().unwrap_or_default();
-    let (mut endpoints, mut seen) = (Vec::new(), HashSet::new());
-    for (slice, endpoint) in usable {
+    let (mut found, mut seen) = (Vec::new(), HashSet::new());
+    for (slice, endpoint) in all(slices) {
         let same = |p: &&k8s_openapi::api::discovery::v1::EndpointPort| {
             p.name.as_deref().unwrap_or_default() == name && Protocol::parse(p.protocol.as_deref()) == Some(protocol)
         };
         let number = slice.ports.iter().flatten().find(same).and_then(|p| u16::try_from(p.port?).ok());
         let address = endpoint.addresses.first().and_then(|text| text.parse::<IpAddr>().ok());
         if let (Some(number), Some(address)) = (number, address) {
-            let endpoint = SocketAddr::new(address, number);
-            if seen.insert(endpoint) {
-                endpoints.push(endpoint);
+            let address = SocketAddr::new(address, number);
+            if seen.insert(address) {
+                found.push(Candidate { address, endpoint });
             }
         }
     }
-    endpoints
+    found
 }
 
 impl ServiceTable {
-    /// The entry of a Service. The state of `before` is carried over: round robin and session affinity.
-    pub fn plan(service: &Service, slices: &[Arc<EndpointSlice>], before: Option<&Entry>) -> Entry {
+    /// Where this node is; entries that are there already stay as they were planned.
+    pub fn set_place(&mut self, place: Place) {
+        self.place = place;
+    }
+
+    /// Where this node is.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The entry of a Service. The state of the one that is there is carried over: round robin and session affinity.
+    pub fn plan(&self, name: &Name, service: &Service, slices: &[Arc<EndpointSlice>]) -> Entry {
+        let before = self.get(name);
         let Some(spec) = &service.spec else { return Entry::default() };
         if spec.type_.as_deref() == Some("ExternalName") {
             return Entry { alias: spec.external_name.clone(), ..Entry::default() };
@@ -223,7 +252,6 @@ impl ServiceTable {
         let label =
             format!("{}/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
         let headless = spec.cluster_ip.as_deref() == Some("None");
-        let usable = usable(slices, spec.publish_not_ready_addresses == Some(true));
         let cluster_ips = addresses(spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten()));
         let balancers =
             service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|lb| lb.ingress.as_ref());
@@ -234,35 +262,39 @@ impl ServiceTable {
         let sticky = spec.session_affinity.as_deref() == Some("ClientIP");
         let seconds = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
         let affinity = sticky.then(|| Duration::from_secs(u64::try_from(seconds.unwrap_or(10_800)).unwrap_or(10_800)));
+        if meta.labels.as_ref().is_some_and(|labels| labels.contains_key(PROXY_NAME)) {
+            return Entry { cluster_ips, headless, ..Entry::default() };
+        }
+        let is_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
+        let (inside, outside) = (is_local(&spec.internal_traffic_policy), is_local(&spec.external_traffic_policy));
+        let marked = |slice: &Arc<EndpointSlice>| client::meta::annotation(&slice.metadata, SCALED_TO_ZERO).is_some();
+        let asleep = slices.iter().any(marked);
         let opened = meta.annotations.as_ref().and_then(|all| all.get(CROSS_SITE));
         let any_site = opened.is_some_and(|value| value == CROSS_SITE_ALLOW);
         let ports = spec.ports.iter().flatten().filter_map(|port| {
             let protocol = Protocol::parse(port.protocol.as_deref())?;
             let number = u16::try_from(port.port).ok()?;
             let old = before.and_then(|b| b.ports.iter().find(|p| p.number == number && p.protocol == protocol));
+            let all = candidates(port, protocol, slices);
+            let of = |local: bool| match local {
+                true => policy::local(&all, &self.place),
+                false => policy::cluster(&all, &self.place),
+            };
             Some(Arc::new(Port {
                 service: label.clone(),
                 protocol,
                 number,
                 node_port: port.node_port.and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0),
-                endpoints: port_endpoints(port, protocol, &usable),
+                endpoints: of(inside),
+                outside: (inside != outside).then(|| of(outside)),
+                asleep: asleep && protocol == Protocol::Tcp,
                 affinity,
                 any_site,
                 memory: old.map(|old| old.memory.clone()).unwrap_or_default(),
             }))
         });
         let ports = ports.collect();
-        let mut members: Vec<(IpAddr, Option<String>)> = Vec::new();
-        if headless {
-            let mut seen = HashSet::new();
-            for (_, endpoint) in &usable {
-                for address in addresses(&endpoint.addresses) {
-                    if seen.insert(address) {
-                        members.push((address, endpoint.hostname.clone()));
-                    }
-                }
-            }
-        }
+        let members = if headless { members(slices) } else { Vec::new() };
         Entry { addresses: if headless { Vec::new() } else { all }, cluster_ips, ports, headless, members, alias: None }
     }
 
@@ -273,7 +305,7 @@ impl ServiceTable {
 
     /// Plans and replaces the entry of a Service; `None` removes it.
     pub fn update(&mut self, name: &Name, service: Option<(&Service, &[Arc<EndpointSlice>])>) {
-        let entry = service.map(|(service, slices)| Self::plan(service, slices, self.get(name)));
+        let entry = service.map(|(service, slices)| self.plan(name, service, slices));
         self.replace(name, entry);
     }
 

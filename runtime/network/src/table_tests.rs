@@ -71,9 +71,9 @@ fn ready_endpoints_are_taken_in_turn() {
         "slices resolve the named target port, each its own"
     );
     let node_port = table.node_port(Protocol::Tcp, 30080).expect("a node port");
-    assert_eq!(node_port.endpoints().len(), 3);
+    assert_eq!(node_port.endpoints(false).len(), 3);
     let Found::Port(dns) = table.find(Protocol::Udp, at("10.96.0.7:53")) else { panic!("a UDP port") };
-    assert_eq!(dns.endpoints()[0], at("10.32.0.2:5353"));
+    assert_eq!(dns.endpoints(false)[0], at("10.32.0.2:5353"));
     assert!(matches!(table.find(Protocol::Udp, at("10.96.0.7:80")), Found::NoPort(s) if s == "default/web"));
     assert!(matches!(table.find(Protocol::Tcp, at("10.32.0.2:8080")), Found::Nothing));
 }
@@ -89,7 +89,9 @@ fn readiness_decides() {
         (json!([ending, other]), false, vec!["10.32.0.3:1"]),
         (json!([ending, not_ready]), false, vec!["10.32.0.2:1"]),
         (json!([not_ready]), false, vec![]),
-        (json!([not_ready]), true, vec!["10.32.0.2:1"]),
+        // that a Service publishes what is not ready is said by its slices: they are ready then
+        (json!([not_ready]), true, vec![]),
+        (json!([conditions(json!(true), json!(false), json!(false))]), true, vec!["10.32.0.2:1"]),
     ] {
         let mut table = ServiceTable::default();
         let spec = json!({"clusterIP": "10.96.0.7", "ports": [{"port": 1}], "publishNotReadyAddresses": publish});
@@ -203,4 +205,68 @@ fn names_resolve_as_in_a_pod() {
     }
     let long = "a".repeat(64);
     assert_eq!(lookup(&long, &pod("default"), ip("10.32.0.5"), "cluster.local", &table), Known::Missing);
+}
+
+#[test]
+fn policies_and_hints_choose_the_endpoints_of_inside_and_of_the_node_port() {
+    let endpoint = |address: &str, node: &str, zone: &str| json!({"addresses": [address], "nodeName": node, "hints": {"forZones": [{"name": zone}]}});
+    let endpoints =
+        json!([endpoint("10.32.0.2", "n1", "a"), endpoint("10.32.0.3", "n2", "b"), endpoint("10.32.0.4", "n3", "a")]);
+    let slices = [slice(json!([{"port": 8080}]), endpoints)];
+    let (all, near, here) =
+        (vec!["10.32.0.2", "10.32.0.3", "10.32.0.4"], vec!["10.32.0.2", "10.32.0.4"], vec!["10.32.0.2"]);
+    for (what, zone, policies, inside, outside) in [
+        ("a node of no zone", None, json!({}), &all, &all),
+        ("hints", Some("a"), json!({}), &near, &near),
+        ("a zone without endpoints", Some("c"), json!({}), &all, &all),
+        ("local from outside", Some("a"), json!({"externalTrafficPolicy": "Local"}), &near, &here),
+        ("local from inside", Some("a"), json!({"internalTrafficPolicy": "Local"}), &here, &near),
+        ("both", None, json!({"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}), &here, &here),
+    ] {
+        let mut spec =
+            json!({"clusterIP": "10.96.0.7", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]});
+        spec.as_object_mut().expect("an object").extend(policies.as_object().expect("an object").clone());
+        let mut table = ServiceTable::default();
+        table.set_place(crate::Place { node: "n1".into(), zone: zone.map(str::to_owned) });
+        table.update(&name("web"), Some((&service("web", spec), &slices)));
+        let port = table.node_port(Protocol::Tcp, 30080).expect("a node port");
+        let ips = |outside: bool| port.endpoints(outside).iter().map(|a| a.ip().to_string()).collect::<Vec<_>>();
+        assert_eq!(
+            (&ips(false), &ips(true)),
+            (&inside.iter().map(|a| (*a).to_owned()).collect(), &outside.iter().map(|a| (*a).to_owned()).collect()),
+            "{what}"
+        );
+        assert!(
+            port.candidates(ip("192.0.2.1"), Instant::now(), true).all(|a| ips(true).contains(&a.ip().to_string()))
+        );
+    }
+}
+
+#[test]
+fn what_another_proxy_serves_has_a_name_and_nothing_else_here() {
+    let mut table = ServiceTable::default();
+    let mut web = web();
+    web.metadata.labels = Some([("service.kubernetes.io/service-proxy-name".to_owned(), "other".to_owned())].into());
+    table.update(&name("web"), Some((&web, &[slice(http_ports(8080), ready(&["10.32.0.2"]))])));
+    assert_eq!(table.resolve("default", "web", None), Some(Answer::Addresses(vec![ip("10.96.0.7")])));
+    assert!(matches!(table.find(Protocol::Tcp, at("10.96.0.7:80")), Found::Nothing));
+    assert!(table.node_ports().is_empty());
+}
+
+#[test]
+fn only_what_was_put_to_zero_while_idle_sleeps() {
+    let of = |annotation: Option<&str>, endpoints: Value| {
+        let mut slice = (*slice(http_ports(8080), endpoints)).clone();
+        slice.metadata.annotations =
+            annotation.map(|value| [("sampan.dev/scaled-to-zero".to_owned(), value.to_owned())].into());
+        let mut table = ServiceTable::default();
+        table.update(&name("web"), Some((&web(), &[Arc::new(slice)])));
+        let Found::Port(dns) = table.find(Protocol::Udp, at("10.96.0.7:53")) else { panic!("a UDP port") };
+        assert!(!dns.is_asleep(false), "datagrams do not wait");
+        table.node_port(Protocol::Tcp, 30080).expect("a node port").is_asleep(true)
+    };
+    assert!(of(Some("web"), json!([])));
+    assert!(of(Some("web"), json!([{"addresses": ["10.32.0.2"], "conditions": {"ready": false}}])), "it starts");
+    assert!(!of(Some("web"), ready(&["10.32.0.2"])), "it serves");
+    assert!(!of(None, json!([])), "nobody told so");
 }

@@ -591,6 +591,7 @@ impl Runtime for Wasmtime {
             memory_bytes: shared.memory.used(),
             instances: shared.instances.load(Relaxed),
             requests: shared.requests.load(Relaxed),
+            busy: shared.instances.load(Relaxed).saturating_sub(shared.idle.load(Relaxed)),
             serves_http: container.image.lock().as_ref().is_some_and(|image| image.kind == Kind::Http),
             throttled: shared.quota.throttled(),
         })

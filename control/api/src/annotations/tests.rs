@@ -111,16 +111,32 @@ fn an_unknown_name_has_the_nearest_known_one() {
 
 #[test]
 fn annotations_beside_a_template_or_on_a_service_are_told() {
-    let workload = |names: &[&str]| {
-        let faults = faults_of_workload(names.iter().copied(), "spec.template", 100);
+    let workload = |kind: &str, annotations: &[(&str, &str)]| {
+        let faults = faults_of_workload(annotations.iter().copied(), kind, "spec.template", 100);
         faults.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(
-        workload(&["a.example/b", "web.sampan.dev/instances", "sampan.dev/instanzes"]),
+        workload("Job", &[("a.example/b", "c"), ("web.sampan.dev/instances", "d"), ("sampan.dev/instanzes", "e")]),
         [
             "annotation web.sampan.dev/instances: has no effect here: what pods read is in spec.template.metadata.annotations",
             "annotation sampan.dev/instanzes: unknown annotation; did you mean sampan.dev/instances?",
         ]
+    );
+    let idle = |kind: &str, value: &str| workload(kind, &[(SCALE_TO_ZERO_AFTER, value)]);
+    assert_eq!(workload("Deployment", &[(SCALE_TO_ZERO_AFTER, "5m"), (SCALED_TO_ZERO, "2")]), [""; 0]);
+    assert_eq!(
+        idle("Deployment", "soon"),
+        [
+            "annotation sampan.dev/scale-to-zero-after: invalid value \"soon\": must be a time above 0, such as 500ms, 90s, 2m or 1h30m"
+        ]
+    );
+    assert_eq!(
+        idle("StatefulSet", "5m"),
+        ["annotation sampan.dev/scale-to-zero-after: has no effect here: it means something on a Deployment only"]
+    );
+    assert_eq!(
+        workload("Deployment", &[("sampan.dev/scale-to-zero", "5m")]),
+        ["annotation sampan.dev/scale-to-zero: unknown annotation; did you mean sampan.dev/scale-to-zero-after?"]
     );
     let service = |annotations: &[(&str, &str)]| {
         let faults = faults_of_service(annotations.iter().copied(), 100);
@@ -143,7 +159,7 @@ fn a_crowd_of_faults_is_bounded_and_quickly_told() {
     let long = "ä".repeat(100_000);
     let annotations = names.iter().map(|name| (name.as_str(), long.as_str()));
     assert_eq!(faults_of_pod(annotations.clone(), &BTreeSet::new(), 200).len(), 200);
-    assert_eq!(faults_of_workload(names.iter().map(String::as_str), "template", 200).len(), 200);
+    assert_eq!(faults_of_workload(annotations.clone(), "Job", "template", 200).len(), 200);
     assert_eq!(faults_of_service(annotations, 200).len(), 200);
     let containers: Vec<String> = (0..10_000).map(|i| format!("c{i}")).collect();
     let containers = containers.iter().map(String::as_str).collect();

@@ -102,7 +102,9 @@ impl ControlPlane {
             image_advice: Some(dependencies.image_advice),
             runtimes: [wasm::NAME, isolated::NAME].map(str::to_owned).into(),
             local_volumes: Some(agent::LOCAL_VOLUMES.to_owned()),
-            capabilities: kinds::Capabilities::new(agent::HONOURED.iter().copied().chain(scheduler::honoured())),
+            capabilities: kinds::Capabilities::new(
+                agent::HONOURED.iter().chain(network::HONOURED).copied().chain(scheduler::honoured()),
+            ),
         };
         let options = server::Options {
             store: store.clone(),

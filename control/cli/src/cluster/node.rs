@@ -14,7 +14,7 @@ use container::Runtime;
 use image::Images;
 use isolated::Isolated;
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::api::resource::Quantity as Amount};
-use network::VirtualNetwork;
+use network::{VirtualNetwork, Waker};
 use std::{
     collections::BTreeMap,
     io,
@@ -75,6 +75,7 @@ impl server::dialer::Dialer for LocalNode {
 /// The configuration of the pod network. `api` is the address of the API.
 pub(super) fn plan_network(config: &Config, api: SocketAddr) -> network::Config {
     let mut plan = network::Config::new(api);
+    plan.node.clone_from(&config.node);
     plan.pod_cidr = config.pod_cidr;
     plan.node_cidr = config.node_cidr;
     plan.service_cidr = config.service_cidr;
@@ -120,7 +121,8 @@ impl Node {
         group.essential_silent("pod network", {
             let (informers, recorder, token) =
                 (dependencies.informers.clone(), recorder("kube-proxy"), group.token.clone());
-            async move { network::run(network, informers, Some(recorder), token).await }
+            let waker = Waker { client: dependencies.client.clone(), clock: process.clock.clone() };
+            async move { network::run(network, informers, Some(recorder), Some(waker), token).await }
         });
         draining.essential("node agent", {
             let (agent, token) = (agent.clone(), draining.token.clone());

@@ -4,6 +4,7 @@
 
 use super::rolling::{self, DESIRED_REPLICAS, MAX_REPLICAS};
 use crate::meta;
+use api::annotations::{SCALE_TO_ZERO_AFTER, SCALED_TO_ZERO};
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec},
@@ -20,7 +21,9 @@ pub(crate) const HISTORY: &str = "deployment.kubernetes.io/revision-history";
 /// The label that distinguishes the pods of the revisions.
 pub(crate) const HASH_LABEL: &str = "pod-template-hash";
 
-const NOT_COPIED: [&str; 6] = [
+const NOT_COPIED: [&str; 8] = [
+    SCALE_TO_ZERO_AFTER,
+    SCALED_TO_ZERO,
     "kubectl.kubernetes.io/last-applied-configuration",
     REVISION,
     HISTORY,

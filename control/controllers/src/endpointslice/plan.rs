@@ -1,9 +1,15 @@
 //! Which slices a Service should have, given its pods and the slices it has. Pure.
 
+use super::{
+    hints,
+    topology::{Ratios, Zones},
+};
 use crate::{
     meta, pods,
     servicepods::{self, HEADLESS, TRIGGER_TIME},
 };
+use api::annotations::{SCALED_TO_ZERO, WAKE_REQUESTED};
+use client::EventType;
 use k8s_openapi::{
     api::{
         core::v1::{ObjectReference, Pod, Service},
@@ -12,7 +18,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -20,9 +26,24 @@ use std::{
 pub(crate) const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
 /// The label that names the Service.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+/// The label that names who keeps a slice.
+pub(crate) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 /// Most endpoints in a slice.
 const MAX_ENDPOINTS: usize = 100;
+
+/// What is known beside the Service, its pods and its slices.
+pub(crate) struct Facts<'a> {
+    /// The zone of a node; `None` where there is no such node.
+    pub zone: &'a dyn Fn(&str) -> Option<Option<String>>,
+    /// The time of the change that is written, if there is a new one.
+    pub trigger: Option<String>,
+    /// The Deployments of the Service that were scaled to zero because they were idle.
+    pub asleep: Option<String>,
+    /// The share of the CPU that each zone has; `None` where it cannot be said.
+    pub ratios: Option<&'a Ratios>,
+    /// Whether its slices have hints of zones by their share of CPU.
+    pub hinted: bool,
+}
 
 /// The writes to slices.
 #[derive(Debug, Default, PartialEq)]
@@ -33,155 +54,223 @@ pub(crate) struct Plan {
     pub update: Vec<EndpointSlice>,
     /// Slices that are no longer needed.
     pub delete: Vec<Arc<EndpointSlice>>,
+    /// Events of the Service, with their reason.
+    pub events: Vec<(EventType, &'static str, String)>,
+    /// Pods that are left out because their node does not exist, and their nodes.
+    pub nodeless: Vec<(String, String)>,
+    /// How many endpoints each zone is given, for each family with hints by the share of CPU.
+    pub zones: Vec<Zones>,
 }
 
-/// Slices hold endpoints of one address family with the same ports.
-type Group = (&'static str, Vec<(String, Option<String>, Option<i32>, Option<String>)>);
+/// The slices of one address family.
+#[derive(Default)]
+pub(super) struct Part {
+    pub create: Vec<EndpointSlice>,
+    pub update: Vec<EndpointSlice>,
+    pub delete: Vec<Arc<EndpointSlice>>,
+    pub unchanged: Vec<Arc<EndpointSlice>>,
+}
 
-/// Compares the slices with the pods. Correct slices stay untouched; slices that must change anyway are filled first, then one slice with
-/// room for the rest, then new ones. `zone` returns the zone of a node.
-pub(crate) fn plan(
-    service: &Service,
-    pods: &[Arc<Pod>],
-    existing: &[Arc<EndpointSlice>],
-    zone: &dyn Fn(&str) -> Option<String>,
-) -> Plan {
-    let trigger = servicepods::trigger_time(service, pods);
-    let mut desired: BTreeMap<Group, Wanted> = BTreeMap::new();
-    let families = families(service);
-    for pod in pods.iter().filter(|p| servicepods::is_endpoint(p)) {
-        for family in &families {
-            let endpoint = endpoint(service, pod, family, zone);
-            if endpoint.addresses.is_empty() {
-                continue;
-            }
-            let ports = endpoint_ports(service, pod);
-            let wanted = desired.entry(group(family, &ports)).or_insert_with(|| Wanted { ports, ..Wanted::default() });
-            wanted.endpoints.insert(identity(&endpoint), endpoint);
+/// Ports in a comparable form: slices hold endpoints with the same ones.
+type Ports = Vec<(String, Option<String>, Option<i32>, Option<String>)>;
+
+/// Compares the slices with the pods, for each address family. Correct slices stay untouched; slices that must change anyway are filled
+/// first, then one slice with room for the rest, then new ones. What would be deleted is changed into what would be created.
+pub(crate) fn plan(service: &Service, pods: &[Arc<Pod>], existing: &[Arc<EndpointSlice>], facts: &Facts<'_>) -> Plan {
+    let (mut plan, families) = (Plan::default(), families(service));
+    let living = || existing.iter().filter(|slice| slice.metadata.deletion_timestamp.is_none());
+    let mut hinted = facts.hinted;
+    for family in &families {
+        let slices: Vec<_> = living().filter(|slice| slice.address_type == *family).cloned().collect();
+        let mut part = of_family(service, pods, &slices, family, facts, &mut plan.nodeless);
+        plan.zones.extend(hints::set(service, family, &mut part, facts.ratios, &mut hinted, &mut plan.events));
+        recycle(&mut part, service);
+        mark(&mut part, facts.asleep.as_deref());
+        for slice in part.create.iter_mut().chain(&mut part.update) {
+            stamp(&mut slice.metadata, facts.trigger.as_deref());
         }
+        plan.create.append(&mut part.create);
+        plan.update.append(&mut part.update);
+        plan.delete.append(&mut part.delete);
     }
-    let mut by_group: BTreeMap<Group, Vec<&Arc<EndpointSlice>>> = BTreeMap::new();
-    let mut plan = Plan::default();
-    for slice in existing.iter().filter(|s| s.metadata.deletion_timestamp.is_none()) {
-        let family = families.iter().find(|f| **f == slice.address_type && owned(slice, service));
-        match family {
-            Some(f) => by_group.entry(group(f, slice.ports.as_deref().unwrap_or_default())).or_default().push(slice),
-            None => plan.delete.push(slice.clone()),
-        }
-    }
-    for (group, wanted) in desired {
-        let slices = by_group.remove(&group).unwrap_or_default();
-        pack(service, group.0, wanted, &slices, trigger.as_deref(), &mut plan);
-    }
-    let spare: Vec<&Arc<EndpointSlice>> = by_group.into_values().flatten().collect();
-    placeholders(service, &families, existing, spare, trigger.as_deref(), &mut plan);
+    plan.delete.extend(living().filter(|slice| !families.contains(&slice.address_type.as_str())).cloned());
+    plan.nodeless.sort();
+    plan.nodeless.dedup();
     plan
 }
 
 #[derive(Default)]
 struct Wanted {
     ports: Vec<EndpointPort>,
+    /// In the order of the pods.
+    endpoints: Vec<Option<Endpoint>>,
     /// By identity, to find them in the existing slices.
-    endpoints: BTreeMap<String, Endpoint>,
+    places: HashMap<String, usize>,
 }
 
-/// Distributes the endpoints of one group over its slices.
-fn pack(
-    service: &Service,
-    family: &str,
-    mut wanted: Wanted,
-    slices: &[&Arc<EndpointSlice>],
-    trigger: Option<&str>,
-    plan: &mut Plan,
-) {
-    let (mut changed, mut unchanged): (Vec<EndpointSlice>, Vec<EndpointSlice>) = Default::default();
-    for slice in slices {
-        let old = slice.endpoints.as_deref().unwrap_or_default();
-        let kept: Vec<Endpoint> = old.iter().filter_map(|e| wanted.endpoints.remove(&identity(e))).collect();
-        let same = kept.len() == old.len() && kept.iter().zip(old).all(|(a, b)| alike(a, b));
-        let mut copy = (***slice).clone();
-        let relabelled = label(service, &mut copy);
-        if kept.is_empty() && !old.is_empty() {
-            plan.delete.push((*slice).clone());
-        } else if same && !relabelled {
-            unchanged.push(copy);
+impl Wanted {
+    fn insert(&mut self, endpoint: Endpoint) {
+        let place = *self.places.entry(identity(&endpoint)).or_insert(self.endpoints.len());
+        if place < self.endpoints.len() {
+            self.endpoints[place] = Some(endpoint);
         } else {
-            copy.endpoints = Some(kept);
-            changed.push(copy);
+            self.endpoints.push(Some(endpoint));
         }
     }
-    let mut rest: Vec<Endpoint> = wanted.endpoints.into_values().collect();
+
+    fn take(&mut self, like: &Endpoint) -> Option<Endpoint> {
+        self.endpoints[*self.places.get(&identity(like))?].take()
+    }
+}
+
+fn of_family(
+    service: &Service,
+    pods: &[Arc<Pod>],
+    slices: &[Arc<EndpointSlice>],
+    family: &'static str,
+    facts: &Facts<'_>,
+    nodeless: &mut Vec<(String, String)>,
+) -> Part {
+    let mut desired: BTreeMap<Ports, Wanted> = BTreeMap::new();
+    for pod in pods.iter().filter(|p| servicepods::is_endpoint(p)) {
+        let node = pods::node_name(pod);
+        let zone = (facts.zone)(node);
+        if zone.is_none() && !servicepods::publishes_unready(service) {
+            nodeless.push((meta::name(&pod.metadata).to_owned(), node.to_owned()));
+            continue;
+        }
+        let endpoint = endpoint(service, pod, family, zone.flatten());
+        if endpoint.addresses.is_empty() {
+            continue;
+        }
+        let ports = endpoint_ports(service, pod);
+        let wanted = desired.entry(key(&ports)).or_insert_with(|| Wanted { ports, ..Wanted::default() });
+        wanted.insert(endpoint);
+    }
+    let mut part = Part::default();
+    let mut by_ports: BTreeMap<Ports, Vec<Arc<EndpointSlice>>> = BTreeMap::new();
+    for slice in slices {
+        if is_owned(slice, service) {
+            by_ports.entry(key(slice.ports.as_deref().unwrap_or_default())).or_default().push(slice.clone());
+        } else {
+            part.delete.push(slice.clone());
+        }
+    }
+    for (ports, wanted) in desired {
+        let slices = by_ports.remove(&ports).unwrap_or_default();
+        pack(service, family, wanted, slices, &mut part);
+    }
+    let spare: Vec<Arc<EndpointSlice>> = by_ports.into_values().flatten().collect();
+    placeholder(service, family, spare, &mut part);
+    part
+}
+
+/// Distributes the endpoints with the same ports over their slices.
+fn pack(service: &Service, family: &str, mut wanted: Wanted, slices: Vec<Arc<EndpointSlice>>, part: &mut Part) {
+    let (mut changed, mut unchanged): (Vec<EndpointSlice>, Vec<Arc<EndpointSlice>>) = Default::default();
+    for slice in slices {
+        let old = slice.endpoints.as_deref().unwrap_or_default();
+        let kept: Vec<Endpoint> = old.iter().filter_map(|e| wanted.take(e)).collect();
+        let same = kept.len() == old.len() && kept.iter().zip(old).all(|(a, b)| alike(a, b));
+        if kept.is_empty() && !old.is_empty() {
+            part.delete.push(slice);
+        } else if !same {
+            let mut copy = (*slice).clone();
+            label(service, &mut copy);
+            copy.endpoints = Some(kept);
+            changed.push(copy);
+        } else {
+            let mut copy = (*slice).clone();
+            match label(service, &mut copy) {
+                true => changed.push(copy),
+                false => unchanged.push(slice),
+            }
+        }
+    }
+    let mut rest: Vec<Endpoint> = wanted.endpoints.into_iter().flatten().collect();
     let size = |s: &EndpointSlice| s.endpoints.as_ref().map_or(0, Vec::len);
     changed.sort_by_key(|s| std::cmp::Reverse(size(s)));
     for slice in &mut changed {
         let room = MAX_ENDPOINTS.saturating_sub(size(slice)).min(rest.len());
         slice.endpoints.get_or_insert_default().extend(rest.drain(..room));
     }
-    // the fullest slice that has room for all of the rest
-    let fits = |s: &&mut EndpointSlice| size(s) + rest.len() <= MAX_ENDPOINTS;
-    if !rest.is_empty()
-        && let Some(slice) = unchanged.iter_mut().filter(fits).max_by_key(|s| size(s))
-    {
-        slice.endpoints.get_or_insert_default().append(&mut rest);
-        changed.push(slice.clone());
-    }
-    for slice in &mut changed {
-        stamp(&mut slice.metadata, trigger);
-    }
-    plan.update.append(&mut changed);
     while !rest.is_empty() {
-        let mut slice = new_slice(service, family, &wanted.ports);
-        slice.endpoints = Some(rest.drain(..rest.len().min(MAX_ENDPOINTS)).collect());
-        stamp(&mut slice.metadata, trigger);
-        plan.create.push(slice);
+        // the fullest slice that has room for all of the rest
+        let fits = |s: &Arc<EndpointSlice>| size(s) + rest.len() <= MAX_ENDPOINTS;
+        let fullest = (0..unchanged.len()).filter(|i| fits(&unchanged[*i])).max_by_key(|i| size(&unchanged[*i]));
+        if let Some(at) = fullest {
+            let mut slice = (*unchanged.remove(at)).clone();
+            slice.endpoints.get_or_insert_default().append(&mut rest);
+            changed.push(slice);
+        } else {
+            let mut slice = new_slice(service, family, &wanted.ports);
+            slice.endpoints = Some(rest.drain(..rest.len().min(MAX_ENDPOINTS)).collect());
+            part.create.push(slice);
+        }
     }
+    part.update.append(&mut changed);
+    part.unchanged.append(&mut unchanged);
 }
 
-/// One empty slice per address family for a Service without endpoints, so that readers can distinguish "none" from "not reconciled yet".
-fn placeholders(
-    service: &Service,
-    families: &[&'static str],
-    existing: &[Arc<EndpointSlice>],
-    spare: Vec<&Arc<EndpointSlice>>,
-    trigger: Option<&str>,
-    plan: &mut Plan,
-) {
-    let is_empty = |s: &EndpointSlice| {
-        s.endpoints.as_ref().is_none_or(Vec::is_empty) && s.ports.as_ref().is_none_or(Vec::is_empty)
-    };
-    let mut keep: BTreeSet<&str> = BTreeSet::new();
-    for family in families {
-        let of_family = |s: &EndpointSlice| s.address_type == *family;
-        let dropped = |s: &EndpointSlice| plan.delete.iter().any(|d| d.metadata.uid == s.metadata.uid);
-        let in_use = plan.create.iter().chain(&plan.update).any(of_family)
-            || existing
-                .iter()
-                .any(|s| of_family(s) && !dropped(s) && !spare.iter().any(|p| p.metadata.uid == s.metadata.uid));
-        if in_use {
-            continue;
-        }
-        match spare.iter().find(|s| of_family(s) && is_empty(s)) {
-            Some(slice) => {
-                keep.insert(meta::uid(&slice.metadata));
-                let mut copy = (***slice).clone();
-                if label(service, &mut copy) {
-                    plan.update.push(copy);
+/// One empty slice for a Service without endpoints, so that readers can distinguish "none" from "not reconciled yet".
+fn placeholder(service: &Service, family: &str, mut spare: Vec<Arc<EndpointSlice>>, part: &mut Part) {
+    if part.create.is_empty() && part.update.is_empty() && part.unchanged.is_empty() {
+        let is_empty = |s: &Arc<EndpointSlice>| {
+            s.endpoints.as_ref().is_none_or(Vec::is_empty) && s.ports.as_ref().is_none_or(Vec::is_empty)
+        };
+        match spare.iter().position(is_empty) {
+            Some(at) => {
+                let slice = spare.remove(at);
+                let mut copy = (*slice).clone();
+                match label(service, &mut copy) {
+                    true => part.update.push(copy),
+                    false => part.unchanged.push(slice),
                 }
             }
-            None => {
-                let mut slice = new_slice(service, family, &[]);
-                stamp(&mut slice.metadata, trigger);
-                plan.create.push(slice);
-            }
+            None => part.create.push(new_slice(service, family, &[])),
         }
     }
-    let unused = spare.iter().filter(|s| !keep.contains(meta::uid(&s.metadata)));
-    plan.delete.extend(unused.map(|s| (*s).clone()));
+    part.delete.append(&mut spare);
 }
 
-fn owned(slice: &EndpointSlice, service: &Service) -> bool {
-    let owners = slice.metadata.owner_references.iter().flatten();
-    owners.clone().next().is_none() || owners.clone().any(|o| Some(&o.uid) == service.metadata.uid.as_ref())
+/// Turns what would be deleted into what would be created: one write instead of two.
+fn recycle(part: &mut Part, service: &Service) {
+    let delete = std::mem::take(&mut part.delete);
+    for old in delete {
+        let Some(mut slice) = is_owned(&old, service).then(|| part.create.pop()).flatten() else {
+            part.delete.push(old);
+            continue;
+        };
+        slice.metadata = ObjectMeta { labels: slice.metadata.labels.take(), ..old.metadata.clone() };
+        part.update.push(slice);
+    }
+}
+
+/// Tells on the slices which Deployments are asleep; the request to wake them ends with that.
+fn mark(part: &mut Part, asleep: Option<&str>) {
+    let is_marked = |meta: &ObjectMeta| {
+        meta::annotation(meta, SCALED_TO_ZERO) == asleep
+            && (asleep.is_some() || meta::annotation(meta, WAKE_REQUESTED).is_none())
+    };
+    let (same, other): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut part.unchanged).into_iter().partition(|slice| is_marked(&slice.metadata));
+    part.unchanged = same;
+    part.update.extend(other.into_iter().map(Arc::unwrap_or_clone));
+    for slice in part.create.iter_mut().chain(&mut part.update) {
+        if is_marked(&slice.metadata) {
+            continue;
+        }
+        let annotations = slice.metadata.annotations.get_or_insert_default();
+        match asleep {
+            Some(names) => drop(annotations.insert(SCALED_TO_ZERO.to_owned(), names.to_owned())),
+            None => annotations.retain(|key, _| key != SCALED_TO_ZERO && key != WAKE_REQUESTED),
+        }
+    }
+}
+
+fn is_owned(slice: &EndpointSlice, service: &Service) -> bool {
+    let mut owners = slice.metadata.owner_references.iter().flatten();
+    owners.any(|o| Some(&o.uid) == service.metadata.uid.as_ref() && o.kind == "Service" && o.api_version == "v1")
 }
 
 fn families(service: &Service) -> Vec<&'static str> {
@@ -202,7 +291,7 @@ fn families(service: &Service) -> Vec<&'static str> {
     }
 }
 
-fn endpoint(service: &Service, pod: &Pod, family: &str, zone: &dyn Fn(&str) -> Option<String>) -> Endpoint {
+fn endpoint(service: &Service, pod: &Pod, family: &str, zone: Option<String>) -> Endpoint {
     let serving = pods::is_ready(pod);
     let terminating = pod.metadata.deletion_timestamp.is_some();
     let addresses = servicepods::addresses(pod).into_iter().filter(|a| a.contains(':') == (family == "IPv6"));
@@ -221,7 +310,7 @@ fn endpoint(service: &Service, pod: &Pod, family: &str, zone: &dyn Fn(&str) -> O
             uid: pod.metadata.uid.clone(),
             ..ObjectReference::default()
         }),
-        zone: node.and_then(zone),
+        zone: zone.filter(|zone| !zone.is_empty()),
         node_name: node.map(str::to_owned),
         hostname: servicepods::hostname(pod, service),
         ..Endpoint::default()
@@ -242,12 +331,12 @@ fn endpoint_ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
         .collect()
 }
 
-fn group(family: &'static str, ports: &[EndpointPort]) -> Group {
+fn key(ports: &[EndpointPort]) -> Ports {
     let one =
         |p: &EndpointPort| (p.name.clone().unwrap_or_default(), p.protocol.clone(), p.port, p.app_protocol.clone());
-    let mut ports: Vec<_> = ports.iter().map(one).collect();
+    let mut ports: Ports = ports.iter().map(one).collect();
     ports.sort();
-    (family, ports)
+    ports
 }
 
 /// The identity of an endpoint across slices.
@@ -256,9 +345,16 @@ fn identity(e: &Endpoint) -> String {
     format!("{uid} {}", e.addresses.join(","))
 }
 
-fn alike(a: &Endpoint, b: &Endpoint) -> bool {
-    let json = |e: &Endpoint| serde_json::to_value(e).expect("an endpoint is JSON");
-    a == b || meta::same(&json(a), &json(b))
+/// Whether an endpoint is as it is wanted, its hints aside, which are set afterwards.
+fn alike(wanted: &Endpoint, there: &Endpoint) -> bool {
+    let plain = |endpoint: &Endpoint| {
+        let mut endpoint = Endpoint { hints: None, ..endpoint.clone() };
+        if let Some(target) = &mut endpoint.target_ref {
+            target.resource_version = None;
+        }
+        endpoint
+    };
+    plain(wanted) == plain(there)
 }
 
 /// Sets the labels of the Service and the reserved ones on the slice; returns whether that changed anything.
@@ -275,9 +371,13 @@ fn label(service: &Service, slice: &mut EndpointSlice) -> bool {
     changed
 }
 
+/// Writes the time of the change; an old one does not stay, since readers measure by it.
 fn stamp(meta: &mut ObjectMeta, trigger: Option<&str>) {
-    if let Some(trigger) = trigger {
-        meta.annotations.get_or_insert_default().insert(TRIGGER_TIME.to_owned(), trigger.to_owned());
+    match trigger {
+        Some(trigger) => {
+            meta.annotations.get_or_insert_default().insert(TRIGGER_TIME.to_owned(), trigger.to_owned());
+        }
+        None => drop(meta.annotations.as_mut().and_then(|all| all.remove(TRIGGER_TIME))),
     }
 }
 
@@ -296,167 +396,4 @@ fn new_slice(service: &Service, family: &str, ports: &[EndpointPort]) -> Endpoin
     };
     label(service, &mut slice);
     slice
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn service(more: Value) -> Service {
-        let mut value = json!({"metadata": {"name": "web", "namespace": "ns", "uid": "s", "labels": {"team": "x"}},
-            "spec": {"clusterIP": "10.0.0.1", "ipFamilies": ["IPv4"], "selector": {"app": "web"},
-                     "ports": [{"name": "http", "port": 80, "targetPort": "web", "protocol": "TCP"}]}});
-        for (k, v) in more.as_object().into_iter().flatten() {
-            value["spec"][k] = v.clone();
-        }
-        serde_json::from_value(value).expect("a Service")
-    }
-
-    fn pod(i: usize, ready: bool, more: Value) -> Arc<Pod> {
-        let name = format!("p{i:03}");
-        let mut value = json!({"metadata": {"name": name, "namespace": "ns", "uid": name, "labels": {"app": "web"}},
-            "spec": {"nodeName": "n1", "containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 8080, "protocol": "TCP"}]}]},
-            "status": {"phase": "Running", "podIP": format!("10.1.{}.{}", i / 200, i % 200 + 1),
-                "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]}});
-        for (k, v) in more.as_object().into_iter().flatten() {
-            for (k2, v2) in v.as_object().into_iter().flatten() {
-                value[k][k2] = v2.clone();
-            }
-        }
-        Arc::new(serde_json::from_value(value).expect("a pod"))
-    }
-
-    fn pods(n: usize) -> Vec<Arc<Pod>> {
-        (0..n).map(|i| pod(i, true, json!({}))).collect()
-    }
-
-    fn run(service: &Service, pods: &[Arc<Pod>], existing: &[Arc<EndpointSlice>]) -> Plan {
-        plan(service, pods, existing, &|node| (node == "n1").then(|| "z1".to_owned()))
-    }
-
-    /// As the server would have stored them.
-    fn stored(plan: &Plan) -> Vec<Arc<EndpointSlice>> {
-        let named = |(i, s): (usize, &EndpointSlice)| {
-            let mut s = s.clone();
-            s.metadata.name = Some(format!("web-{i}"));
-            s.metadata.uid = Some(format!("slice-{i}"));
-            Arc::new(s)
-        };
-        plan.create.iter().enumerate().map(named).collect()
-    }
-
-    fn sizes(slices: &[EndpointSlice]) -> Vec<usize> {
-        slices.iter().map(|s| s.endpoints.as_ref().map_or(0, Vec::len)).collect()
-    }
-
-    #[test]
-    fn a_slice_looks_like_upstreams() {
-        let p = run(&service(json!({})), &pods(1), &[]);
-        assert_eq!(
-            serde_json::to_value(&p.create[0]).expect("JSON"),
-            json!({
-                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-                "metadata": {"generateName": "web-", "namespace": "ns",
-                    "labels": {"team": "x", SERVICE_NAME: "web", MANAGED_BY_LABEL: MANAGED_BY},
-                    "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": "web", "uid": "s",
-                        "controller": true, "blockOwnerDeletion": true}]},
-                "endpoints": [{"addresses": ["10.1.0.1"], "nodeName": "n1", "zone": "z1",
-                    "conditions": {"ready": true, "serving": true, "terminating": false},
-                    "targetRef": {"kind": "Pod", "namespace": "ns", "name": "p000", "uid": "p000"}}],
-                "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-            })
-        );
-    }
-
-    #[test]
-    fn what_is_right_is_left_alone() {
-        let s = service(json!({}));
-        for n in [0, 1, 100, 250] {
-            let existing = stored(&run(&s, &pods(n), &[]));
-            assert_eq!(run(&s, &pods(n), &existing), Plan::default(), "{n}");
-        }
-    }
-
-    #[test]
-    fn slices_hold_a_hundred_endpoints_at_most() {
-        let s = service(json!({}));
-        assert_eq!(sizes(&run(&s, &pods(250), &[]).create), [100, 100, 50]);
-        let existing = stored(&run(&s, &pods(250), &[]));
-        let grown = run(&s, &pods(260), &existing);
-        assert_eq!((sizes(&grown.update), grown.create.len()), (vec![60], 0), "the one with room is filled");
-        let grown = run(&s, &pods(310), &existing);
-        assert_eq!((grown.update.len(), sizes(&grown.create)), (0, vec![60]), "no room for all: a new one");
-    }
-
-    #[test]
-    fn conditions_tell_ready_serving_and_terminating() {
-        let deleting = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
-        for (publish, ready, more, expected) in [
-            (false, true, json!({}), (true, true, false)),
-            (false, false, json!({}), (false, false, false)),
-            (false, true, deleting.clone(), (false, true, true)),
-            (true, false, json!({}), (true, false, false)),
-            (true, false, deleting, (true, false, true)),
-        ] {
-            let p = run(&service(json!({"publishNotReadyAddresses": publish})), &[pod(1, ready, more)], &[]);
-            let c = p.create[0].endpoints.as_ref().expect("endpoints")[0].conditions.clone().expect("conditions");
-            assert_eq!((c.ready, c.serving, c.terminating), (Some(expected.0), Some(expected.1), Some(expected.2)));
-        }
-    }
-
-    #[test]
-    fn finished_pods_and_pods_without_address_are_no_endpoints() {
-        let finished = pod(1, true, json!({"status": {"phase": "Succeeded"}}));
-        let homeless = pod(2, true, json!({"status": {"podIP": null}}));
-        let p = run(&service(json!({})), &[finished, homeless], &[]);
-        assert_eq!(sizes(&p.create), [0], "an empty placeholder");
-        assert_eq!(p.create[0].ports, None);
-    }
-
-    #[test]
-    fn the_placeholder_makes_way_for_endpoints_and_comes_back() {
-        let s = service(json!({}));
-        let placeholder = stored(&run(&s, &[], &[]));
-        let p = run(&s, &pods(1), &placeholder);
-        assert_eq!((sizes(&p.create), p.delete.len()), (vec![1], 1));
-        let full = stored(&p);
-        let p = run(&s, &[], &full);
-        assert_eq!((sizes(&p.create), p.update.len(), p.delete.len()), (vec![0], 0, 1));
-    }
-
-    #[test]
-    fn pods_with_another_port_number_get_their_own_slice() {
-        let mut other = (*pod(2, true, json!({}))).clone();
-        other.spec.as_mut().expect("a spec").containers[0].ports.as_mut().expect("ports")[0].container_port = 9090;
-        let p = run(&service(json!({})), &[pod(1, true, json!({})), Arc::new(other)], &[]);
-        assert_eq!(sizes(&p.create), [1, 1]);
-    }
-
-    #[test]
-    fn headless_services_are_labelled_and_name_their_pods() {
-        let s = service(json!({"clusterIP": "None", "ports": null}));
-        let p = run(&s, &[pod(1, true, json!({"spec": {"hostname": "h", "subdomain": "web"}}))], &[]);
-        assert_eq!(p.create[0].metadata.labels.as_ref().expect("labels")[HEADLESS], "");
-        assert_eq!(p.create[0].endpoints.as_ref().expect("endpoints")[0].hostname.as_deref(), Some("h"));
-    }
-
-    #[test]
-    fn a_change_of_readiness_updates_the_slice_in_place() {
-        let s = service(json!({}));
-        let existing = stored(&run(&s, &pods(3), &[]));
-        let mut changed = pods(3);
-        changed[1] = pod(
-            1,
-            false,
-            json!({"status": {"conditions": [
-            {"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:00:05Z"}]}}),
-        );
-        let p = run(&s, &changed, &existing);
-        assert_eq!((p.create.len(), sizes(&p.update), p.delete.len()), (0, vec![3], 0));
-        assert_eq!(
-            p.update[0].metadata.annotations.as_ref().expect("annotations")[TRIGGER_TIME],
-            "2026-01-01T00:00:05Z"
-        );
-    }
 }

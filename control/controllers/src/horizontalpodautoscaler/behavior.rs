@@ -52,6 +52,11 @@ impl History {
         Self { recommended: vec![(now, current)], up: Vec::new(), down: Vec::new() }
     }
 
+    /// Remembers what somebody else recommended.
+    pub(super) fn recommend(&mut self, replicas: i32, now: Timestamp) {
+        self.recommended.push((now, replicas));
+    }
+
     /// The number after the stabilization windows; remembers the recommendation.
     pub(super) fn stabilize(
         &mut self,

@@ -1,10 +1,12 @@
 //! Which kinds are served, and their scales: targets are of any kind that has a scale, custom resources too.
 
-use client::{Client, discovery, discovery::Resource};
+use api::annotations::SCALED_TO_ZERO;
+use client::{Client, Patch, discovery, discovery::Resource};
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::Deployment;
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// How long what was found is believed.
@@ -105,6 +107,16 @@ impl Kinds {
         let body = self.client.raw(Method::GET, path, None).await?;
         let whole = serde_json::from_slice(&body).map_err(|error| client::Error::Decode(error.to_string()))?;
         Ok(Scale::read(path.to_owned(), whole))
+    }
+
+    /// Writes zero replicas of a Deployment together with the mark that it is idle, so that a request wakes it (`scaletozero`). It wakes with
+    /// one.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub(super) async fn put_to_sleep(&self, namespace: &str, name: &str) -> Result<(), client::Error> {
+        let patch = json!({"metadata": {"annotations": {SCALED_TO_ZERO: "1"}}, "spec": {"replicas": 0}});
+        self.client.patch::<Deployment>(namespace, name, Patch::Merge(patch)).await.map(drop)
     }
 
     /// Writes the wanted replicas. A scale that has changed meanwhile is read again, a few times.

@@ -186,6 +186,22 @@ impl HorizontalPodAutoscalerController {
         measure(report, proposals, wanted, now)
     }
 
+    /// Writes the replicas of the target.
+    async fn write(
+        &self,
+        key: &Key,
+        spec: &HorizontalPodAutoscalerSpec,
+        scale: Scale,
+        replicas: i32,
+    ) -> Result<(), client::Error> {
+        let target = &spec.scale_target_ref;
+        let is_deployment = target.kind == "Deployment" && target.api_version.as_deref() == Some("apps/v1");
+        if replicas == 0 && is_deployment {
+            return self.kinds.put_to_sleep(&key.namespace, &target.name).await;
+        }
+        self.kinds.rescale(scale, replicas).await
+    }
+
     /// Looks at the autoscaler and does what is to be done.
     async fn scale(&self, key: &Key, hpa: &HorizontalPodAutoscaler) -> Report {
         let (spec, mut report) = (&hpa.spec, Report::of(hpa));
@@ -216,7 +232,7 @@ impl HorizontalPodAutoscalerController {
         let plan = plan(spec, report, (first, scale.wanted), measured, &mut history, now);
         let report = match plan.rescale.clone() {
             None => plan.report,
-            Some((replicas, reason)) => match self.kinds.rescale(scale, replicas).await {
+            Some((replicas, reason)) => match self.write(key, spec, scale, replicas).await {
                 Ok(()) => plan.done(spec, replicas, &reason, &mut history, now),
                 Err(error) => plan.refused(replicas, &reason, &error.to_string(), now),
             },

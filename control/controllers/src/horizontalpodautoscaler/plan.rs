@@ -233,6 +233,12 @@ fn by_metrics(
         _ => String::new(),
     };
     let behavior = spec.behavior.as_ref();
+    if current > 0 && report.is("ScaledToZero") {
+        // a request has woken the target: somebody recommended what there is now
+        history.recommend(current, now);
+        let message = "the workload was scaled up by a request";
+        report.condition("ScaledToZero", false, "NotScaledToZero", message, now);
+    }
     let stable = history.stabilize(behavior, asked, current, now);
     report.condition("AbleToScale", true, stable.reason, stable.message, now);
     let told = history.within(behavior, stable.replicas, Range { least, most, current }, now);
