@@ -144,7 +144,7 @@ impl Cause {
 
     /// `f: Invalid value: <value>: detail`. Strings are quoted, numbers and booleans plain, objects and lists compact JSON.
     pub fn invalid(field: &FieldPath, value: &serde_json::Value, detail: &str) -> Self {
-        Self::new(CauseKind::Invalid, field, format!("Invalid value: {}: {detail}", show(value)))
+        Self::shown(CauseKind::Invalid, field, &show(value), detail)
     }
 
     /// As [`Cause::invalid`], without the value: `f: Invalid value: detail`. `field.OmitValueType` upstream.
@@ -166,7 +166,7 @@ impl Cause {
 
     /// As [`Cause::invalid`], with the value already formatted.
     pub fn invalid_shown(field: &FieldPath, shown: &str, detail: &str) -> Self {
-        Self::new(CauseKind::Invalid, field, format!("Invalid value: {}: {detail}", show::cut(shown)))
+        Self::shown(CauseKind::Invalid, field, shown, detail)
     }
 
     /// `f: Unsupported value: "v": supported values: "A", "B"`. The values are printed sorted as given.

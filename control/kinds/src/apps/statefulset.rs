@@ -98,6 +98,14 @@ impl Strategy for StatefulSets {
                 out.push(policy.not_supported(&["Retain", "Delete"]));
             }
         }
+        if cx.operation == Operation::Create {
+            for claim in spec.get("volumeClaimTemplates").items() {
+                if rules::full(&out) {
+                    return out;
+                }
+                claims::validate_spec(claim.get("spec"), &mut out);
+            }
+        }
         spec.get("replicas").not_negative(&mut out);
         spec.get("minReadySeconds").not_negative(&mut out);
         spec.down(&["ordinals", "start"]).not_negative(&mut out);
@@ -198,10 +206,12 @@ fn selector_and_template(object: &Object, out: &mut Vec<Cause>) {
         Some(Err(_)) => out.push(selector.invalid("")),
         parsed => {
             let labels = template.get("metadata").get("labels");
-            if let Some(Ok(selector)) = &parsed
-                && !selector.is_empty()
-                && !selector.matches(|key| labels.value().get(key)?.as_str())
-            {
+            // no selector selects nothing
+            let fits = match &parsed {
+                Some(Ok(selector)) => selector.is_empty() || selector.matches(|key| labels.value().get(key)?.as_str()),
+                _ => false,
+            };
+            if !fits {
                 out.push(labels.invalid("`selector` does not match template `labels`"));
             }
             podspec::validate_template(template, out);

@@ -216,7 +216,9 @@ fn capacity(capacity: At<'_>, out: &mut Vec<Cause>) {
         out.push(capacity.required(""));
     }
     if !capacity.get("storage").is_set() || capacity.len() > 1 {
-        out.push(capacity.not_supported(&["storage"]));
+        let none = json!({});
+        let shown = if capacity.is_set() { capacity } else { capacity.with(&none) };
+        out.push(shown.not_supported(&["storage"]));
     }
     for (name, at) in capacity.entries() {
         if rules::full(out) {
@@ -246,8 +248,13 @@ fn source(spec: At<'_>, out: &mut Vec<Cause>) {
         "csi" => csi(first, out),
         _ => podspec::validate_volume_source(spec, name, first, out),
     }
-    for (_, more) in sources {
-        out.push(more.forbidden("may not specify more than 1 volume type"));
+    for (name, more) in sources {
+        match name {
+            // upstream lets it be beside others
+            "flexVolume" => podspec::validate_volume_source(spec, name, more, out),
+            "cephfs" => out.push(spec.get("cephFS").forbidden("may not specify more than 1 volume type")),
+            _ => out.push(more.forbidden("may not specify more than 1 volume type")),
+        }
     }
     if spec.get("local").is_set() && !spec.get("nodeAffinity").is_set() {
         out.push(spec.get("nodeAffinity").required("Local volume requires node affinity"));

@@ -87,8 +87,8 @@ pub(crate) fn one_source(volume: At<'_>, name: &str, source: At<'_>, out: &mut V
         "nfs" => {
             require(&["server", "path"], out);
             let path = source.get("path");
-            if !path.is_empty() && !path.str().starts_with('/') {
-                out.push(path.invalid("must be an absolute path"));
+            if !path.str().starts_with('/') {
+                out.push(path.or_empty().invalid("must be an absolute path"));
             }
         }
         "gitRepo" => {

@@ -73,8 +73,6 @@ impl Strategy for Bindings {
         }
         let kinds: &[&str] = if self.namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
         if !kinds.contains(&role.get("kind").str()) {
-            // Upstream lists them sorted.
-            let kinds: &[&str] = if self.namespaced { &["ClusterRole", "Role"] } else { kinds };
             out.push(role.get("kind").or_empty().not_supported(kinds));
         }
         let name = role.get("name");
@@ -193,10 +191,10 @@ mod tests {
                 "roleRef: {apiGroup: x, kind: Any, name: a/b}, subjects: [{kind: Robot}, {kind: User, apiGroup: x, name: u}, {kind: ServiceAccount, apiGroup: x, name: S}]",
                 expect![[r#"
                     roleRef.apiGroup: Unsupported value: "x": supported values: "rbac.authorization.k8s.io"
-                    roleRef.kind: Unsupported value: "Any": supported values: "ClusterRole", "Role"
+                    roleRef.kind: Unsupported value: "Any": supported values: "Role", "ClusterRole"
                     roleRef.name: Invalid value: "a/b": may not contain '/'
                     subjects[0].name: Required value
-                    subjects[0].kind: Unsupported value: "Robot": supported values: "Group", "ServiceAccount", "User"
+                    subjects[0].kind: Unsupported value: "Robot": supported values: "ServiceAccount", "User", "Group"
                     subjects[1].apiGroup: Unsupported value: "x": supported values: "rbac.authorization.k8s.io"
                     subjects[2].name: Invalid value: "S": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
                     subjects[2].apiGroup: Unsupported value: "x": supported values: ""

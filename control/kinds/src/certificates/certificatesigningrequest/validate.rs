@@ -49,7 +49,9 @@ pub(super) fn whole(object: &Object, out: &mut Vec<Cause>) {
     let spec = At::of(object, "spec");
     let request = spec.get("request");
     if let Err(error) = Request::parse(&bytes(request)) {
-        out.push(request.or_empty().invalid(&error.to_string()));
+        // bytes that are absent are null
+        let shown = if request.is_empty() { request.with(&Value::Null) } else { request };
+        out.push(shown.invalid(&error.to_string()));
     }
     usages(spec.get("usages"), out);
     let signer = spec.get("signerName");
