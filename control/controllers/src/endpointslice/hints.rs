@@ -4,7 +4,7 @@
 //! <https://kubernetes.io/docs/concepts/services-networking/topology-aware-routing/>. The annotation goes before the field.
 
 use super::{
-    plan::Part,
+    part::{Part, is_ready},
     topology::{self, Ratios, Zones},
 };
 use crate::meta;
@@ -24,11 +24,6 @@ pub(crate) fn is_auto(service: &Service) -> bool {
     let mode = value("service.kubernetes.io/topology-aware-hints");
     let mode = mode.or_else(|| value("service.kubernetes.io/topology-mode"));
     matches!(mode, Some("Auto" | "auto"))
-}
-
-/// Whether an endpoint is ready to take traffic.
-pub(super) fn is_ready(endpoint: &Endpoint) -> bool {
-    endpoint.conditions.as_ref().and_then(|c| c.ready) == Some(true)
 }
 
 /// Sets the hints of the slices of one family; slices whose hints are right stay unchanged. `hinted` says whether the Service has hints by

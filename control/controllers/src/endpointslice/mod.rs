@@ -5,6 +5,7 @@
 //! were scaled to zero because they were idle say so (`scaletozero`).
 
 mod hints;
+mod part;
 mod plan;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use super::{
     hints,
+    part::Part,
     topology::{Ratios, Zones},
 };
 use crate::{
@@ -60,15 +61,6 @@ pub(crate) struct Plan {
     pub nodeless: Vec<(String, String)>,
     /// How many endpoints each zone is given, for each family with hints by the share of CPU.
     pub zones: Vec<Zones>,
-}
-
-/// The slices of one address family.
-#[derive(Default)]
-pub(super) struct Part {
-    pub create: Vec<EndpointSlice>,
-    pub update: Vec<EndpointSlice>,
-    pub delete: Vec<Arc<EndpointSlice>>,
-    pub unchanged: Vec<Arc<EndpointSlice>>,
 }
 
 /// Ports in a comparable form: slices hold endpoints with the same ones.

@@ -3,7 +3,7 @@
 //! Follows <https://kubernetes.io/docs/concepts/services-networking/topology-aware-routing/>: an endpoint is meant for its own zone first, and
 //! zones with more endpoints than their share give some to zones with fewer.
 
-use super::{hints::is_ready, plan::Part};
+use super::part::{Part, is_ready};
 use crate::meta;
 use api::quantity::Quantity;
 use k8s_openapi::api::{
