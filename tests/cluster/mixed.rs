@@ -150,7 +150,9 @@ impl Storm {
             6 => self.touch().await,
             7 => self.process().restart(),
             8 => {
-                let time = Duration::from_millis(self.rng.u64(..8000));
+                // Longer than any patience of a controller at times.
+                let longest = if self.rng.u8(..4) == 0 { 40_000 } else { 8000 };
+                let time = Duration::from_millis(self.rng.u64(..longest));
                 let resource = LATE[self.rng.usize(..LATE.len())];
                 self.process().stand_still(resource, time);
             }
