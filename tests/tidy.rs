@@ -29,6 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("runc", &["container"]),
     ("network", &["api", "client", "container"]),
     ("agent", &["api", "client", "container", "image"]),
+    ("hollow", &["api", "client"]),
     (
         "cli",
         &[
@@ -37,6 +38,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "client",
             "container",
             "controllers",
+            "hollow",
             "image",
             "isolated",
             "kinds",

@@ -10,15 +10,18 @@ use client::{Kind, ListOptions};
 use fastrand::Rng;
 use http::Method;
 use k8s_openapi::api::{
-    apps::v1 as apps, autoscaling::v2 as autoscaling, batch::v1 as batch, coordination::v1 as coordination,
-    core::v1 as core, discovery::v1 as discovery, events::v1 as events, node::v1 as node, policy::v1 as policy,
-    scheduling::v1 as scheduling, storage::v1 as storage,
+    apps::v1 as apps, autoscaling::v2 as autoscaling, batch::v1 as batch, certificates::v1 as certificates,
+    coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
+    node::v1 as node, policy::v1 as policy, rbac::v1 as rbac, scheduling::v1 as scheduling, storage::v1 as storage,
 };
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 const AUTOSCALERS: &str = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+
+/// A request for a certificate, as openssl makes it, in base64.
+const REQUEST: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlJQlFEQ0I2QUlCQURBc01RMHdDd1lEVlFRS0RBUmtaWFp6TVF3d0NnWURWUVFLREFOdmNITXhEVEFMQmdOVgpCQU1NQkdwaGJtVXdXVEFUQmdjcWhrak9QUUlCQmdncWhrak9QUU1CQndOQ0FBVDcyQTJYZkt3SVY2bWZzQ1g3CjJDclRNaENScngzNFJyUSswQ2p5bHBwd0ZZcHBDVUxpNm43OHFiY0dIcTB5aFBaL1Znem93b0JIY3RVVldKVWMKNEFjY29Gb3dXQVlKS29aSWh2Y05BUWtPTVVzd1NUQkhCZ05WSFJFRVFEQStnZ2xoTG1WNFlXMXdiR1dIQkFvQQpBQUdIRUFBQUFBQUFBQUFBQUFBQUFBQUFBQUdCQzJGQVlpNWxlR0Z0Y0d4bGhneHpjR2xtWm1VNkx5OTRMM2t3CkNnWUlLb1pJemowRUF3SURSd0F3UkFJZ0ZWSUtpVm9iTGFjd3FGc2hBTnljVzJ0cU9zNE16RkN6M3RFY1hOUWYKVjFFQ0lGN1AyellMZzN0ZjhRM3UzMFlyMXU1MXFTcDlvRnppTkFvV01iSXVFcmU3Ci0tLS0tRU5EIENFUlRJRklDQVRFIFJFUVVFU1QtLS0tLQo=";
 
 /// A kind that is served, and an object of it that is taken.
 struct Served {
@@ -160,6 +163,35 @@ fn served() -> Vec<Served> {
             "storage.k8s.io/v1 StorageClass",
             "/apis/storage.k8s.io/v1/storageclasses",
             json!({"provisioner": "local.sampan.dev", "parameters": {"a": "b"}, "allowedTopologies": [{"matchLabelExpressions": [{"key": "a", "values": ["b"]}]}]}),
+        ),
+        (
+            "certificates.k8s.io/v1 CertificateSigningRequest",
+            "/apis/certificates.k8s.io/v1/certificatesigningrequests",
+            json!({"spec": {"request": REQUEST, "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"],
+                "expirationSeconds": 600}}),
+        ),
+        (
+            "rbac.authorization.k8s.io/v1 ClusterRole",
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+            json!({"aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]},
+                "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]}),
+        ),
+        (
+            "rbac.authorization.k8s.io/v1 ClusterRoleBinding",
+            "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+            json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"},
+                "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "u"}]}),
+        ),
+        (
+            "rbac.authorization.k8s.io/v1 Role",
+            "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles",
+            json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "resourceNames": ["p"]}]}),
+        ),
+        (
+            "rbac.authorization.k8s.io/v1 RoleBinding",
+            "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings",
+            json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
+                "subjects": [{"kind": "ServiceAccount", "name": "s", "namespace": "default"}]}),
         ),
         ("node.k8s.io/v1 RuntimeClass", "/apis/node.k8s.io/v1/runtimeclasses", json!({"handler": "wasmtime"})),
         (
@@ -431,10 +463,15 @@ async fn everybody_reads_everything(world: &World) {
         autoscaling::HorizontalPodAutoscaler,
         batch::CronJob,
         batch::Job,
+        certificates::CertificateSigningRequest,
         events::Event,
         policy::PodDisruptionBudget,
         scheduling::PriorityClass,
         coordination::Lease,
+        rbac::ClusterRole,
+        rbac::ClusterRoleBinding,
+        rbac::Role,
+        rbac::RoleBinding,
         node::RuntimeClass,
         storage::StorageClass,
         discovery::EndpointSlice,

@@ -26,6 +26,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 #[derive(Clone)]
 pub struct Deciders {
     pub clock: api::Clock,
+    /// What the controllers sign with.
+    pub keys: Arc<crate::keys::Keys>,
     /// How far their clock is ahead of it, milliseconds.
     pub skew: Arc<AtomicI64>,
     pub seed: u64,
@@ -45,6 +47,7 @@ impl Deciders {
         let clock = api::Clock::new(move || clock.now() + SignedDuration::from_millis(skew.load(Ordering::SeqCst)));
         let mut options = controllers::Options::new(clock.clone(), "certificate".into());
         options.local_volumes = Some(agent::LOCAL_VOLUMES.to_owned());
+        options.keys = Some(self.keys.clone());
         let context = controllers::Context::new(manager, informers.clone(), options, tasks.clone());
         controllers::start(&context, token, tasks);
         let options = scheduler::Options::new(clock, self.seed);

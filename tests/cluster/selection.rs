@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Controllers beside those of the world. They end with the token.
-fn start(world: &World, selection: &str) -> (CancellationToken, TaskTracker) {
+pub fn start(world: &World, selection: &str) -> (CancellationToken, TaskTracker) {
     let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
     let mut options = controllers::Options::new(world.clock.clone(), "certificate".into());
     options.selection = selection.parse().unwrap();

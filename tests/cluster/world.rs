@@ -107,6 +107,8 @@ pub struct World {
     /// Simulated time between two looks.
     look: Duration,
     objects: Arc<dyn Objects>,
+    /// What the controllers sign with.
+    pub keys: Arc<crate::keys::Keys>,
     pub network: FakeNetwork,
     routers: Routers,
     begin: Instant,
@@ -159,6 +161,7 @@ impl World {
         let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
         let local_volumes = Some(agent::LOCAL_VOLUMES.to_owned());
         let settings = kinds::Settings { local_volumes, ..harness::settings("cluster") };
+        let keys = Arc::new(crate::keys::Keys::new(&settings.tokens, clock.now()));
         let routers = Routers::default();
         let options = server::Options {
             store: store.clone(),
@@ -182,7 +185,7 @@ impl World {
         let component = |user: &str, groups: &[&str]| component(&server, &switch, user, groups);
         let manager = component("system:kube-controller-manager", &[]);
         let informers = Informers::new(manager.clone(), token.clone(), tasks.clone());
-        let deciders = Deciders { clock: clock.clone(), skew: Arc::default(), seed };
+        let deciders = Deciders { clock: clock.clone(), keys: keys.clone(), skew: Arc::default(), seed };
         let process = if apart {
             Some(Process::start(&server, deciders))
         } else {
@@ -194,6 +197,7 @@ impl World {
         informers.synced().await;
         let world = Self {
             objects: server.objects(),
+            keys,
             server,
             store,
             clock,
@@ -318,7 +322,14 @@ impl World {
 
     /// An object of namespace `default`, or a cluster-scoped one.
     pub fn find(&self, group: &str, resource: &str, name: &str) -> Option<Value> {
-        let of_cluster = ["nodes", "namespaces", "persistentvolumes", "storageclasses"];
+        let of_cluster = [
+            "nodes",
+            "namespaces",
+            "persistentvolumes",
+            "storageclasses",
+            "certificatesigningrequests",
+            "clusterroles",
+        ];
         let namespace = if of_cluster.contains(&resource) { "" } else { "default" };
         self.objects.get(group, resource, namespace, name).map(|object| value(&object))
     }

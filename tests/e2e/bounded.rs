@@ -52,11 +52,8 @@ pub fn ended(mut child: Child, what: &str, limit: Duration) -> Output {
         panic!("{what} does not end within {limit:?}; it printed\n{}\n{}", text(&stdout), text(&stderr));
     };
     // Both readers end, by the last end of the pipe that is closed.
-    while let Err(error) = all.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        match error {
-            RecvTimeoutError::Disconnected => break,
-            RecvTimeoutError::Timeout => give_up(&mut child),
-        }
+    if all.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+        give_up(&mut child);
     }
     let status = loop {
         if let Some(status) = child.try_wait().expect("a child") {

@@ -1,5 +1,6 @@
 //! Every verb of an unmodified kubectl that the issue names, against a real cluster.
 
+mod certificates;
 mod claims;
 mod edges;
 mod profiles;

@@ -17,7 +17,7 @@ impl Plugin for KeepApart {
     fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {
         let wanted = apart(pod);
         if wanted.is_some() && node.pods.values().any(|other| apart(other) == wanted) {
-            return Status::Unschedulable(vec!["node(s) had a pod to keep apart from".into()]);
+            return Status::Unschedulable("node(s) had a pod to keep apart from".into());
         }
         Status::Success
     }

@@ -9,6 +9,7 @@ pub mod annotations;
 pub mod apply;
 mod clock;
 pub mod cron;
+pub mod csr;
 #[cfg(test)]
 mod hostile_tests;
 pub mod json;

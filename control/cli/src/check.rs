@@ -6,6 +6,7 @@ use crate::{
     settings::{self, Settings},
 };
 use api::quantity::Quantity;
+use ipnet::IpNet;
 use std::{io::ErrorKind, net::TcpListener};
 
 /// Addresses of a node's range that no pod gets: the network address, the node's own and the last.
@@ -33,7 +34,25 @@ fn ranges(settings: &Settings) -> Result<(), String> {
             }
         }
     }
-    has_room(settings)
+    hollow(settings).and_then(|()| has_room(settings))
+}
+
+/// Whether the range of the hollow nodes has enough addresses, and is apart from those of pods and Services.
+fn hollow(settings: &Settings) -> Result<(), String> {
+    let (range, nodes) = (settings.hollow_cidr(), settings.hollow_nodes());
+    let most = hollow::most_nodes(&range);
+    if nodes > most {
+        return Err(format!(
+            "--hollow-nodes {nodes}: --hollow-cidr {range} has addresses for {most} nodes, 256 for each; give a wider range or fewer nodes"
+        ));
+    }
+    let whole = IpNet::V4(range);
+    for (flag, other) in [("--pod-cidr", settings.pod_cidr()), ("--service-cidr", settings.service_cidr())] {
+        if other.contains(&whole) || whole.contains(&other) {
+            return Err(format!("--hollow-cidr {range} and {flag} {other} overlap; give ranges apart"));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a node's range has enough addresses for its pods.

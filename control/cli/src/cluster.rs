@@ -75,6 +75,8 @@ impl Cluster {
             authority: &plane.credentials.authority.certificate,
         };
         let node = Node::start(&config, &process, (&group, &draining), dependencies, plan, images, &local)?;
+        let hollow = plane.client("system:hollow-nodes", &["system:nodes"]).named("hollow");
+        node::start_hollow(&config, &process, &group, hollow, &plane.informers);
         let administrator = plane.client("kubernetes-admin", &["system:masters"]).named("sampan");
         let drain = config.drain;
         let cluster = Self { address, process, plane, node, administrator, drain, draining, group, failure };

@@ -9,7 +9,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use kinds::Tokens;
 use server::pki::{self, Names, Pair, Validity};
-use std::{fs, net::IpAddr, time::Duration};
+use std::{fmt, fs, net::IpAddr, time::Duration};
 
 /// The issuer of ServiceAccount tokens: upstream's default for clusters without a public name.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -109,6 +109,29 @@ impl Credentials {
                 }
             }
         }
+    }
+}
+
+/// What controllers sign with these keys.
+impl controllers::Keys for Credentials {
+    fn token(&self, namespace: &str, account: &str, uid: &str, secret: &str) -> anyhow::Result<String> {
+        Ok(self.tokens.sign_legacy(namespace, account, uid, secret)?)
+    }
+
+    fn certificate(
+        &self,
+        request: &api::csr::Request,
+        usages: &[String],
+        from: Timestamp,
+        until: Timestamp,
+    ) -> anyhow::Result<String> {
+        Ok(pki::issue_for(&self.authority, request, usages, Validity { from, until })?)
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials")
     }
 }
 

@@ -19,13 +19,14 @@ macro_rules! eprintln {
 }
 
 /// The crates of this workspace: their messages are for users, unlike those of libraries.
-const OURS: [&str; 14] = [
+const OURS: [&str; 15] = [
     "agent",
     "api",
     "cli",
     "client",
     "container",
     "controllers",
+    "hollow",
     "image",
     "isolated",
     "kinds",

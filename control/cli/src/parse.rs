@@ -2,7 +2,7 @@
 //! caller adds the flag or field.
 
 use api::quantity::Quantity;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -184,6 +184,20 @@ pub(crate) fn service_cidr(text: &str) -> Result<IpNet, String> {
         return Err(format!("it has {has} addresses, at least {MIN_SERVICES} are needed: {wider}"));
     }
     Ok(range)
+}
+
+/// `--hollow-nodes`: 0 or more. How many there may be depends on `--hollow-cidr`.
+pub(crate) fn hollow_nodes(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "use a whole number, for example 100".to_owned())
+}
+
+/// `--hollow-cidr`.
+pub(crate) fn hollow_cidr(text: &str) -> Result<Ipv4Net, String> {
+    let example = hollow::default_cidr().to_string();
+    match cidr(text, &example)? {
+        IpNet::V4(range) => Ok(range),
+        IpNet::V6(_) => Err(format!("only IPv4 ranges are supported, for example {example}")),
+    }
 }
 
 /// `--allow-egress`: a range or an address.

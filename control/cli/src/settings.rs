@@ -14,7 +14,7 @@ use clap::Args;
 #[cfg(test)]
 pub(crate) use file::FIELDS;
 pub(crate) use file::{is_input, name_fields, read};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -39,7 +39,7 @@ pub(crate) struct Settings {
     /// How long pods may take to end at Ctrl-C or `sampan down`, such as 30s, within their own grace periods [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = parse::drain, allow_negative_numbers = true)]
     pub(crate) drain: Option<u32>,
-    /// Which controllers run, by name: * is all, -x all but x, such as *,-cronjob-controller [default: *]
+    /// Which controllers run, by name: * is all but those of bootstrap tokens, -x all but x, such as *,-job-controller [default: *]
     #[arg(long, value_name = "LIST", value_parser = parse::controllers, allow_hyphen_values = true)]
     pub(crate) controllers: Option<controllers::Selection>,
     /// A KubeSchedulerConfiguration in YAML: profiles, plugins, weights [default: upstream's, as default-scheduler]
@@ -73,6 +73,12 @@ pub(crate) struct Settings {
     /// Addresses of Services, IPv4, at least 8, apart from those of pods [default: the first start's, there 10.96.0.0/16]
     #[arg(long, value_name = "CIDR", value_parser = parse::service_cidr, help_heading = "Node")]
     pub(crate) service_cidr: Option<IpNet>,
+    /// Nodes that hold pods without running them, hollow-0 and so on, to try a scheduler or plan a cluster [default: 0]
+    #[arg(long, value_name = "N", value_parser = parse::hollow_nodes, allow_negative_numbers = true, help_heading = "Hollow nodes")]
+    pub(crate) hollow_nodes: Option<u32>,
+    /// Addresses of these nodes and their pods, 256 for each node, which nobody dials [default: 240.0.0.0/8]
+    #[arg(long, value_name = "CIDR", value_parser = parse::hollow_cidr, help_heading = "Hollow nodes")]
+    pub(crate) hollow_cidr: Option<Ipv4Net>,
     /// Let guests reach this range of refused ones (this machine's, link-local, multicast); may be repeated [default: none]
     #[arg(long, value_name = "CIDR", value_parser = parse::allow_egress, help_heading = "Node")]
     pub(crate) allow_egress: Vec<IpNet>,
@@ -138,6 +144,16 @@ impl Settings {
         IpNet::new_assert(pods.network(), length)
     }
 
+    /// How many nodes hold pods without running them.
+    pub(crate) fn hollow_nodes(&self) -> u32 {
+        self.hollow_nodes.unwrap_or(0)
+    }
+
+    /// The range of addresses of these nodes and their pods.
+    pub(crate) fn hollow_cidr(&self) -> Ipv4Net {
+        self.hollow_cidr.unwrap_or_else(hollow::default_cidr)
+    }
+
     /// The range of Service addresses.
     pub(crate) fn service_cidr(&self) -> IpNet {
         self.service_cidr.unwrap_or_else(|| network().service_cidr)
@@ -172,6 +188,8 @@ impl Settings {
             reserved_memory: self.reserved_memory.or(other.reserved_memory),
             pod_cidr: self.pod_cidr.or(other.pod_cidr),
             service_cidr: self.service_cidr.or(other.service_cidr),
+            hollow_nodes: self.hollow_nodes.or(other.hollow_nodes),
+            hollow_cidr: self.hollow_cidr.or(other.hollow_cidr),
             allow_egress: if self.allow_egress.is_empty() { other.allow_egress } else { self.allow_egress },
         }
     }
@@ -193,6 +211,8 @@ impl Settings {
         one("--reserved-memory", self.reserved_memory.map(|it| it.to_string()));
         one("--pod-cidr", self.pod_cidr.map(|it| it.to_string()));
         one("--service-cidr", self.service_cidr.map(|it| it.to_string()));
+        one("--hollow-nodes", self.hollow_nodes.map(|it| it.to_string()));
+        one("--hollow-cidr", self.hollow_cidr.map(|it| it.to_string()));
         all.extend(self.tls_san.iter().map(|name| ("--tls-san", name.clone())));
         all.extend(self.allow_egress.iter().map(|range| ("--allow-egress", range.to_string())));
         all
@@ -215,6 +235,8 @@ impl Settings {
             reserved_memory: Some(self.reserved_memory()),
             pod_cidr: Some(self.pod_cidr()),
             service_cidr: Some(self.service_cidr()),
+            hollow_nodes: Some(self.hollow_nodes()),
+            hollow_cidr: Some(self.hollow_cidr()),
             allow_egress: self.allow_egress.clone(),
         };
         let mut flags = BTreeMap::<String, String>::new();

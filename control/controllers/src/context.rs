@@ -1,10 +1,32 @@
 //! Options and shared handles of the controllers.
 
 use crate::{nodecidrs::NodeCidrs, selection::Selection};
-use api::Clock;
+use api::{Clock, csr::Request};
 use client::{Client, Informers, QueueMetrics, Recorder, RecorderOptions};
-use std::sync::Arc;
+use jiff::Timestamp;
+use std::{fmt, sync::Arc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The keys of the cluster, for controllers that sign: they see none of them.
+pub trait Keys: fmt::Debug + Send + Sync + 'static {
+    /// The token of a Secret of this namespace, for the account with this name and uid.
+    ///
+    /// # Errors
+    /// The library cannot sign.
+    fn token(&self, namespace: &str, account: &str, uid: &str, secret: &str) -> anyhow::Result<String>;
+
+    /// The certificate for a request, in PEM, for these usages and between these times, but not beyond the end of the authority.
+    ///
+    /// # Errors
+    /// The authority has ended, a usage is unknown, or the library cannot sign.
+    fn certificate(
+        &self,
+        request: &Request,
+        usages: &[String],
+        from: Timestamp,
+        until: Timestamp,
+    ) -> anyhow::Result<String>;
+}
 
 /// What the composition root decides.
 #[derive(Clone, Debug)]
@@ -21,6 +43,8 @@ pub struct Options {
     pub terminated_pods: usize,
     /// The provisioner, and driver, of volumes that are folders of nodes; `None`: there are none.
     pub local_volumes: Option<String>,
+    /// The keys of the cluster; `None`: no tokens and no certificates are made, as upstream without the files of its keys.
+    pub keys: Option<Arc<dyn Keys>>,
     /// Which controllers run.
     pub selection: Selection,
     /// The metrics of the controllers' work queues.
@@ -36,6 +60,7 @@ impl Options {
             node_cidrs: None,
             node_grace: std::time::Duration::from_secs(50),
             terminated_pods: 12_500,
+            keys: None,
             selection: Selection::default(),
             local_volumes: None,
             queues: QueueMetrics::default(),

@@ -6,7 +6,10 @@
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
+mod bootstrap;
+mod certificates;
 mod claim;
+mod clusterroleaggregation;
 mod context;
 mod cronjob;
 mod daemonset;
@@ -35,6 +38,7 @@ mod rootca;
 mod selection;
 mod served;
 mod serviceaccount;
+mod serviceaccounttoken;
 mod servicepods;
 mod statefulset;
 mod status;
@@ -43,7 +47,7 @@ mod ttlafterfinished;
 mod volumeexpand;
 mod volumeprotection;
 
-pub use context::{Context, Options};
+pub use context::{Context, Keys, Options};
 pub use nodecidrs::NodeCidrs;
 pub use selection::{Selection, names};
 
@@ -73,6 +77,15 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     go.run(2, disruption::DisruptionController::new(cx));
     go.run_part("disruption-controller", 1, disruption::StalePodDisruption::new(cx));
     go.run(5, resourcequota::ResourceQuotaController::new(cx));
+    go.run(1, clusterroleaggregation::ClusterRoleAggregationController::new(cx));
+    if go.selects("bootstrap-signer-controller") {
+        go.run(1, bootstrap::signer::BootstrapSignerController::new(cx));
+    }
+    if go.selects("token-cleaner-controller") {
+        go.run(1, bootstrap::tokencleaner::TokenCleanerController::new(cx));
+    }
+    go.run(5, certificates::approving::ApprovingController::new(cx));
+    go.run(1, certificates::cleaner::CleanerController::new(cx));
     go.run(2, podgc::PodGarbageCollector::new(cx));
     go.run(2, ttlafterfinished::TtlAfterFinishedController::new(cx));
     // One worker: two claims never choose the same volume.
@@ -81,6 +94,10 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     go.run(2, volumeprotection::ClaimProtectionController::new(cx));
     go.run(2, volumeprotection::VolumeProtectionController::new(cx));
     go.run(5, ephemeralvolume::EphemeralVolumeController::new(cx));
+    if let Some(keys) = &cx.options.keys {
+        go.run(5, serviceaccounttoken::ServiceAccountTokenController::new(cx, keys.clone()));
+        go.run(5, certificates::signing::SigningController::new(cx, keys.clone()));
+    }
     if cx.options.node_cidrs.is_some() {
         go.run(1, nodeipam::NodeIpamController::new(cx));
     }

@@ -4,6 +4,11 @@ use std::{fmt, str::FromStr};
 
 /// Every controller by upstream's name, with the older name that upstream takes too.
 const KNOWN: &[(&str, &str)] = &[
+    ("bootstrap-signer-controller", "bootstrapsigner"),
+    ("certificatesigningrequest-approving-controller", "csrapproving"),
+    ("certificatesigningrequest-cleaner-controller", "csrcleaner"),
+    ("certificatesigningrequest-signing-controller", "csrsigning"),
+    ("clusterrole-aggregation-controller", "clusterrole-aggregation"),
     ("cronjob-controller", "cronjob"),
     ("daemonset-controller", "daemonset"),
     ("deployment-controller", "deployment"),
@@ -27,17 +32,23 @@ const KNOWN: &[(&str, &str)] = &[
     ("resourcequota-controller", "resourcequota"),
     ("root-ca-certificate-publisher-controller", "root-ca-cert-publisher"),
     ("serviceaccount-controller", "serviceaccount"),
+    ("serviceaccount-token-controller", "serviceaccount-token"),
     ("statefulset-controller", "statefulset"),
     ("taint-eviction-controller", "taint-eviction-controller"),
+    ("token-cleaner-controller", "tokencleaner"),
     ("ttl-after-finished-controller", "ttl-after-finished"),
 ];
+
+/// Those that `*` does not mean, as upstream.
+const OFF_BY_DEFAULT: &[&str] = &["bootstrap-signer-controller", "token-cleaner-controller"];
 
 /// The names of all controllers, sorted.
 pub fn names() -> impl Iterator<Item = &'static str> {
     KNOWN.iter().map(|(name, _)| *name)
 }
 
-/// Which controllers run. `*` is all of them, `-x` all but x where there is a `*` too, and `x` that one; the first that names one counts.
+/// Which controllers run. `*` is all of them that are on by default, `-x` all but x where there is a `*` too, and `x` that one; the first that
+/// names one counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection(Vec<Item>);
 
@@ -62,7 +73,7 @@ impl Selection {
             Item::Without(one) if *one == name => Some(false),
             _ => None,
         });
-        named.unwrap_or_else(|| self.0.contains(&Item::All))
+        named.unwrap_or_else(|| self.0.contains(&Item::All) && !OFF_BY_DEFAULT.contains(&name))
     }
 }
 
@@ -129,6 +140,13 @@ mod tests {
             assert_eq!(selection.to_string().parse(), Ok(selection), "{text}");
         }
         assert!(Selection::default().includes("job-controller"));
+        for (text, cleaner) in
+            [("*", false), ("*,token-cleaner-controller", true), ("*,tokencleaner", true), ("job", false)]
+        {
+            let selection: Selection = text.parse().expect("a selection");
+            assert_eq!(selection.includes("token-cleaner-controller"), cleaner, "{text}");
+            assert!(!selection.includes("bootstrap-signer-controller"), "{text}");
+        }
     }
 
     #[test]
@@ -136,7 +154,7 @@ mod tests {
         for text in ["*,-jobs", "jobs", "*,--job", "*,Job"] {
             let error = text.parse::<Selection>().expect_err(text);
             assert!(
-                error.contains("is not in the list of known controllers; there are cronjob-controller, "),
+                error.contains("is not in the list of known controllers; there are bootstrap-signer-controller, "),
                 "{error}"
             );
         }

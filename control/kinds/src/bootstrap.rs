@@ -2,7 +2,7 @@
 //! the nodes, Service `default/kubernetes` with its endpoints, and the Lease of this server. They are created concurrently at start, so that they share group commits, and reconciled
 //! while the server runs.
 
-use crate::{Settings, scheduling::priorityclass::SYSTEM};
+use crate::{Settings, core::serviceaccount::LAST_USED, scheduling::priorityclass::SYSTEM};
 use anyhow::{Context as _, bail};
 use axum::body::Body;
 use futures::future::try_join_all;
@@ -85,6 +85,20 @@ impl Bootstrap {
             }
             if let Err(error) = self.ensure().await {
                 tracing::warn!("cannot keep the server's own objects: {error:#}");
+            }
+            self.label_used().await;
+        }
+    }
+
+    /// Notes in the Secrets of tokens that were used on which day that was.
+    async fn label_used(&self) {
+        for ((namespace, name), day) in self.settings.tokens.take_used() {
+            let body = json!({"metadata": {"labels": {LAST_USED: day}}}).to_string().into_bytes();
+            let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}?{MANAGER}");
+            match self.call(Method::PATCH, &path, "application/merge-patch+json", body).await {
+                Ok((code, _)) if code.is_success() || code == StatusCode::NOT_FOUND => {}
+                Ok((_, answer)) => tracing::warn!("cannot label the Secret {namespace}/{name}: {answer}"),
+                Err(error) => tracing::warn!("cannot label the Secret {namespace}/{name}: {error:#}"),
             }
         }
     }

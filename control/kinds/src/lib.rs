@@ -18,6 +18,7 @@ mod batch;
 pub mod bootstrap;
 mod capabilities;
 mod cells;
+mod certificates;
 mod claims;
 mod coordination;
 pub mod core;
@@ -29,6 +30,7 @@ mod node;
 mod podspec;
 mod policy;
 mod quantities;
+mod rbac;
 mod rules;
 mod scheduling;
 mod storage;
@@ -85,7 +87,7 @@ impl Settings {
             Arc::new(Union::new(vec![Arc::new(privileged::Privileged), Arc::new(DefaultRoles)]));
         server::Parts {
             resources: resources(self, &authorizer),
-            admission: admission::all(self),
+            admission: admission::all(self, &authorizer),
             authenticators: vec![Arc::new(self.tokens.clone())],
             authorizer,
             exempt: privileged::is_privileged,
@@ -100,6 +102,8 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
     let [of_pods, of_services] = metrics::custommetrics::resources();
     let [autoscaler, autoscaler_v1] = autoscaling::horizontalpodautoscaler::resources();
     let capabilities = &settings.capabilities;
+    let [role, cluster_role] = rbac::roles::resources(capabilities);
+    let [role_binding, cluster_role_binding] = rbac::bindings::resources(capabilities);
     let mut all = vec![
         core::pod::binding::resource(),
         core::configmap::resource(),
@@ -127,7 +131,12 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         autoscaler_v1,
         batch::cronjob::resource(capabilities),
         batch::job::resource(capabilities),
+        certificates::certificatesigningrequest::resource(),
         policy::poddisruptionbudget::resource(),
+        cluster_role_binding,
+        cluster_role,
+        role_binding,
+        role,
         scheduling::priorityclass::resource(capabilities),
         coordination::lease::resource(),
         node::runtimeclass::resource(),

@@ -72,7 +72,12 @@ fn the_table_is_kubernetes() {
         autoscaling/v1 | horizontalpodautoscalers | HorizontalPodAutoscaler | ns | hpa | all | all8 | status(get,patch,update)
         batch/v1 | cronjobs | CronJob | ns | cj | all | all8 | status(get,patch,update)
         batch/v1 | jobs | Job | ns |  | all | all8 | status(get,patch,update)
+        certificates.k8s.io/v1 | certificatesigningrequests | CertificateSigningRequest | cluster | csr |  | all8 | approval(get,patch,update); status(get,patch,update)
         policy/v1 | poddisruptionbudgets | PodDisruptionBudget | ns | pdb |  | all8 | status(get,patch,update)
+        rbac.authorization.k8s.io/v1 | clusterrolebindings | ClusterRoleBinding | cluster |  |  | all8 |
+        rbac.authorization.k8s.io/v1 | clusterroles | ClusterRole | cluster |  |  | all8 |
+        rbac.authorization.k8s.io/v1 | rolebindings | RoleBinding | ns |  |  | all8 |
+        rbac.authorization.k8s.io/v1 | roles | Role | ns |  |  | all8 |
         scheduling.k8s.io/v1 | priorityclasses | PriorityClass | cluster | pc |  | all8 |
         coordination.k8s.io/v1 | leases | Lease | ns |  |  | all8 |
         node.k8s.io/v1 | runtimeclasses | RuntimeClass | cluster |  |  | all8 |
@@ -86,6 +91,7 @@ fn the_table_is_kubernetes() {
         authentication.k8s.io/v1 | selfsubjectreviews | SelfSubjectReview | cluster |  |  | create |
         authorization.k8s.io/v1 | selfsubjectaccessreviews | SelfSubjectAccessReview | cluster |  |  | create |
         authorization.k8s.io/v1 | selfsubjectrulesreviews | SelfSubjectRulesReview | cluster |  |  | create |
+        authorization.k8s.io/v1 | subjectaccessreviews | SubjectAccessReview | cluster |  |  | create |
     "#]]
     .assert_eq(&table);
 }

@@ -91,7 +91,7 @@ pub fn schedule(
         [] => {
             if nodes.is_some() {
                 let why = format!("node(s) didn't satisfy plugin(s) [{}]", narrowed_by.join(" "));
-                statuses.set_absent(Status::UnschedulableAndUnresolvable(vec![why.into()]));
+                statuses.set_absent(Status::UnschedulableAndUnresolvable(why.into()));
             }
             let why = statuses.histogram();
             refuse(state, pod, plugins, (&statuses, &filters), &why, refused_by.into_iter().collect())
@@ -130,10 +130,10 @@ fn pre_filter<'a>(state: &mut CycleState, pod: &PodInfo, snapshot: &'a Snapshot,
             }
             // the other plugins still run, because postFilter needs the state that they compute
             PreFilter::Unschedulable(why) => {
-                refused = Some((vec![plugin.name()], Status::Unschedulable(vec![why])));
+                refused = Some((vec![plugin.name()], Status::Unschedulable(why.into())));
             }
             PreFilter::UnschedulableAndUnresolvable(why) => {
-                refused = Some((vec![plugin.name()], Status::UnschedulableAndUnresolvable(vec![why])));
+                refused = Some((vec![plugin.name()], Status::UnschedulableAndUnresolvable(why.into())));
                 break;
             }
         }
@@ -142,7 +142,7 @@ fn pre_filter<'a>(state: &mut CycleState, pod: &PodInfo, snapshot: &'a Snapshot,
                 [one] => format!("node(s) didn't satisfy plugin {one}"),
                 several => format!("node(s) didn't satisfy plugin(s) [{}] simultaneously", several.join(" ")),
             };
-            refused = Some((narrowed_by.clone(), Status::UnschedulableAndUnresolvable(vec![why.into()])));
+            refused = Some((narrowed_by.clone(), Status::UnschedulableAndUnresolvable(why.into())));
             break;
         }
         running.push(plugin.as_ref());

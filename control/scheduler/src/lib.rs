@@ -61,5 +61,5 @@ pub use plugins::{Strategy, honoured};
 pub use profile::{Profile, Profiles};
 pub use run::{Options, Scheduler};
 pub use snapshot::Snapshot;
-pub use status::{Failure, NodeToStatus, Status};
+pub use status::{Failure, NodeToStatus, Reason, Reasons, Status};
 pub use waiting::WaitingPods;

@@ -31,7 +31,7 @@
 //!
 //!     fn filter(&self, state: &CycleState, _: &PodInfo, node: &NodeInfo) -> Status {
 //!         match state.read::<Most>() {
-//!             Some(Most(most)) if node.pods.len() >= *most => Status::Unschedulable(vec!["node(s) had their share".into()]),
+//!             Some(Most(most)) if node.pods.len() >= *most => Status::Unschedulable("node(s) had their share".into()),
 //!             _ => Status::Success,
 //!         }
 //!     }

@@ -6,15 +6,80 @@ use std::borrow::Cow;
 /// Why a node (or the whole cluster) rejects a pod, with upstream's text.
 pub type Reason = Cow<'static, str>;
 
+/// One or several of them. A constant allocates nothing, so that a filter can reject thousands of nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reasons {
+    /// One.
+    One(Reason),
+    /// None, or more than one.
+    Several(Vec<Reason>),
+}
+
+impl Reasons {
+    /// All of them.
+    pub fn all(&self) -> &[Reason] {
+        match self {
+            Self::One(reason) => std::slice::from_ref(reason),
+            Self::Several(reasons) => reasons,
+        }
+    }
+
+    /// Adds one.
+    pub fn push(&mut self, reason: Reason) {
+        *self = match std::mem::replace(self, Self::Several(Vec::new())) {
+            Self::Several(none) if none.is_empty() => Self::One(reason),
+            Self::Several(mut reasons) => {
+                reasons.push(reason);
+                Self::Several(reasons)
+            }
+            Self::One(first) => Self::Several(vec![first, reason]),
+        };
+    }
+}
+
+impl Default for Reasons {
+    /// None.
+    fn default() -> Self {
+        Self::Several(Vec::new())
+    }
+}
+
+impl From<&'static str> for Reasons {
+    fn from(reason: &'static str) -> Self {
+        Self::One(reason.into())
+    }
+}
+
+impl From<String> for Reasons {
+    fn from(reason: String) -> Self {
+        Self::One(reason.into())
+    }
+}
+
+impl From<Vec<Reason>> for Reasons {
+    fn from(reasons: Vec<Reason>) -> Self {
+        match <[Reason; 1]>::try_from(reasons) {
+            Ok([one]) => Self::One(one),
+            Err(reasons) => Self::Several(reasons),
+        }
+    }
+}
+
+impl From<Reason> for Reasons {
+    fn from(reason: Reason) -> Self {
+        Self::One(reason)
+    }
+}
+
 /// The result of a filter for one pod on one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
     /// The pod fits.
     Success,
     /// The pod does not fit; it may if pods are removed.
-    Unschedulable(Vec<Reason>),
+    Unschedulable(Reasons),
     /// The pod does not fit, even if pods are removed.
-    UnschedulableAndUnresolvable(Vec<Reason>),
+    UnschedulableAndUnresolvable(Reasons),
 }
 
 impl Status {
@@ -22,7 +87,7 @@ impl Status {
     pub fn reasons(&self) -> &[Reason] {
         match self {
             Self::Success => &[],
-            Self::Unschedulable(reasons) | Self::UnschedulableAndUnresolvable(reasons) => reasons,
+            Self::Unschedulable(reasons) | Self::UnschedulableAndUnresolvable(reasons) => reasons.all(),
         }
     }
 }
@@ -66,7 +131,7 @@ pub struct NodeToStatus<'a> {
 impl<'a> NodeToStatus<'a> {
     /// For the nodes of a snapshot, without any rejection yet.
     pub fn new(snapshot: &'a Snapshot) -> Self {
-        Self { snapshot, refused: Vec::new(), absent: Status::UnschedulableAndUnresolvable(Vec::new()) }
+        Self { snapshot, refused: Vec::new(), absent: Status::UnschedulableAndUnresolvable(Reasons::default()) }
     }
 
     /// The snapshot with all nodes.

@@ -70,8 +70,8 @@ pub(crate) fn filtered(plugin: &dyn Plugin, pod: &PodInfo, snapshot: &Snapshot) 
         .map(|node| match plugin.filter(&state, pod, node) {
             _ if skips => String::new(),
             Status::Success => String::new(),
-            Status::Unschedulable(why) => why.join(", "),
-            Status::UnschedulableAndUnresolvable(why) => format!("!{}", why.join(", ")),
+            Status::Unschedulable(why) => why.all().join(", "),
+            Status::UnschedulableAndUnresolvable(why) => format!("!{}", why.all().join(", ")),
         })
         .collect()
 }

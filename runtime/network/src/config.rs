@@ -17,6 +17,8 @@ pub struct Config {
     pub node_cidr: IpNet,
     /// The addresses of Services: never dialled outside.
     pub service_cidr: IpNet,
+    /// Other ranges of the cluster that are never dialled: their pods run nowhere.
+    pub undialled: Vec<IpNet>,
     /// `cluster.local`.
     pub domain: String,
     /// The address of the host where node ports listen.
@@ -99,6 +101,7 @@ impl Config {
             pod_cidr: net(10, 32, 11),
             node_cidr: net(10, 32, 16),
             service_cidr: net(10, 96, 16),
+            undialled: Vec::new(),
             domain: "cluster.local".into(),
             node_address: Ipv4Addr::LOCALHOST.into(),
             api: Api { port: api.port(), address: api },

@@ -90,13 +90,15 @@ impl VirtualNetwork {
     /// The address ranges of the configuration are invalid.
     pub fn new(config: Config, token: CancellationToken, tasks: TaskTracker) -> Result<Self> {
         config.check()?;
+        let inside =
+            [config.pod_cidr, config.service_cidr].into_iter().chain(config.undialled.iter().copied()).collect();
         let inner = Inner {
             table: RwLock::default(),
             tls: Tls::new(&config),
             relayed: Relayed::new(config.limits.relayed),
             tasks,
             token,
-            egress: Egress { inside: vec![config.pod_cidr, config.service_cidr], allow: config.allow_egress.clone() },
+            egress: Egress { inside, allow: config.allow_egress.clone() },
             pods: RwLock::default(),
             pool: Mutex::new(AddressPool::new(config.node_cidr)),
             lookups: Lookups::new(config.limits.lookups),
@@ -226,6 +228,9 @@ impl Inner {
         }
         if config.service_cidr.contains(&to.ip()) {
             return Err(Error::Unreachable(format!("no service has the address {}", to.ip())));
+        }
+        if config.undialled.iter().any(|range| range.contains(&to.ip())) {
+            return Err(Error::Unreachable(format!("{} is an address of a hollow node, where nothing runs", to.ip())));
         }
         if matches!(source, Source::Cluster(_)) && !chosen_by_user {
             return Ok(Route::Host { to, inside: false });

@@ -441,6 +441,28 @@ async fn guests_do_not_reach_the_host_unless_allowed() {
 }
 
 #[tokio::test]
+async fn hollow_addresses_are_never_dialled() {
+    // somebody listens there, and the flag allows it: only the range keeps guests, and the cluster itself, from dialling
+    let host = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let to = host.local_addr().expect("bound");
+    let network = network_with(|c| {
+        c.allow_egress = vec!["127.0.0.0/8".parse().expect("a network")];
+        c.undialled = vec!["127.0.0.0/24".parse().expect("a network")];
+    });
+    put_service(
+        &network,
+        "hollow",
+        json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]}),
+        json!([{"port": to.port()}]),
+        &[to.ip()],
+    );
+    let (a, _) = pod(&network, "a").await;
+    assert!(matches!(a.connect(at("10.96.0.9:80")).await.map(drop), Err(Error::Unreachable(_))));
+    assert!(matches!(Dialer::connect(&network, at("10.96.0.9:80")).await.map(drop), Err(Error::Unreachable(_))));
+    assert!(matches!(Dialer::connect(&network, to).await.map(drop), Err(Error::Unreachable(_))));
+}
+
+#[tokio::test]
 async fn datagrams_reach_pods_and_services_and_answers_come_back() {
     let network = network();
     let ((a, a_ip), (b, b_ip)) = (pod(&network, "a").await, pod(&network, "b").await);

@@ -33,10 +33,9 @@ fn what_is_not_there_says_so_at_once() {
     for (args, said) in [
         (&["cp", "d:/x", "/tmp/x"][..], "not found"),
         (&["create", "ingress", "i", "--rule=a/b=c:80"], missing),
-        (&["create", "role", "r", "--verb=get", "--resource=pods"], missing),
-        (&["create", "clusterrolebinding", "b", "--clusterrole=x", "--user=u"], missing),
+        (&["get", "csidrivers"], "the server doesn't have a resource type \"csidrivers\""),
         (&["get", "ingress"], "the server doesn't have a resource type \"ingress\""),
-        (&["certificate", "approve", "x"], "the server doesn't have a resource type"),
+        (&["certificate", "approve", "x"], "certificatesigningrequests.certificates.k8s.io \"x\" not found"),
         (&["explain", "netpol"], "the server doesn't have a resource type \"netpol\""),
         (&["get", "--raw", "/api/v1/namespaces/default/services/d/proxy/"], "endpoints \"d\" not found"),
         (&["get", "pods", "--as=bob"], "Forbidden"),

@@ -5,7 +5,7 @@ use crate::{data_dir::DataDir, machine, parse, settings::Settings};
 use agent::Machine;
 use anyhow::bail;
 use api::quantity::Quantity;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use std::{net::IpAddr, time::Duration};
 
 /// The validated settings.
@@ -23,6 +23,8 @@ pub(crate) struct Config {
     pub(super) pod_cidr: IpNet,
     pub(super) node_cidr: IpNet,
     pub(super) service_cidr: IpNet,
+    pub(super) hollow_nodes: u32,
+    pub(super) hollow_cidr: Ipv4Net,
     pub(super) allow_egress: Vec<IpNet>,
     pub(super) tls_san: Vec<String>,
 }
@@ -69,6 +71,8 @@ impl Config {
             pod_cidr: settings.pod_cidr(),
             node_cidr: settings.node_cidr(),
             service_cidr: settings.service_cidr(),
+            hollow_nodes: settings.hollow_nodes(),
+            hollow_cidr: settings.hollow_cidr(),
             tls_san: settings.tls_san.clone(),
             allow_egress: settings.allow_egress.clone(),
         };

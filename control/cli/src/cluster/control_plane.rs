@@ -154,6 +154,7 @@ impl ControlPlane {
         let mut options =
             controllers::Options::new(process.clock.clone(), self.credentials.authority.certificate.clone());
         options.selection = config.controllers.clone();
+        options.keys = Some(self.credentials.clone());
         options.local_volumes = Some(agent::LOCAL_VOLUMES.to_owned());
         options.queues.register(&mut process.metrics.lock());
         let elector = elector(config, process, &client, "kube-controller-manager");

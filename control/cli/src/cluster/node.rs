@@ -79,6 +79,7 @@ pub(super) fn plan_network(config: &Config, api: SocketAddr) -> network::Config 
     plan.node_cidr = config.node_cidr;
     plan.service_cidr = config.service_cidr;
     plan.node_address = config.node_address;
+    plan.undialled = vec![config.hollow_cidr.into()];
     plan.allow_egress.clone_from(&config.allow_egress);
     plan.limits.relayed = Shares::of(env::file_limit()).relayed;
     plan
@@ -127,6 +128,19 @@ impl Node {
         });
         Ok(Self { agent })
     }
+}
+
+/// Starts the hollow nodes, and removes those of an earlier start that had more.
+pub(super) fn start_hollow(config: &Config, process: &Process, group: &Group, client: Client, informers: &Informers) {
+    let options = hollow::Options {
+        nodes: config.hollow_nodes,
+        cidr: config.hollow_cidr,
+        version: server::version::git_version(),
+        clock: process.clock.clone(),
+        seed: env::seed(),
+    };
+    let (informers, token) = (informers.clone(), group.token.clone());
+    group.spawn(async move { hollow::run(client, &informers, options, token).await });
 }
 
 /// The reference to the node in events, like the kubelet's: by name, without a namespace.

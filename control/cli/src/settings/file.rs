@@ -128,6 +128,8 @@ impl Settings {
             "reservedMemory" => self.reserved_memory = one(value, parse::reserved_memory)?,
             "podCIDR" => self.pod_cidr = one(value, parse::pod_cidr)?,
             "serviceCIDR" => self.service_cidr = one(value, parse::service_cidr)?,
+            "hollowNodes" => self.hollow_nodes = one(value, parse::hollow_nodes)?,
+            "hollowCIDR" => self.hollow_cidr = one(value, parse::hollow_cidr)?,
             "allowEgress" => self.allow_egress = several(value, parse::allow_egress)?,
             other => return Err(unknown(other)),
         }
@@ -136,7 +138,7 @@ impl Settings {
 }
 
 /// All fields except `apiVersion` and `kind`.
-pub(crate) const FIELDS: [&str; 15] = [
+pub(crate) const FIELDS: [&str; 17] = [
     "listen",
     "nodeAddress",
     "tlsSAN",
@@ -151,6 +153,8 @@ pub(crate) const FIELDS: [&str; 15] = [
     "reservedMemory",
     "podCIDR",
     "serviceCIDR",
+    "hollowNodes",
+    "hollowCIDR",
     "allowEgress",
 ];
 

@@ -1,6 +1,7 @@
 //! The admission plugins of the built-in kinds, with upstream's names, in the order of [`all`]. They read other objects from memory
 //! ([`server::Objects`]), never from disk.
 
+mod certificates;
 mod defaultstorageclass;
 mod defaulttolerationseconds;
 pub(crate) mod imageadvice;
@@ -18,11 +19,11 @@ mod taintnodes;
 mod tests;
 
 use crate::Settings;
-use server::admission::Admission;
+use server::{admission::Admission, authz::Authorizer};
 use std::sync::Arc;
 
 /// Every plugin in its order.
-pub(crate) fn all(settings: &Settings) -> Vec<Arc<dyn Admission>> {
+pub(crate) fn all(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Arc<dyn Admission>> {
     let mut all: Vec<Arc<dyn Admission>> = vec![
         Arc::new(namespacelifecycle::NamespaceLifecycle),
         Arc::new(limitranger::LimitRanger::default()),
@@ -34,6 +35,9 @@ pub(crate) fn all(settings: &Settings) -> Vec<Arc<dyn Admission>> {
         Arc::new(storageobjectinuseprotection::StorageObjectInUseProtection),
         Arc::new(persistentvolumeclaimresize::PersistentVolumeClaimResize),
         Arc::new(runtimeclass::RuntimeClass),
+        Arc::new(certificates::CertificateApproval(authorizer.clone())),
+        Arc::new(certificates::CertificateSigning(authorizer.clone())),
+        Arc::new(certificates::CertificateSubjectRestriction),
     ];
     if let Some(advice) = &settings.image_advice {
         all.push(Arc::new(imageadvice::Images(advice.clone())));

@@ -1,7 +1,10 @@
 //! All plugins in their order over small clusters in memory.
 
 use super::*;
-use crate::testing::{Stored, context_for, parse, settings, yaml};
+use crate::{
+    authorization::privileged::Privileged,
+    testing::{Stored, context_for, parse, settings, yaml},
+};
 use api::{Object, Status};
 use expect_test::expect;
 use server::{Operation, Resource, admission::Attributes, strategy::Plain};
@@ -12,6 +15,12 @@ const POD: &str = "{metadata: {name: p, namespace: default}, spec: {containers: 
 
 fn resource(group: &str, name: &str, kind: &str) -> Resource {
     Resource::new(group, "v1", name, kind, Plain)
+}
+
+/// All plugins, over who may do what here.
+fn everything() -> Vec<Arc<dyn Admission>> {
+    let authorizer: Arc<dyn Authorizer> = Arc::new(Privileged);
+    all(&settings(), &authorizer)
 }
 
 fn cluster() -> Stored {
@@ -27,7 +36,7 @@ fn attributes(resource: Resource, stored: Stored, operation: Operation) -> Attri
 /// Runs all plugins as the server does.
 async fn admit(attributes: &Attributes, text: &str) -> Result<Object, Status> {
     let mut object = parse(text);
-    let plugins = all(&settings());
+    let plugins = everything();
     let plugins = || plugins.iter().filter(|plugin| plugin.handles(attributes));
     if attributes.context.operation != Operation::Delete {
         for plugin in plugins() {
@@ -48,7 +57,7 @@ async fn pod(stored: Stored, text: &str) -> Result<Object, String> {
 
 #[test]
 fn the_order_is_upstreams() {
-    let names: Vec<&str> = all(&settings()).iter().map(|plugin| plugin.name()).collect();
+    let names: Vec<&str> = everything().iter().map(|plugin| plugin.name()).collect();
     assert_eq!(
         names,
         [
@@ -62,6 +71,9 @@ fn the_order_is_upstreams() {
             "StorageObjectInUseProtection",
             "PersistentVolumeClaimResize",
             "RuntimeClass",
+            "CertificateApproval",
+            "CertificateSigning",
+            "CertificateSubjectRestriction",
             "ResourceQuota"
         ]
     );

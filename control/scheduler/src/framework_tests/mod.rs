@@ -39,7 +39,7 @@ impl Plugin for Last {
     fn filter(&self, state: &CycleState, _: &PodInfo, node: &NodeInfo) -> Status {
         match state.read::<LastName>() {
             Some(LastName(last)) if last == node.name() => Status::Success,
-            _ => Status::Unschedulable(vec!["node(s) were not the last".into()]),
+            _ => Status::Unschedulable("node(s) were not the last".into()),
         }
     }
 }
@@ -68,7 +68,7 @@ impl Plugin for Narrow {
         if node.name() == "b" {
             return Status::Success;
         }
-        Status::Unschedulable(vec!["node(s) were not b".into()])
+        Status::Unschedulable("node(s) were not b".into())
     }
 }
 
@@ -125,7 +125,7 @@ impl Plugin for Spread {
     }
 
     fn filter(&self, _: &CycleState, _: &PodInfo, node: &NodeInfo) -> Status {
-        if node.name() < "c" { Status::UnschedulableAndUnresolvable(vec!["early".into()]) } else { Status::Success }
+        if node.name() < "c" { Status::UnschedulableAndUnresolvable("early".into()) } else { Status::Success }
     }
 
     fn pre_score(&self, state: &mut CycleState, _: &PodInfo, nodes: &[&NodeInfo], snapshot: &Snapshot) -> PreScore {

@@ -37,7 +37,7 @@ impl Plugin for NodeAffinity {
         if node.node.as_deref().is_none_or(|n| pod.required.matches(n)) {
             return Status::Success;
         }
-        Status::UnschedulableAndUnresolvable(vec!["node(s) didn't match Pod's node affinity/selector".into()])
+        Status::UnschedulableAndUnresolvable("node(s) didn't match Pod's node affinity/selector".into())
     }
 
     fn pre_score(&self, _: &mut CycleState, pod: &PodInfo, _: &[&NodeInfo], _: &Snapshot) -> PreScore {

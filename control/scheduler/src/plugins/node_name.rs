@@ -23,7 +23,7 @@ impl Plugin for NodeName {
     fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {
         match node_name(&pod.pod) {
             name if !name.is_empty() && name != node.name() => {
-                Status::UnschedulableAndUnresolvable(vec!["node(s) didn't match the requested node name".into()])
+                Status::UnschedulableAndUnresolvable("node(s) didn't match the requested node name".into())
             }
             _ => Status::Success,
         }

@@ -27,7 +27,7 @@ impl Plugin for NodePorts {
 
     fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {
         if node.has_conflict(&pod.ports) {
-            return Status::Unschedulable(vec!["node(s) didn't have free ports for the requested pod ports".into()]);
+            return Status::Unschedulable("node(s) didn't have free ports for the requested pod ports".into());
         }
         Status::Success
     }

@@ -8,7 +8,7 @@ use crate::{
     node::NodeInfo,
     plugin::{Event, MAX_SCORE, Plugin},
     pod::PodInfo,
-    status::{Reason, Status},
+    status::{Reason, Reasons, Status},
 };
 use client::fit::resources::{Amount, Resources};
 use k8s_openapi::api::core::v1::Node;
@@ -97,7 +97,7 @@ impl Plugin for NodeResourcesFit {
     }
 
     fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {
-        let mut reasons: Vec<Reason> = Vec::new();
+        let mut reasons = Reasons::default();
         let mut hopeless = false;
         if node.pods.len() + 1 > node.max_pods {
             reasons.push("Too many pods".into());
@@ -116,7 +116,7 @@ impl Plugin for NodeResourcesFit {
             let of = |r: &Resources| r.scalar.get(name).copied().unwrap_or(0);
             compare(*amount, of(used), of(all), &|| format!("Insufficient {name}").into());
         }
-        match (reasons.is_empty(), hopeless) {
+        match (reasons.all().is_empty(), hopeless) {
             (true, _) => Status::Success,
             (false, true) => Status::UnschedulableAndUnresolvable(reasons),
             (false, false) => Status::Unschedulable(reasons),

@@ -42,7 +42,7 @@ impl Plugin for NodeUnschedulable {
         if node.node.as_deref().is_none_or(|n| admits(pod, n)) {
             return Status::Success;
         }
-        Status::UnschedulableAndUnresolvable(vec!["node(s) were unschedulable".into()])
+        Status::UnschedulableAndUnresolvable("node(s) were unschedulable".into())
     }
 
     fn listens(&self, event: &Event<'_>) -> bool {

@@ -51,7 +51,7 @@ impl Plugin for TaintToleration {
         if node.node.as_deref().is_none_or(|n| admits(pod, n)) {
             return Status::Success;
         }
-        Status::UnschedulableAndUnresolvable(vec!["node(s) had untolerated taint(s)".into()])
+        Status::UnschedulableAndUnresolvable("node(s) had untolerated taint(s)".into())
     }
 
     fn score(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> i64 {

@@ -240,7 +240,7 @@ impl Plugin for VolumeBinding {
         if claims.bound.iter().any(Option::is_none) {
             reasons.push(NOT_THERE.into());
         }
-        if reasons.is_empty() { Status::Success } else { Status::UnschedulableAndUnresolvable(reasons) }
+        if reasons.is_empty() { Status::Success } else { Status::UnschedulableAndUnresolvable(reasons.into()) }
     }
 
     fn reserve(&self, state: &mut CycleState, _: &PodInfo, node: &str) -> Result<(), Failure> {

@@ -61,7 +61,7 @@ impl Plugin for VolumeRestrictions {
         // On this node they may be gone by preemption; those of other nodes are not.
         let elsewhere = users.iter().any(|(name, _)| name != node.name());
         match elsewhere || count(node, pod::namespace(&pod.pod), claims) > 0 {
-            true => Status::Unschedulable(vec![CONFLICT.into()]),
+            true => Status::Unschedulable(CONFLICT.into()),
             false => Status::Success,
         }
     }

@@ -62,7 +62,7 @@ impl Plugin for VolumeZone {
         {
             return Status::Success;
         }
-        Status::UnschedulableAndUnresolvable(vec![CONFLICT.into()])
+        Status::UnschedulableAndUnresolvable(CONFLICT.into())
     }
 
     fn listens(&self, event: &Event<'_>) -> bool {

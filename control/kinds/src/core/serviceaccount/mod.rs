@@ -1,7 +1,10 @@
 //! ServiceAccount: an identity for pods. The subresource `token` issues its tokens.
 
+mod legacy;
 mod token;
 pub mod tokens;
+
+pub(crate) use self::legacy::LAST_USED;
 
 use self::tokens::Tokens;
 use crate::{cells, edit::drop_zero};

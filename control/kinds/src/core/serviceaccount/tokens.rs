@@ -1,6 +1,7 @@
 //! ServiceAccount tokens: ES256 JSON web tokens (KEP-1205), bound to the account and optionally to a pod. A token is invalid once an object that
 //! it is bound to is deleted.
 
+use super::legacy::{self, LegacyClaims};
 use api::Status;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::header;
@@ -36,7 +37,19 @@ struct Inner {
     /// X and Y of the public key, base64url.
     point: (String, String),
     /// Claims of verified tokens by digest, because a client sends the same token with every request.
-    checked: Mutex<HashMap<[u8; 32], Claims>>,
+    checked: Mutex<HashMap<[u8; 32], Verified>>,
+    /// Secrets (namespace and name) whose token was used, and the day that is to be written into them.
+    used: Mutex<BTreeMap<(String, String), String>>,
+}
+
+/// The claims of a token whose signature was verified.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum Verified {
+    /// Of a token with an end.
+    Bound(Box<Claims>),
+    /// Of the token of a Secret.
+    Legacy(LegacyClaims),
 }
 
 /// Most verified tokens in the cache, which is cleared when it is full.
@@ -123,7 +136,15 @@ impl Tokens {
             EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pair.serialize_der(), &SystemRandom::new())
                 .map_err(|e| Error::Key(e.to_string()))?;
         let id = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(raw));
-        Ok(Self(Arc::new(Inner { issuer: issuer.to_owned(), id, sign, verify, point, checked: Mutex::default() })))
+        Ok(Self(Arc::new(Inner {
+            issuer: issuer.to_owned(),
+            id,
+            sign,
+            verify,
+            point,
+            checked: Mutex::default(),
+            used: Mutex::default(),
+        })))
     }
 
     /// The issuer: the `iss` of tokens and their default audience.
@@ -136,6 +157,18 @@ impl Tokens {
     /// # Errors
     /// The library cannot sign.
     pub fn sign(&self, claims: &Claims) -> Result<String, Error> {
+        self.sign_json(claims)
+    }
+
+    /// The token of a Secret, for the account of its namespace with this name and uid.
+    ///
+    /// # Errors
+    /// The library cannot sign.
+    pub fn sign_legacy(&self, namespace: &str, account: &str, uid: &str, secret: &str) -> Result<String, Error> {
+        self.sign_json(&LegacyClaims::new(namespace, account, uid, secret))
+    }
+
+    fn sign_json(&self, claims: &impl Serialize) -> Result<String, Error> {
         let header = Header { kid: Some(self.0.id.clone()), ..Header::new(Algorithm::ES256) };
         let part = |json: serde_json::Result<Vec<u8>>| {
             json.map(|json| BASE64_URL_SAFE_NO_PAD.encode(json)).map_err(|e| Error::Sign(e.to_string()))
@@ -148,42 +181,60 @@ impl Tokens {
 
     /// The claims of a token that this cluster signed and that is valid now. The caller checks audiences and bound objects.
     pub fn verify(&self, token: &str, now: Timestamp) -> Option<Claims> {
-        let digest: [u8; 32] = Sha256::digest(token).into();
-        let known = self.0.checked.lock().get(&digest).cloned();
-        let claims = match known {
-            Some(claims) => claims,
-            None => {
-                let claims = self.check_signature(token)?;
-                let mut checked = self.0.checked.lock();
-                if checked.len() >= CHECKED {
-                    checked.clear();
-                }
-                checked.insert(digest, claims.clone());
-                claims
-            }
-        };
-        let now = now.as_second();
-        (claims.nbf <= now && now < claims.exp).then_some(claims)
+        let Verified::Bound(claims) = self.verified(token)? else { return None };
+        is_current(&claims, now).then_some(*claims)
     }
 
-    fn check_signature(&self, token: &str) -> Option<Claims> {
+    fn verified(&self, token: &str) -> Option<Verified> {
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        if let Some(known) = self.0.checked.lock().get(&digest) {
+            return Some(known.clone());
+        }
+        let claims = self.check_signature(token)?;
+        let mut checked = self.0.checked.lock();
+        if checked.len() >= CHECKED {
+            checked.clear();
+        }
+        checked.insert(digest, claims.clone());
+        Some(claims)
+    }
+
+    fn check_signature(&self, token: &str) -> Option<Verified> {
         let mut rules = Validation::new(Algorithm::ES256);
         // Times are checked against `now`, at every use.
         rules.validate_exp = false;
         rules.validate_nbf = false;
         rules.validate_aud = false;
-        rules.set_required_spec_claims(&["exp", "iss", "sub"]);
-        rules.set_issuer(&[self.issuer()]);
-        jsonwebtoken::decode(token, &self.0.verify, &rules).ok().map(|token| token.claims)
+        rules.set_required_spec_claims(&["iss", "sub"]);
+        rules.set_issuer(&[self.issuer(), legacy::ISSUER]);
+        let claims = jsonwebtoken::decode::<Verified>(token, &self.0.verify, &rules).ok()?.claims;
+        let issuer = match &claims {
+            Verified::Bound(claims) => claims.iss == self.issuer(),
+            Verified::Legacy(claims) => claims.iss == legacy::ISSUER,
+        };
+        issuer.then_some(claims)
     }
 
     /// The user of a token, if all bound objects still exist.
     pub fn user(&self, token: &str, now: Timestamp, objects: &dyn Objects) -> Option<User> {
-        let claims = self.verify(token, now)?;
-        if !claims.aud.iter().any(|a| a == self.issuer()) {
-            return None;
+        match self.verified(token)? {
+            Verified::Bound(claims) => {
+                let ours = claims.aud.iter().any(|a| a == self.issuer());
+                if ours && is_current(&claims, now) { user_of(&claims, objects) } else { None }
+            }
+            Verified::Legacy(claims) => {
+                let (user, label) = claims.user(token, objects)?;
+                if let Some(day) = legacy::used_on(&label, now) {
+                    self.0.used.lock().insert((claims.namespace, claims.secret), day);
+                }
+                Some(user)
+            }
         }
-        user_of(&claims, objects)
+    }
+
+    /// Secrets (namespace and name) whose tokens were used since the last call, with the day that their label is to say.
+    pub(crate) fn take_used(&self) -> BTreeMap<(String, String), String> {
+        std::mem::take(&mut *self.0.used.lock())
     }
 
     /// The documents of service account issuer discovery.
@@ -224,6 +275,12 @@ impl Authenticator for Tokens {
         };
         self.user(token, credentials.now, credentials.objects).map(Some).ok_or_else(Status::unauthorized)
     }
+}
+
+/// Whether a token is valid at a time.
+fn is_current(claims: &Claims, now: Timestamp) -> bool {
+    let now = now.as_second();
+    claims.nbf <= now && now < claims.exp
 }
 
 /// The user of claims, if the bound objects still exist with the same uid.
@@ -332,6 +389,31 @@ pub(crate) mod tests {
         let middle = tampered.len() / 2;
         tampered[middle] ^= 1;
         assert_eq!(tokens.user(&String::from_utf8_lossy(&tampered), at(500), &One(Some("u"))), None);
+    }
+
+    #[test]
+    fn a_token_of_a_secret_has_no_end_and_cannot_pass_for_another() {
+        let tokens = Tokens::new(&key(), "https://issuer").expect("tokens");
+        let other = Tokens::new(&key(), "https://issuer").expect("tokens");
+        let token = tokens.sign_legacy("ns", "sa", "u", "s").expect("a token");
+        let data = base64::prelude::BASE64_STANDARD.encode(&token);
+        let stored = crate::testing::Stored::default()
+            .with("", "secrets", &format!("{{metadata: {{name: s, namespace: ns}}, data: {{token: {data}}}}}"))
+            .with("", "serviceaccounts", "{metadata: {name: sa, namespace: ns, uid: u}}");
+        let at = |seconds| Timestamp::from_second(seconds).expect("a time");
+        for seconds in [0, 1 << 35] {
+            let user = tokens.user(&token, at(seconds), &stored).expect("a user");
+            assert_eq!(user.name, "system:serviceaccount:ns:sa");
+        }
+        let used = tokens.take_used();
+        assert_eq!(used.keys().collect::<Vec<_>>(), [&("ns".to_owned(), "s".to_owned())]);
+        assert!(tokens.take_used().is_empty(), "written once");
+        assert_eq!(tokens.verify(&token, at(5)), None, "it has no claims of a bound token");
+        assert_eq!(other.user(&token, at(5), &stored), None, "another key");
+        // A token that has an end does not become one without by its issuer.
+        let bound = Claims { iss: legacy::ISSUER.into(), ..claims(&tokens) };
+        let bound = tokens.sign(&bound).expect("a token");
+        assert_eq!(tokens.user(&bound, at(500), &stored), None);
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl DryRun<'_> {
         let mut possible: Vec<Arc<PodInfo>> = lower.cloned().collect();
         if possible.is_empty() {
             let why = "No preemption victims found for incoming pod";
-            return Err(Status::UnschedulableAndUnresolvable(vec![why.into()]));
+            return Err(Status::UnschedulableAndUnresolvable(why.into()));
         }
         let (mut state, mut copy) = (self.state.clone(), node.clone());
         possible.iter().for_each(|other| self.filters.remove(&mut state, self.pod, other, &mut copy));
@@ -102,7 +102,7 @@ impl DryRun<'_> {
         }
         if victims.is_empty() {
             let why = format!("expected at least one victim pod on node \"{}\"", node.name());
-            return Err(Status::UnschedulableAndUnresolvable(vec![why.into()]));
+            return Err(Status::UnschedulableAndUnresolvable(why.into()));
         }
         Ok((victims, violations))
     }

@@ -102,7 +102,7 @@ impl Plugin for DefaultPreemption {
         let (candidates, mut refused, tried) = dry_run.candidates(&nodes, begin, enough, statuses.snapshot(), found);
         self.next.store(begin + tried, Ordering::Relaxed);
         let Some(best) = choice::best(candidates) else {
-            refused.set_absent(Status::UnschedulableAndUnresolvable(vec![NOT_HELPFUL.into()]));
+            refused.set_absent(Status::UnschedulableAndUnresolvable(NOT_HELPFUL.into()));
             let count = statuses.snapshot().count();
             let why = format!("preemption: 0/{count} nodes are available: {}.", refused.histogram());
             return PostFilter::Cleared(why.into());

@@ -66,13 +66,13 @@ impl Plugin for InterPodAffinity {
     fn filter(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {
         let Some(filtering) = state.read::<Filtering>() else { return Status::Success };
         if !filtering.affinity_is_met(pod, node) {
-            return Status::UnschedulableAndUnresolvable(vec!["node(s) didn't match pod affinity rules".into()]);
+            return Status::UnschedulableAndUnresolvable("node(s) didn't match pod affinity rules".into());
         }
         if !filtering.anti_affinity_is_met(pod, node) {
-            return Status::Unschedulable(vec!["node(s) didn't match pod anti-affinity rules".into()]);
+            return Status::Unschedulable("node(s) didn't match pod anti-affinity rules".into());
         }
         if !filtering.existing_anti_affinity_is_met(node) {
-            return Status::Unschedulable(vec!["node(s) didn't satisfy existing pods anti-affinity rules".into()]);
+            return Status::Unschedulable("node(s) didn't satisfy existing pods anti-affinity rules".into());
         }
         Status::Success
     }

@@ -192,12 +192,12 @@ impl Plugin for PodTopologySpread {
         let Some(hard) = state.read::<Hard>() else { return Status::Success };
         for (index, constraint) in hard.constraints(pod).iter().enumerate() {
             let Some(domain) = hard.counts.domain(index, node.slot) else {
-                return Status::UnschedulableAndUnresolvable(vec![MISSING.into()]);
+                return Status::UnschedulableAndUnresolvable(MISSING.into());
             };
             let more = hard.changes[index].iter().find(|(d, _)| *d == domain).map_or(0, |(_, more)| *more);
             let count = hard.counts.count(index, domain) + more + i64::from(hard.means_itself[index]);
             if count - hard.least[index] > constraint.max_skew {
-                return Status::Unschedulable(vec![SKEWED.into()]);
+                return Status::Unschedulable(SKEWED.into());
             }
         }
         Status::Success

@@ -1,6 +1,10 @@
 //! The certificates of the cluster: an authority, a serving certificate and client certificates, all ECDSA P-256. The caller gives the times;
 //! the composition root writes the files.
 
+mod issue;
+
+pub use issue::issue_for;
+
 use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -35,6 +39,15 @@ pub enum Error {
     /// The times are out of the range of certificates.
     #[error("cannot make a certificate: the validity is out of range")]
     Validity,
+    /// The authority cannot sign requests.
+    #[error("cannot make a certificate: the authority cannot be used: {0}")]
+    Authority(&'static str),
+    /// The authority has ended.
+    #[error("cannot make a certificate: the signer has expired: NotAfter={0}")]
+    Ended(Timestamp),
+    /// A usage that no certificate has.
+    #[error("cannot make a certificate: unrecognized usage values: {0:?}")]
+    Usage(String),
 }
 
 /// The validity of a certificate.

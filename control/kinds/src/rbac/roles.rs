@@ -1,0 +1,165 @@
+//! Role and ClusterRole: permissions. The rules of a ClusterRole with an `aggregationRule` are those of others.
+
+use super::{GROUP, NOT_ENFORCED};
+use crate::{Capabilities, at::At, rules};
+use api::{Cause, Object, names, selector::Selector};
+use jiff::Timestamp;
+use serde_json::Value;
+use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Plain};
+
+/// The strategy of both.
+struct Roles {
+    capabilities: Capabilities,
+    namespaced: bool,
+}
+
+/// The resources.
+pub(crate) fn resources(capabilities: &Capabilities) -> [Resource; 2] {
+    let made = |resource: &str, kind: &str, namespaced: bool| {
+        let roles = Roles { capabilities: capabilities.clone(), namespaced };
+        let made = Resource::new(GROUP, "v1", resource, kind, roles).creating_on_update();
+        if namespaced { made } else { made.cluster_scoped() }
+    };
+    [made("roles", "Role", true), made("clusterroles", "ClusterRole", false)]
+}
+
+impl Strategy for Roles {
+    fn validate_name(&self, name: &str, _prefix: bool) -> Vec<String> {
+        names::path_segment(name)
+    }
+
+    fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
+        let mut out = Vec::new();
+        for rule in At::of(object, "rules").items() {
+            if rules::full(&out) {
+                return out;
+            }
+            self.rule(rule, &mut out);
+        }
+        if !self.namespaced {
+            aggregation(At::of(object, "aggregationRule"), &mut out);
+        }
+        out
+    }
+
+    fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
+        let (rules, mut out) = (At::of(object, "rules"), Vec::new());
+        if old.is_none() {
+            let name = if self.namespaced { "role.rules" } else { "clusterrole.rules" };
+            self.capabilities.warn(name, rules, 1, &mut out).unless_honoured(rules, NOT_ENFORCED);
+        }
+        out
+    }
+}
+
+impl Roles {
+    fn rule(&self, rule: At<'_>, out: &mut Vec<Cause>) {
+        if rule.get("verbs").is_empty() {
+            out.push(rule.get("verbs").required("verbs must contain at least one value"));
+        }
+        let (groups, resources, paths) = (rule.get("apiGroups"), rule.get("resources"), rule.get("nonResourceURLs"));
+        if !paths.is_empty() {
+            if self.namespaced {
+                out.push(paths.invalid("namespaced rules cannot apply to non-resource URLs"));
+            }
+            if ![groups, resources, rule.get("resourceNames")].iter().all(|list| list.is_empty()) {
+                out.push(paths.invalid("rules cannot apply to both regular resources and non-resource URLs"));
+            }
+            return;
+        }
+        if groups.is_empty() {
+            out.push(groups.required("resource rules must supply at least one api group"));
+        }
+        if resources.is_empty() {
+            out.push(resources.required("resource rules must supply at least one resource"));
+        }
+    }
+}
+
+fn aggregation(rule: At<'_>, out: &mut Vec<Cause>) {
+    if !rule.is_set() {
+        return;
+    }
+    let selectors = rule.get("clusterRoleSelectors");
+    if selectors.is_empty() {
+        out.push(selectors.required("at least one clusterRoleSelector required if aggregationRule is non-nil"));
+    }
+    for selector in selectors.items() {
+        if rules::full(out) {
+            return;
+        }
+        rules::label_selector(selector, out);
+        if Selector::from_label_selector(selector.value()).is_err() {
+            out.push(Cause::invalid_shown(&selector.field(), "null", "invalid label selector."));
+        }
+    }
+}
+
+/// They have no table of their own upstream.
+impl TableConvertor for Roles {
+    fn columns(&self) -> &[Column] {
+        Plain.columns()
+    }
+
+    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
+        Plain.row(object, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{context, errors, parse};
+    use expect_test::expect;
+
+    fn roles(namespaced: bool, honoured: &[&'static str]) -> Roles {
+        Roles { capabilities: Capabilities::new(honoured.iter().copied()), namespaced }
+    }
+
+    #[test]
+    fn each_fault_has_upstreams_text() {
+        for (namespaced, text, expected) in [
+            (true, "rules: [{verbs: [get], apiGroups: [''], resources: [pods], resourceNames: [a]}]", expect![[""]]),
+            (false, "rules: null, aggregationRule: {clusterRoleSelectors: [{matchLabels: {a: b}}]}", expect![[""]]),
+            (false, "rules: [{verbs: ['*'], nonResourceURLs: [/x]}]", expect![[""]]),
+            (
+                true,
+                "rules: [{}, {verbs: [get], nonResourceURLs: [/x], resources: [pods]}]",
+                expect![[r#"
+                    rules[0].verbs: Required value: verbs must contain at least one value
+                    rules[0].apiGroups: Required value: resource rules must supply at least one api group
+                    rules[0].resources: Required value: resource rules must supply at least one resource
+                    rules[1].nonResourceURLs: Invalid value: ["/x"]: namespaced rules cannot apply to non-resource URLs
+                    rules[1].nonResourceURLs: Invalid value: ["/x"]: rules cannot apply to both regular resources and non-resource URLs
+                "#]],
+            ),
+            (
+                false,
+                "aggregationRule: {}",
+                expect![[r#"
+                    aggregationRule.clusterRoleSelectors: Required value: at least one clusterRoleSelector required if aggregationRule is non-nil
+                "#]],
+            ),
+            (
+                false,
+                "aggregationRule: {clusterRoleSelectors: [{matchExpressions: [{key: a, operator: Like}]}]}",
+                expect![[r#"
+                    aggregationRule.clusterRoleSelectors[0].matchExpressions[0].operator: Invalid value: "Like": not a valid selector operator
+                    aggregationRule.clusterRoleSelectors[0]: Invalid value: null: invalid label selector.
+                "#]],
+            ),
+        ] {
+            expected.assert_eq(&errors(&roles(namespaced, &[]), &format!("{{metadata: {{name: 'a:b'}}, {text}}}")));
+        }
+        assert!(roles(true, &[]).validate_name("system:a:B", false).is_empty());
+        assert_eq!(roles(true, &[]).validate_name("a/b", false), ["may not contain '/'"]);
+    }
+
+    #[test]
+    fn a_new_role_is_warned_of_until_an_authorizer_reads_roles() {
+        let role = parse("{metadata: {name: a}, rules: [{verbs: [get], apiGroups: [''], resources: [pods]}]}");
+        let said = |honoured: &[&'static str], old| roles(true, honoured).warnings(&context(), &role, old);
+        assert_eq!(said(&[], None), [format!("rules: {NOT_ENFORCED}")]);
+        assert!(said(&["role.rules"], None).is_empty() && said(&[], Some(&role)).is_empty());
+    }
+}
