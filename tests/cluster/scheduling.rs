@@ -207,12 +207,16 @@ async fn a_pod_of_higher_priority_takes_the_place_of_a_lower_one() {
     }
     world.until("both to run", |w| runs(w, "keep") && runs(w, "victim")).await;
     let place = on(&world, "victim");
-    let asked = world.elapsed();
+    let (asked, from) = (world.elapsed(), world.store.revision());
     world.call("POST", PODS, of("urgent", "high", "3")).await;
-    world
-        .until("a nomination", |w| !w.find("", "pods", "urgent").unwrap()["status"]["nominatedNodeName"].is_null())
-        .await;
     world.until("it to run", |w| runs(w, "urgent")).await;
+    let nominated = (from..=world.store.revision()).any(|revision| {
+        let snapshot = world.store.snapshot(Some(revision)).unwrap();
+        let pod =
+            snapshot.get("/core/pods/default/urgent").map(|e| serde_json::from_slice::<Value>(&e.stored).unwrap());
+        pod.is_some_and(|pod| pod["status"]["nominatedNodeName"] == place.as_str())
+    });
+    assert!(nominated, "it is nominated before its place is free");
     assert!(world.elapsed() - asked < Duration::from_secs(30), "{:?}", world.elapsed() - asked);
     assert_eq!(on(&world, "urgent"), place);
     let urgent = world.find("", "pods", "urgent").unwrap();

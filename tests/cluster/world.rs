@@ -1,6 +1,9 @@
 //! The cluster under test and what tests ask of it.
 
-use crate::unsteady::Switch;
+use crate::{
+    process::{Deciders, Process},
+    unsteady::Switch,
+};
 use agent::{
     Agent, Dependencies, Machine, Pressure, Runtimes,
     images::{Command, Error, Images, Keyring, Listed, Pulled},
@@ -99,6 +102,10 @@ pub struct World {
     pub switch: Switch,
     pub machines: BTreeMap<String, Machinery>,
     pub informers: Informers,
+    /// Controllers and scheduler, where they are apart.
+    process: Option<Process>,
+    /// Simulated time between two looks.
+    look: Duration,
     objects: Arc<dyn Objects>,
     /// What the controllers sign with.
     pub keys: Arc<crate::keys::Keys>,
@@ -139,12 +146,21 @@ impl World {
 
     /// A cluster without nodes over what a log holds. `begin`: when the clock of the first cluster over it began.
     pub async fn over(log: store::Memory, seed: u64, begin: Instant) -> Self {
+        Self::open(log, seed, begin, false).await
+    }
+
+    /// A cluster without nodes whose controllers and scheduler are a [`Process`] of their own.
+    pub async fn apart(seed: u64) -> Self {
+        Self::open(store::Memory::default(), seed, Instant::now(), true).await
+    }
+
+    async fn open(log: store::Memory, seed: u64, begin: Instant, apart: bool) -> Self {
         let clock = api::Clock::new(move || wall(begin));
         let options = store::Options::new(store::Clock::new(move || wall(begin).into()));
         let store = store::Store::open(log, options).await.unwrap();
         let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
         let local_volumes = Some(agent::LOCAL_VOLUMES.to_owned());
-        let settings = kinds::Settings { local_volumes: local_volumes.clone(), ..harness::settings("cluster") };
+        let settings = kinds::Settings { local_volumes, ..harness::settings("cluster") };
         let keys = Arc::new(crate::keys::Keys::new(&settings.tokens, clock.now()));
         let routers = Routers::default();
         let options = server::Options {
@@ -169,17 +185,13 @@ impl World {
         let component = |user: &str, groups: &[&str]| component(&server, &switch, user, groups);
         let manager = component("system:kube-controller-manager", &[]);
         let informers = Informers::new(manager.clone(), token.clone(), tasks.clone());
-        let mut options = controllers::Options::new(clock.clone(), "certificate".into());
-        options.local_volumes = local_volumes;
-        options.keys = Some(keys.clone());
-        let context = controllers::Context::new(manager, informers.clone(), options, tasks.clone());
-        controllers::start(&context, &token, &tasks);
-        let options = scheduler::Options::new(clock.clone(), seed);
-        let scheduler = scheduler::Scheduler::new(component("system:kube-scheduler", &[]), informers.clone(), options);
-        tasks.spawn({
-            let token = token.clone();
-            async move { scheduler.run(token).await }
-        });
+        let deciders = Deciders { clock: clock.clone(), keys: keys.clone(), skew: Arc::default(), seed };
+        let process = if apart {
+            Some(Process::start(&server, deciders))
+        } else {
+            deciders.start(manager, component("system:kube-scheduler", &[]), &informers, &token, &tasks);
+            None
+        };
         let user = User::new("admin", &["system:masters", "system:authenticated"]);
         let admin = Client::new(kube::Client::new(server.service_for(user), "default"));
         informers.synced().await;
@@ -193,6 +205,8 @@ impl World {
             switch,
             machines: BTreeMap::new(),
             informers,
+            look: if process.is_some() { LOOK * 5 } else { LOOK },
+            process,
             network: FakeNetwork::default(),
             routers,
             begin,
@@ -296,6 +310,11 @@ impl World {
         self.store.close().await.unwrap();
     }
 
+    /// The process of controllers and scheduler of a cluster that has them [apart](World::apart).
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("they are apart")
+    }
+
     /// Simulated time since the start.
     pub fn elapsed(&self) -> Duration {
         self.begin.elapsed()
@@ -363,7 +382,7 @@ impl World {
         let begin = Instant::now();
         while !holds(self) {
             assert!(begin.elapsed() < patience, "waited in vain for {what}\n{}", self.story());
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(self.look).await;
         }
     }
 

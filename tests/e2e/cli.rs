@@ -380,7 +380,8 @@ fn a_reader_that_stops_ends_a_command_without_a_word() {
     for args in [&["completions", "bash"][..], &["version"], &["image", "ls"]] {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
-        let output = machine.sampan(args).stdout(writer).output().expect("the binary runs");
+        let output = machine.sampan(args).stdout(writer).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let output = ended(output, "the binary", CLIENT_TIMEOUT);
         assert_eq!((output.status.code(), error(&output).as_str()), (Some(0), ""), "{args:?}");
     }
 }

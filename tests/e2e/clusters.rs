@@ -25,7 +25,7 @@ fn a_detached_cluster_holds_nothing_of_its_caller() {
         machine.address,
         machine.address
     );
-    let up = machine.command(Path::new("sh"), &["-c", &script]).output().expect("a shell");
+    let up = machine.command(Path::new("sh"), &["-c", &script]).bounded();
     assert!(up.status.success(), "{}", error(&up));
     let free = Command::new("flock").args(["--nonblock"]).arg(&lock).arg("true").status().expect("flock");
     assert!(free.success(), "the lock of the caller is free again");
@@ -56,7 +56,7 @@ fn ctrl_c_at_a_detached_start_says_that_the_cluster_goes_on() {
     std::io::BufReader::new(up.stdout.take().expect("piped")).read_line(&mut ready).expect("a line");
     assert!(ready.starts_with("ready "), "{ready}");
     assert!(Command::new("kill").args(["-INT", &up.id().to_string()]).status().expect("kill").success());
-    let ended = up.wait_with_output().expect("it ends");
+    let ended = ended(up, "up", TIMEOUT);
     assert_eq!(ended.status.code(), Some(130), "{}", error(&ended));
     assert!(error(&ended).contains("goes on in the background; stop it with `sampan down`"), "{}", error(&ended));
     assert_eq!(listed(&machine).expect("listed")["status"], "running");
@@ -219,7 +219,7 @@ fn copies_of_the_kubeconfig_follow_the_cluster_and_go_with_it() {
     up(&["--kubeconfig", "copy"]);
     // As the tour exports it: what a cluster keeps for itself is nobody's to merge into.
     let mut merge = machine.sampan(&["kubeconfig", "--merge"]);
-    let merged = merge.env("KUBECONFIG", machine.kubeconfig()).output().expect("the binary runs");
+    let merged = merge.env("KUBECONFIG", machine.kubeconfig()).bounded();
     assert!(error(&merged).contains(&personal.display().to_string()), "{}", error(&merged));
     let down = machine.run(&["down"]);
     let stays = format!("\"sampan-data\" stays the current context of {}", personal.display());
@@ -295,7 +295,7 @@ fn which_cluster_is_meant_follows_the_flags_then_the_environment() {
     let (ours, data) = (machine.kubeconfig().display().to_string(), machine.data().display().to_string());
     let run = |args: &[&str], data: &str, kubeconfig: &str| {
         let mut command = machine.sampan(&[&["get", "ns"], args].concat());
-        command.env("SAMPAN_DATA_DIR", data).env("KUBECONFIG", kubeconfig).output().expect("the binary runs")
+        command.env("SAMPAN_DATA_DIR", data).env("KUBECONFIG", kubeconfig).bounded()
     };
     assert!(run(&[], &data, "/absent").status.success(), "$SAMPAN_DATA_DIR comes first");
     let absent = run(&[], "", "/absent");
@@ -304,7 +304,7 @@ fn which_cluster_is_meant_follows_the_flags_then_the_environment() {
     assert!(run(&["--data-dir", &data], "", "/absent").status.success());
     let both = format!("/absent:{ours}");
     assert!(run(&[], "", &both).status.success(), "the files that are there, as kubectl does");
-    let down = machine.sampan(&["down"]).env("SAMPAN_DATA_DIR", "").env("KUBECONFIG", &ours).output().expect("it runs");
+    let down = machine.sampan(&["down"]).env("SAMPAN_DATA_DIR", "").env("KUBECONFIG", &ours).bounded();
     let said = String::from_utf8_lossy(&down.stderr).into_owned() + &String::from_utf8_lossy(&down.stdout);
     assert!(down.status.success() && said.contains("stopped process"), "the cluster that kubectl speaks to: {said}");
 }
@@ -317,7 +317,7 @@ fn of_several_files_in_kubeconfig_the_cluster_that_kubectl_speaks_to_is_ended() 
     let personal = file(&machine.path(".kube").join("config"));
     let run = |args: &[&str], kubeconfig: &str| {
         let mut command = machine.sampan(args);
-        command.env("SAMPAN_DATA_DIR", "").env("KUBECONFIG", kubeconfig).output().expect("the binary runs")
+        command.env("SAMPAN_DATA_DIR", "").env("KUBECONFIG", kubeconfig).bounded()
     };
     let listen = format!("{}:0", machine.address);
     let of_one = file(&one.join("kubeconfig"));
@@ -377,7 +377,7 @@ fn a_folder_that_is_not_ours_is_not_purged_and_neither_are_its_credentials() {
     fs::write(other.join("other.db"), "x").expect("written");
     fs::write(&personal, namesake("default")).expect("written");
     let mut purge = machine.sampan(&["down", "--purge", "--data-dir", &other.display().to_string()]);
-    let output = purge.env("KUBECONFIG", &personal).output().expect("the binary runs");
+    let output = purge.env("KUBECONFIG", &personal).bounded();
     let told = error(&output);
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("holds files that are not sampan's; it was left as it is"), "{told}");

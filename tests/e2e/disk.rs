@@ -2,7 +2,7 @@
 
 use crate::{
     cli::{fails, succeeds},
-    harness::{Cluster, Machine, SmallDisk, TIMEOUT, alone, kubectl},
+    harness::{Bounded, Cluster, Machine, SmallDisk, TIMEOUT, alone, kubectl},
 };
 use std::{
     fs,
@@ -21,7 +21,7 @@ fn a_standard_error_that_takes_nothing_ends_no_task() {
     let run = |args: &[&str]| {
         let mut command = Command::new(kubectl().expect("checked"));
         command.args(args).env("KUBECONFIG", machine.kubeconfig()).env("HOME", machine.path("work"));
-        command.output().expect("kubectl runs")
+        command.bounded()
     };
     let until = |what: &str, args: &[&str], holds: &dyn Fn(&str) -> bool| {
         let deadline = Instant::now() + TIMEOUT;

@@ -7,7 +7,11 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
+
+/// The longest that a toolchain may take on a busy machine: some compile a compiler's worth of code.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// What the page shows of one language.
 struct Section {
@@ -105,7 +109,7 @@ impl<'c, 'm> Workshop<'c, 'm> {
 
     /// Whether a program of a toolchain runs here.
     fn has(&self, check: &str) -> bool {
-        self.shell(check).output().is_ok_and(|output| output.status.success())
+        self.shell(check).bounded().status.success()
     }
 
     /// Writes the files, runs the commands, and compares what the last one prints.
@@ -114,7 +118,7 @@ impl<'c, 'm> Workshop<'c, 'm> {
             fs::write(self.folder.join(name), text).expect("written");
         }
         let lines: Vec<&str> = section.commands.iter().map(String::as_str).filter(|line| !skip(line)).collect();
-        let output = self.shell(&lines.join("\n")).output().expect("bash runs");
+        let output = self.shell(&lines.join("\n")).bounded_with("", BUILD_TIMEOUT);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{lines:#?}\n{text}\n{}", String::from_utf8_lossy(&output.stderr));
         let answer = text.lines().last().unwrap_or_default();

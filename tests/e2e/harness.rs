@@ -1,5 +1,6 @@
 //! A cluster per test: the binary, copied where an unprivileged user may run it, in a process group of its own, reaped at the end.
 
+pub use crate::bounded::{Bounded, CLIENT_TIMEOUT, ended};
 use serde_json::Value;
 use std::{
     env, fs,
@@ -49,12 +50,20 @@ pub fn tool(variable: &str, name: &str) -> Option<PathBuf> {
 
 /// kubectl 1.32 or newer; an older one counts as missing.
 pub fn kubectl() -> Option<PathBuf> {
-    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    kubectl_and_version().map(|(path, _)| path)
+}
+
+/// Whether [`kubectl`] is 1.N or newer.
+pub fn kubectl_is(minor: u32) -> bool {
+    kubectl_and_version().is_some_and(|(_, found)| found >= minor)
+}
+
+fn kubectl_and_version() -> Option<(PathBuf, u32)> {
+    static FOUND: OnceLock<Option<(PathBuf, u32)>> = OnceLock::new();
     FOUND
         .get_or_init(|| {
             let path = tool("KUBECTL", "kubectl")?;
-            let output =
-                Command::new(&path).args(["version", "--client", "-o", "json"]).output().expect("kubectl runs");
+            let output = Command::new(&path).args(["version", "--client", "-o", "json"]).bounded();
             let version: Value = serde_json::from_slice(&output.stdout).expect("JSON");
             let minor =
                 version["clientVersion"]["minor"].as_str().unwrap_or("0").trim_end_matches('+').parse().unwrap_or(0);
@@ -63,7 +72,7 @@ pub fn kubectl() -> Option<PathBuf> {
                 eprintln!("SKIPPED: kubectl 1.{minor} is too old");
                 return None;
             }
-            Some(path)
+            Some((path, minor))
         })
         .clone()
 }
@@ -232,7 +241,7 @@ impl Machine {
 
     /// Runs the binary to its end.
     pub fn run(&self, args: &[&str]) -> Output {
-        self.sampan(args).output().expect("the binary runs")
+        self.sampan(args).bounded()
     }
 
     /// Starts `up` on this machine's address and any port, and waits until it is ready.
@@ -379,13 +388,7 @@ impl Cluster<'_> {
     }
 
     pub fn kubectl_output(&self, args: &[&str], input: &str) -> Output {
-        let mut command = self.kubectl_command(args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("kubectl starts");
-        let mut stdin = child.stdin.take().expect("piped");
-        stdin.write_all(input.as_bytes()).expect("written");
-        drop(stdin);
-        child.wait_with_output().expect("kubectl ends")
+        self.kubectl_command(args).bounded_with(input, CLIENT_TIMEOUT)
     }
 
     /// A jsonpath of an object.

@@ -100,7 +100,7 @@ impl Registry {
             copy.args(["--dest-creds", "user:secret"]);
         }
         copy.arg(format!("oci:{}", layout.display())).arg(format!("docker://{full}"));
-        let output = copy.output().expect("skopeo runs");
+        let output = copy.bounded();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         full
     }

@@ -95,11 +95,7 @@ fn create_get_edit_and_delete() {
         c.kubectl(&["get", "cm", "cm", "-n", "n", "-o", "jsonpath={.data}{.metadata.labels.x}"]),
         r#"{"a":"1","b":"2","c":"3"}y"#
     );
-    let edit = c
-        .kubectl_command(&["edit", "cm", "cm", "-n", "n"])
-        .env("KUBE_EDITOR", "sed -i s/hello/bye/")
-        .output()
-        .expect("runs");
+    let edit = c.kubectl_command(&["edit", "cm", "cm", "-n", "n"]).env("KUBE_EDITOR", "sed -i s/hello/bye/").bounded();
     assert!(edit.status.success(), "{}", String::from_utf8_lossy(&edit.stderr));
     assert_eq!(c.kubectl(&["get", "cm", "cm", "-n", "n", "-o", "jsonpath={.metadata.annotations.note}"]), "bye");
     let manifest = c.kubectl(&["get", "cm", "cm", "-n", "n", "-o", "json"]);
@@ -260,7 +256,7 @@ fn logs_follow_until_the_end() {
     let follow = c.kubectl_command(&["logs", "-f", "f"]).stdout(Stdio::piped()).spawn().expect("runs");
     c.kubectl(&["create", "deployment", "late", "--image=hello:1", "--port=8080"]);
     c.kubectl(&["expose", "deployment", "late", "--port=80", "--target-port=8080"]);
-    let output = follow.wait_with_output().expect("it ends with the container");
+    let output = ended(follow, "logs -f", TIMEOUT);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("no such host") || text.contains("DNS") || text.contains("http://late/:"), "{text}");
     assert!(

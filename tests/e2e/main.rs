@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests read the environment and the clock")]
 
 mod apply;
+mod bounded;
 mod cli;
 mod clusters;
 mod disk;

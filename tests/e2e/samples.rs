@@ -45,7 +45,7 @@ fn a_grpc_server_answers_grpcs_own_client() {
     with_sample("grpc", "grpc, grpc_tools, google.protobuf", |cluster, address| {
         let call = |names: &[&str]| {
             let client = checkout().join("samples/grpc/client.py");
-            text(&python().arg(client).arg(address).args(names).output().expect("python runs"))
+            text(&python().arg(client).arg(address).args(names).bounded())
         };
         let pod = cluster.machine.run(&["get", "pods", "-o", "name"]);
         let pod = String::from_utf8_lossy(&pod.stdout).trim().trim_start_matches("pod/").to_owned();
@@ -91,7 +91,7 @@ with connect(url) as one, connect(url) as other:
 #[test]
 fn a_websocket_server_answers_many_clients_at_the_same_time() {
     with_sample("websocket", "websockets", |cluster, address| {
-        let asked = python().args(["-c", WEBSOCKETS, address]).output().expect("python runs");
+        let asked = python().args(["-c", WEBSOCKETS, address]).bounded();
         assert_eq!(text(&asked), (true, String::new()));
         let (code, said) = get(&format!("http://{address}/")).expect("an answer");
         assert_eq!((code, said.as_str()), (400, "This is a WebSocket.\n"));

@@ -1,5 +1,8 @@
 //! The scheduling queue: pods without a node that are active, backing off, or waiting for an event that may help. Pure: time is passed in.
 //!
+//! While no pod is active, one that an event has woken leaves its back-off early, as upstream's `SchedulerPopFromBackoffQ` has it: it may be
+//! tried where nobody else waits for the time. After an error the back-off always lasts.
+//!
 //! Bounded: it holds one entry per pod that exists and has no node.
 
 use crate::{
@@ -19,6 +22,8 @@ use tokio::time::Instant;
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
 /// The longest back-off.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// Pods whose back-off ends within the same of these leave it early by rank.
+const WINDOW: Duration = Duration::from_secs(1);
 /// How long a pod waits for an event before it is tried anyway.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 
@@ -31,6 +36,8 @@ enum Place {
     Active(Rank),
     /// Backing off until this time.
     Backoff(Instant, u64),
+    /// Backing off until this time, unless it leaves early: it was woken. With its key in `early`.
+    Woken(Instant, u64, (u64, Rank)),
     /// Rejected at this time.
     Unschedulable(Instant, u64),
     /// Held back by preEnqueue of a plugin.
@@ -43,7 +50,10 @@ enum Place {
 struct Entry {
     pod: Arc<PodInfo>,
     place: Place,
-    attempts: u32,
+    /// How often no node fitted.
+    refusals: u32,
+    /// How often in a row its cycle failed.
+    errors: u32,
     /// When its back-off ends.
     not_before: Instant,
     order: u64,
@@ -55,6 +65,8 @@ struct Entry {
     preempting: bool,
     /// Whether an event that may help came meanwhile.
     woken: bool,
+    /// Whether its back-off lasts to the end: no event has ended it.
+    waits: bool,
 }
 
 /// The scheduling queue.
@@ -63,6 +75,10 @@ pub struct Queue {
     entries: HashMap<String, Entry>,
     active: BTreeMap<Rank, String>,
     backoff: BTreeMap<(Instant, u64), String>,
+    /// Those of `backoff` that may leave it early, by window and rank.
+    early: BTreeMap<(u64, Rank), String>,
+    /// Where windows begin to count.
+    origin: Option<Instant>,
     unschedulable: BTreeMap<(Instant, u64), String>,
     /// The keys of `unschedulable` by the plugins that rejected the pods; "" for those that no plugin did.
     refused: HashMap<&'static str, BTreeSet<(Instant, u64)>>,
@@ -96,6 +112,8 @@ impl Queue {
             entries: HashMap::new(),
             active: BTreeMap::new(),
             backoff: BTreeMap::new(),
+            early: BTreeMap::new(),
+            origin: None,
             unschedulable: BTreeMap::new(),
             refused: HashMap::new(),
             next_order: 0,
@@ -115,13 +133,15 @@ impl Queue {
             let entry = Entry {
                 pod,
                 place,
-                attempts: 0,
+                refusals: 0,
+                errors: 0,
                 not_before: now,
                 order,
                 refused_by: Vec::new(),
                 events: 0,
                 preempting: false,
                 woken: false,
+                waits: false,
             };
             self.entries.insert(uid.clone(), entry);
             return self.activate(&uid, now);
@@ -133,7 +153,7 @@ impl Queue {
         match entry.place {
             Place::Gated => self.activate(&uid, now),
             Place::Unschedulable(..) if respecified => self.wake(&uid, &Event::PodUpdated, now),
-            Place::Active(rank) if rank.0.0 != priority => self.activate(&uid, now),
+            Place::Active(rank) | Place::Woken(_, _, (_, rank)) if rank.0.0 != priority => self.activate(&uid, now),
             _ => {}
         }
     }
@@ -159,16 +179,17 @@ impl Queue {
     /// Whether a pod is ready for a scheduling cycle.
     pub fn is_ready(&mut self, now: Instant) -> bool {
         self.promote(now);
-        !self.active.is_empty()
+        !(self.active.is_empty() && self.early.is_empty())
     }
 
     /// The next pod to schedule; it stays in flight until [`Queue::remove`] or [`Queue::refuse`].
     pub fn pop(&mut self, now: Instant) -> Option<Arc<PodInfo>> {
         self.promote(now);
-        let (_, uid) = self.active.pop_first()?;
-        let entry = self.entries.get_mut(&uid).expect("active pods are known");
+        let uid = self.active.values().next().or_else(|| self.early.values().next())?.clone();
+        self.unlink(&uid);
+        let entry = self.entries.get_mut(&uid).expect("pods of the queue are known");
         entry.place = Place::InFlight;
-        entry.attempts += 1;
+        entry.waits = false;
         entry.events = self.events;
         Some(entry.pod.clone())
     }
@@ -178,7 +199,8 @@ impl Queue {
         self.unlink(uid);
         let Some(entry) = self.entries.get_mut(uid) else { return };
         entry.refused_by = refused_by;
-        entry.not_before = now + backoff(entry.attempts);
+        (entry.refusals, entry.errors) = (entry.refusals + 1, 0);
+        entry.not_before = now + backoff(entry.refusals);
         entry.place = Place::Unschedulable(now, entry.order);
         self.unschedulable.insert((now, entry.order), uid.to_owned());
         for plugin in index_keys(&entry.refused_by) {
@@ -197,21 +219,26 @@ impl Queue {
     pub fn preempted(&mut self, uid: &str, failed: bool, now: Instant) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         entry.preempting = false;
-        if failed || entry.woken {
+        if failed {
             self.reconsider(uid, now);
+        } else if entry.woken && matches!(entry.place, Place::Unschedulable(..)) {
+            self.activate(uid, now);
         }
     }
 
     /// The cycle failed with an error that may be temporary: the pod is tried again after its back-off.
     pub fn retry(&mut self, uid: &str, now: Instant) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        entry.not_before = now + backoff(entry.attempts);
+        entry.errors += 1;
+        entry.waits = true;
+        entry.not_before = now + backoff(entry.errors);
         self.activate(uid, now);
     }
 
-    /// A rejected pod is tried again after its back-off, without an event.
+    /// A rejected pod is tried again after its whole back-off, without an event.
     pub fn reconsider(&mut self, uid: &str, now: Instant) {
-        if self.entries.get(uid).is_some_and(|entry| matches!(entry.place, Place::Unschedulable(..))) {
+        if let Some(entry) = self.entries.get_mut(uid).filter(|entry| matches!(entry.place, Place::Unschedulable(..))) {
+            entry.waits = true;
             self.activate(uid, now);
         }
     }
@@ -283,17 +310,28 @@ impl Queue {
     /// Moves the pod to where it is tried as soon as its back-off and preEnqueue allow.
     fn activate(&mut self, uid: &str, now: Instant) {
         self.unlink(uid);
+        let origin = *self.origin.get_or_insert(now);
         let Some(entry) = self.entries.get_mut(uid) else { return };
         // A plugin that panics may have meant to hold the pod back.
         let plugins = self.profiles.plugins(&entry.pod.pod);
         if !plugins.iter().all(|p| catch(|| p.pre_enqueue(&entry.pod)).unwrap_or(false)) {
             entry.place = Place::Gated;
             self.gated += 1;
-        } else if entry.not_before > now {
-            entry.place = Place::Backoff(entry.not_before, entry.order);
-            self.backoff.insert((entry.not_before, entry.order), uid.to_owned());
+            return;
+        }
+        let rank = (Reverse(entry.pod.priority), entry.order);
+        if entry.not_before > now {
+            let (until, order) = (entry.not_before, entry.order);
+            self.backoff.insert((until, order), uid.to_owned());
+            entry.place = if entry.waits {
+                Place::Backoff(until, order)
+            } else {
+                let window = until.saturating_duration_since(origin).as_nanos() / WINDOW.as_nanos();
+                let early = (u64::try_from(window).unwrap_or(u64::MAX), rank);
+                self.early.insert(early, uid.to_owned());
+                Place::Woken(until, order, early)
+            };
         } else {
-            let rank = (Reverse(entry.pod.priority), entry.order);
             entry.place = Place::Active(rank);
             self.active.insert(rank, uid.to_owned());
         }
@@ -303,6 +341,10 @@ impl Queue {
         match self.entries.get(uid).map(|e| e.place) {
             Some(Place::Active(rank)) => drop(self.active.remove(&rank)),
             Some(Place::Backoff(at, order)) => drop(self.backoff.remove(&(at, order))),
+            Some(Place::Woken(at, order, early)) => {
+                self.backoff.remove(&(at, order));
+                self.early.remove(&early);
+            }
             Some(Place::Unschedulable(since, order)) => {
                 self.unschedulable.remove(&(since, order));
                 for plugin in self.entries.get(uid).map(|e| index_keys(&e.refused_by)).unwrap_or_default() {
@@ -318,9 +360,8 @@ impl Queue {
 
     /// Moves the pods that are due.
     fn promote(&mut self, now: Instant) {
-        while let Some((slot, uid)) = self.backoff.first_key_value().filter(|((at, _), _)| *at <= now) {
-            let (slot, uid) = (*slot, uid.clone());
-            self.backoff.remove(&slot);
+        while let Some((_, uid)) = self.backoff.first_key_value().filter(|((at, _), _)| *at <= now) {
+            let uid = uid.clone();
             self.activate(&uid, now);
         }
         while let Some((_, uid)) = self.unschedulable.first_key_value().filter(|((t, _), _)| *t + MAX_WAIT <= now) {
@@ -434,9 +475,41 @@ mod tests {
         let mut other = node.clone();
         other.metadata.labels = Some([("zone".to_owned(), "b".to_owned())].into());
         q.on(&Event::NodeUpdated { old: &node, new: &other }, now);
-        assert_eq!(drain(&mut q, now), "", "backing off for a second");
-        assert_eq!(q.next_due(), Some(now + Duration::from_secs(1)));
-        assert_eq!(drain(&mut q, now + Duration::from_secs(1)), "p");
+        assert_eq!(
+            (q.pending().backoff, q.next_due()),
+            (1, Some(now + Duration::from_secs(1))),
+            "backing off for a second"
+        );
+        // Others come first, as long as there are any.
+        q.set(pod("new", json!({})), now);
+        assert!(q.is_ready(now));
+        assert_eq!(drain(&mut q, now), "new p", "it leaves its back-off early, since nobody else waits");
+        assert_eq!(q.pending(), Pending::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_the_back_off_early_does_so_by_time_and_then_by_rank_and_not_after_an_error() {
+        let (mut q, now) = queue();
+        let node = Node::default();
+        for (uid, priority, refusals) in [("slow", 9, 3), ("low", 0, 1), ("high", 5, 1), ("failed", 9, 0)] {
+            q.set(pod(uid, json!({"priority": priority})), now);
+            for _ in 0..refusals {
+                drain(&mut q, now);
+                q.refuse(uid, vec!["NodeUnschedulable"], now);
+                q.on(&Event::NodeAdded(&node), now);
+            }
+            if refusals == 0 {
+                drain(&mut q, now);
+                q.retry(uid, now);
+            }
+        }
+        for uid in ["slow", "low", "high"] {
+            q.refuse(uid, vec!["NodeUnschedulable"], now);
+        }
+        q.on(&Event::NodeAdded(&node), now);
+        assert_eq!(drain(&mut q, now), "high low slow");
+        assert_eq!(drain(&mut q, now + Duration::from_millis(999)), "", "an error is no reason to try again at once");
+        assert_eq!(drain(&mut q, now + Duration::from_secs(1)), "failed");
     }
 
     #[tokio::test(start_paused = true)]

@@ -47,8 +47,8 @@ fn the_data_of_a_claim_outlives_pods_and_the_cluster_and_goes_with_the_claim() {
 
     let read = |c: &Cluster<'_>| c.kubectl(&["exec", "keeper-0", "--", "cat", "/data/words"]);
     let uid = c.field("pod/keeper-0", "{.metadata.uid}");
-    // kubectl would wait for a pod of that name to be gone: where the next one is there between two of its looks, for ever.
-    c.kubectl(&["delete", "pod", "keeper-0", "--wait=false"]);
+    // An older kubectl may wait for the next pod of that name.
+    c.kubectl(&["delete", "pod", "keeper-0", if kubectl_is(36) { "--wait" } else { "--wait=false" }]);
     c.eventually("another pod", || {
         let ready = "{.metadata.uid} {.status.conditions[?(@.type==\"Ready\")].status}";
         let output = c.kubectl_output(&["get", "pod", "keeper-0", "-o", &format!("jsonpath={ready}")], "");

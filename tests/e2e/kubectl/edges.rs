@@ -5,22 +5,11 @@ use crate::harness::*;
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::mpsc,
-    thread,
 };
 
 /// kubectl that must fail, and must not hang: what it said on both streams.
 fn refused(c: &Cluster<'_>, args: &[&str]) -> String {
-    let mut command = c.kubectl_command(args);
-    let child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl starts");
-    let pid = child.id().to_string();
-    let (done, ended) = mpsc::channel();
-    thread::spawn(move || done.send(child.wait_with_output().expect("kubectl ends")));
-    let Ok(output) = ended.recv_timeout(TIMEOUT) else {
-        let _ = Command::new("kill").args(["-9", &pid]).status();
-        panic!("kubectl {args:?} hangs");
-    };
+    let output = c.kubectl_command(args).bounded_with("", TIMEOUT);
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(!output.status.success(), "kubectl {args:?} succeeded: {said}");
     said
@@ -189,7 +178,7 @@ fn rollouts_remember_and_deletions_wait() {
         .spawn()
         .expect("runs");
     c.kubectl(&["create", "cm", "late"]);
-    assert!(watch.wait_with_output().expect("it ends").status.success());
+    assert!(ended(watch, "wait", TIMEOUT).status.success());
 
     c.kubectl(&["create", "namespace", "held"]);
     c.kubectl_with(
@@ -271,8 +260,7 @@ fn newer_kubectls_work_too() {
                 .args(args)
                 .env("KUBECONFIG", machine.kubeconfig())
                 .env("HOME", machine.path("work"))
-                .output();
-            let output = output.expect("it runs");
+                .bounded();
             assert!(output.status.success(), "{version} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
             String::from_utf8_lossy(&output.stdout).into_owned()
         };

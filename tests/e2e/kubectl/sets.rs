@@ -1,7 +1,7 @@
 //! StatefulSets, DaemonSets, CronJobs and HorizontalPodAutoscalers with kubectl: the samples, their rollouts and their history.
 
 use crate::harness::*;
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 /// Applies a sample and waits until it is there.
 fn apply(machine: &Machine, folder: &Path) {
@@ -36,6 +36,30 @@ fn a_stateful_set_has_names_in_order_and_its_updates_can_be_undone() {
     assert!(described.contains("Delete Pod ordered-2 in StatefulSet ordered successful"), "{described}");
     c.kubectl(&["delete", "sts", "ordered", "--cascade=orphan"]);
     assert!(c.kubectl(&["get", "pod", "ordered-0"]).contains("Running"));
+}
+
+/// kubectl looks for the pod by name, then lists and watches. Before 1.36 it takes a pod of that name in its list for the old one, and waits for
+/// its end; since then it compares uids.
+#[test]
+fn to_delete_a_pod_of_a_stateful_set_returns_although_its_name_comes_back() {
+    const SET: &str = "{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: s}, spec: {selector: {matchLabels: {app: s}}, template: {
+        metadata: {labels: {app: s}}, spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: 'hello:1', ports: [{containerPort: 8080}]}]}}}}";
+    let Some(machine) = super::machine() else { return };
+    if !kubectl_is(36) {
+        return skipped("kubectl before 1.36 waits for ever where the next pod is there before it lists");
+    }
+    let c = machine.up(&[]);
+    c.kubectl_with(&["apply", "-f", "-"], SET);
+    for _ in 0..12 {
+        c.kubectl(&["rollout", "status", "sts/s", "--timeout=60s"]);
+        let uid = c.field("pod/s-0", "{.metadata.uid}");
+        let output = c.kubectl_command(&["delete", "pod", "s-0"]).bounded_with("", Duration::from_secs(60));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        c.eventually("the next pod", || {
+            let next = c.kubectl_output(&["get", "pod", "s-0", "-o", "jsonpath={.metadata.uid}"], "").stdout;
+            (!next.is_empty() && next != uid.as_bytes()).then_some(())
+        });
+    }
 }
 
 #[test]

@@ -100,13 +100,7 @@ fn ports_are_forwarded_by_websocket_and_by_spdy() {
 fn run(c: &Cluster<'_>, websockets: &str, args: &[&str], input: &str) -> (Option<i32>, String, String) {
     let mut command = c.kubectl_command(args);
     command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websockets);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("kubectl starts");
-    let (mut stdin, input) = (child.stdin.take().expect("piped"), input.to_owned());
-    // Both ends at a time: neither pipe holds all of it.
-    let writing = thread::spawn(move || stdin.write_all(input.as_bytes()));
-    let output = child.wait_with_output().expect("kubectl ends");
-    let _ = writing.join().expect("no panic");
+    let output = command.bounded_with(input, CLIENT_TIMEOUT);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
@@ -167,7 +161,7 @@ fn top_shows_what_pods_and_nodes_use() {
     c.kubectl(&["run", "p", "--image=hello:1", "--port=8080", "--labels=app=p"]);
     c.kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=60s"]);
     let top = |args: &[&str]| {
-        let output = c.kubectl_command(&[&["top"], args].concat()).output().expect("kubectl runs");
+        let output = c.kubectl_command(&[&["top"], args].concat()).bounded();
         let shown = String::from_utf8_lossy(&output.stdout).into_owned();
         Some(shown).filter(|_| output.status.success())
     };
