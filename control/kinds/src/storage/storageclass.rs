@@ -117,7 +117,8 @@ fn topologies(topologies: At<'_>, out: &mut Vec<Cause>) {
         let again = Cause::shown(CauseKind::Duplicate, &expressions.field(), "\"\"", "");
         if expressions.is_empty() {
             // Upstream compares with a list that begins with as many empty terms as there are terms.
-            let same = topologies.len() + std::mem::replace(&mut empty, empty + 1);
+            let same = topologies.len() + empty;
+            empty += 1;
             out.extend((0..same).take(MAX_SAME).map(|_| again.clone()));
         } else if !terms.insert(edit::without_empty(term.value())) {
             out.push(again);
