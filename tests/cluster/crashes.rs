@@ -91,7 +91,7 @@ async fn every_controller_survives_an_end_at_any_write() {
 
 /// A test of each scenario with a few of the cuts: the others are those of the test above.
 macro_rules! some_cuts {
-    ($($test:ident: $name:literal,)*) => {
+    ($(async fn $test:ident() { $name:literal })*) => {
         $(#[tokio::test(start_paused = true)]
         async fn $test() {
             some($name).await;
@@ -106,23 +106,23 @@ macro_rules! some_cuts {
 }
 
 some_cuts! {
-    a_rollout_survives: "deployment",
-    a_deployment_that_recreates_survives: "recreate",
-    replica_sets_and_replication_controllers_survive: "replicas",
-    a_stateful_set_with_claims_survives: "statefulset",
-    a_parallel_stateful_set_survives: "parallel",
-    a_daemon_set_survives: "daemonset",
-    jobs_that_complete_survive: "jobs complete",
-    jobs_that_fail_survive: "jobs fail",
-    jobs_that_go_survive: "jobs go",
-    cron_jobs_survive: "cronjob",
-    an_autoscaler_survives: "autoscaler",
-    a_disruption_budget_survives: "budget",
-    a_quota_survives: "quota",
-    the_end_of_a_namespace_survives: "namespace",
-    the_garbage_collector_survives: "owners",
-    volumes_and_their_claims_survive: "volumes",
-    endpoints_of_services_survive: "service",
-    the_life_of_a_node_survives: "node",
-    the_scheduler_survives: "scheduler",
+    async fn a_rollout_survives() { "deployment" }
+    async fn a_deployment_that_recreates_survives() { "recreate" }
+    async fn replica_sets_and_replication_controllers_survive() { "replicas" }
+    async fn a_stateful_set_with_claims_survives() { "statefulset" }
+    async fn a_parallel_stateful_set_survives() { "parallel" }
+    async fn a_daemon_set_survives() { "daemonset" }
+    async fn jobs_that_complete_survive() { "jobs complete" }
+    async fn jobs_that_fail_survive() { "jobs fail" }
+    async fn jobs_that_go_survive() { "jobs go" }
+    async fn cron_jobs_survive() { "cronjob" }
+    async fn an_autoscaler_survives() { "autoscaler" }
+    async fn a_disruption_budget_survives() { "budget" }
+    async fn a_quota_survives() { "quota" }
+    async fn the_end_of_a_namespace_survives() { "namespace" }
+    async fn the_garbage_collector_survives() { "owners" }
+    async fn volumes_and_their_claims_survive() { "volumes" }
+    async fn endpoints_of_services_survive() { "service" }
+    async fn the_life_of_a_node_survives() { "node" }
+    async fn the_scheduler_survives() { "scheduler" }
 }
