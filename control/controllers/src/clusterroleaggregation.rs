@@ -6,7 +6,10 @@ use crate::{Context, meta};
 use client::{Client, Controller, Informer, Key, Next, Patch, Wakeups};
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use serde_json::{Value, json};
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// Collects rules. Upstream's `clusterrole-aggregation-controller`.
 pub(crate) struct ClusterRoleAggregationController {
@@ -37,22 +40,72 @@ fn rules(role: &ClusterRole) -> impl Iterator<Item = PolicyRule> {
     role.rules.iter().flatten().map(plain)
 }
 
-/// The rules that a role should have: selector by selector, role by role in the order of their names, each rule once. `None` where it has
-/// them, and where it collects none. `roles` are sorted by name.
+/// A ClusterRole that collects rules.
+struct Aggregated<'a> {
+    role: &'a ClusterRole,
+    /// The roles that each of its selectors selects, by their places in the list, in its order.
+    selected: Vec<usize>,
+    wanted: Vec<PolicyRule>,
+}
+
+/// The rules that roles should have which do not have them: selector by selector, role by role in the order of their names, each rule once.
+/// `roles` are sorted by name. What a collected role has itself counts for nothing: roles that collect from each other would otherwise
+/// exchange for ever what was written into them once.
 ///
 /// # Errors
-/// A selector is invalid.
-fn plan(role: &ClusterRole, roles: &[Arc<ClusterRole>]) -> Result<Option<Vec<PolicyRule>>, String> {
-    let Some(aggregation) = &role.aggregation_rule else { return Ok(None) };
-    let (mut wanted, mut seen) = (Vec::new(), HashSet::new());
-    for selector in aggregation.cluster_role_selectors.iter().flatten() {
-        let selector = meta::selector(selector)?;
-        let others = roles.iter().filter(|other| meta::name(&other.metadata) != meta::name(&role.metadata));
-        for other in others.filter(|other| meta::matches(&selector, other.metadata.labels.as_ref())) {
-            wanted.extend(rules(other).filter(|rule| seen.insert(json!(rule).to_string())));
+/// Those of whom a selector is invalid, beside the others.
+fn plan(roles: &[Arc<ClusterRole>]) -> (Vec<(&ClusterRole, Vec<PolicyRule>)>, Vec<String>) {
+    let (mut all, mut failed) = (Vec::new(), Vec::new());
+    for role in roles.iter().filter(|role| role.aggregation_rule.is_some()) {
+        match selected(role, roles) {
+            Ok(selected) => all.push(Aggregated { role: &**role, selected, wanted: Vec::new() }),
+            Err(why) => failed.push(format!("ClusterRole {}: {why}", meta::name(&role.metadata))),
         }
     }
-    Ok(if rules(role).eq(wanted.iter().cloned()) { None } else { Some(wanted) })
+    let at: HashMap<&str, usize> =
+        all.iter().enumerate().map(|(at, one)| (meta::name(&one.role.metadata), at)).collect();
+    // Rules go through one more collecting role each time, and through none twice.
+    for _ in 0..all.len() {
+        let next: Vec<Vec<PolicyRule>> = all.iter().map(|one| collected(one, roles, &all, &at)).collect();
+        let mut changed = false;
+        for (one, wanted) in all.iter_mut().zip(next) {
+            changed |= one.wanted != wanted;
+            one.wanted = wanted;
+        }
+        if !changed {
+            break;
+        }
+    }
+    let differs = |one: &Aggregated<'_>| !rules(one.role).eq(one.wanted.iter().cloned());
+    (all.into_iter().filter(differs).map(|one| (one.role, one.wanted)).collect(), failed)
+}
+
+/// The places of the roles that a role collects from, once for each of its selectors.
+fn selected(role: &ClusterRole, roles: &[Arc<ClusterRole>]) -> Result<Vec<usize>, String> {
+    let (mut places, aggregation) = (Vec::new(), role.aggregation_rule.as_ref());
+    for selector in aggregation.and_then(|rule| rule.cluster_role_selectors.as_ref()).into_iter().flatten() {
+        let selector = meta::selector(selector)?;
+        let others = roles.iter().enumerate().filter(|(_, other)| other.metadata.name != role.metadata.name);
+        let chosen = others.filter(|(_, other)| meta::matches(&selector, other.metadata.labels.as_ref()));
+        places.extend(chosen.map(|(place, _)| place));
+    }
+    Ok(places)
+}
+
+/// The rules of those that a role selects.
+fn collected(
+    one: &Aggregated<'_>,
+    roles: &[Arc<ClusterRole>],
+    all: &[Aggregated<'_>],
+    at: &HashMap<&str, usize>,
+) -> Vec<PolicyRule> {
+    let (mut wanted, mut seen) = (Vec::new(), HashSet::new());
+    for other in one.selected.iter().filter_map(|place| roles.get(*place)) {
+        let collects = at.get(meta::name(&other.metadata)).map(|at| &all[*at].wanted);
+        let own: Vec<PolicyRule> = collects.map_or_else(|| rules(other).collect(), Clone::clone);
+        wanted.extend(own.into_iter().filter(|rule| seen.insert(json!(rule).to_string())));
+    }
+    wanted
 }
 
 /// What is applied. No rules are none that this controller owns, as upstream.
@@ -76,17 +129,10 @@ impl Controller for ClusterRoleAggregationController {
 
     async fn reconcile(&self, _: &Key) -> anyhow::Result<Next> {
         let roles = self.roles.list();
-        let mut failed = None;
-        for role in roles.iter().filter(|role| role.aggregation_rule.is_some()) {
+        let (changes, invalid) = plan(&roles);
+        let mut failed = invalid.into_iter().next().map(anyhow::Error::msg);
+        for (role, rules) in changes {
             let name = meta::name(&role.metadata);
-            let rules = match plan(role, &roles) {
-                Ok(Some(rules)) => rules,
-                Ok(None) => continue,
-                Err(why) => {
-                    failed = Some(anyhow::anyhow!("ClusterRole {name}: {why}"));
-                    continue;
-                }
-            };
             let (config, manager) = (configuration(name, &rules), Self::NAME.to_owned());
             match self.client.patch::<ClusterRole>("", name, Patch::Apply { config, manager, force: true }).await {
                 Err(error) if !error.is_not_found() => failed = Some(error.into()),
@@ -112,19 +158,17 @@ mod tests {
         Arc::new(serde_json::from_value(value).expect("a ClusterRole"))
     }
 
-    fn planned(role: &ClusterRole, roles: &[Arc<ClusterRole>]) -> Option<Vec<String>> {
-        let rules = plan(role, roles).expect("valid selectors")?;
-        Some(rules.iter().flat_map(|rule| rule.resources.clone().unwrap_or_default()).collect())
+    /// The resources of the rules that each role is to get.
+    fn planned(roles: &[Arc<ClusterRole>]) -> Vec<(&str, Vec<String>)> {
+        let (changes, failed) = plan(roles);
+        assert_eq!(failed, Vec::<String>::new());
+        let resources =
+            |rules: &[PolicyRule]| rules.iter().flat_map(|rule| rule.resources.clone().unwrap_or_default()).collect();
+        changes.iter().map(|(role, rules)| (meta::name(&role.metadata), resources(rules))).collect()
     }
 
     #[test]
     fn rules_come_by_selector_then_name_and_each_once() {
-        let roles = [
-            role("a", "x", &["pods", "nodes"], &[]),
-            role("b", "y", &["secrets", "pods"], &[]),
-            role("c", "x", &["leases"], &[]),
-            role("self", "x", &["never"], &[]),
-        ];
         for (has, selects, expected) in [
             (&["never"][..], &["x"][..], Some(&["pods", "nodes", "leases"][..])),
             (&[], &["y", "x"], Some(&["secrets", "pods", "nodes", "leases"])),
@@ -134,10 +178,41 @@ mod tests {
             (&[], &["z"], None),
             (&["pods"], &[], None),
         ] {
-            let own = role("self", "x", has, selects);
-            let expected = expected.map(|all| all.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>());
-            assert_eq!(planned(&own, &roles), expected, "{has:?} {selects:?}");
+            let roles = [
+                role("a", "x", &["pods", "nodes"], &[]),
+                role("b", "y", &["secrets", "pods"], &[]),
+                role("c", "x", &["leases"], &[]),
+                role("self", "x", has, selects),
+            ];
+            let expected: Vec<_> = expected
+                .map(|all| ("self", all.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>()))
+                .into_iter()
+                .collect();
+            assert_eq!(planned(&roles), expected, "{has:?} {selects:?}");
         }
+    }
+
+    #[test]
+    fn roles_that_collect_from_each_other_end_with_the_rules_of_others() {
+        let owned = |all: &[&str]| all.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
+        // A ring, each with a rule that nobody else has, and one source.
+        let roles = [
+            role("a", "a", &["x"], &["b", "source"]),
+            role("b", "b", &["y"], &["c"]),
+            role("c", "c", &["z"], &["a"]),
+            role("s", "source", &["pods"], &[]),
+        ];
+        let expected = [("a", owned(&["pods"])), ("b", owned(&["pods"])), ("c", owned(&["pods"]))];
+        assert_eq!(planned(&roles), expected);
+        let done = [
+            role("a", "a", &["pods"], &["b", "source"]),
+            role("b", "b", &["pods"], &["c"]),
+            role("c", "c", &["pods"], &["a"]),
+            role("s", "source", &["pods"], &[]),
+        ];
+        assert_eq!(planned(&done), [], "it stays");
+        let pair = [role("a", "l", &["x"], &["l"]), role("b", "l", &["y"], &["l"])];
+        assert_eq!(planned(&pair), [("a", Vec::new()), ("b", Vec::new())]);
     }
 
     #[test]
@@ -145,11 +220,14 @@ mod tests {
         let with = |text: Value| -> ClusterRole { serde_json::from_value(text).expect("a ClusterRole") };
         let source = with(json!({"metadata": {"name": "a", "labels": {"l": "x"}},
             "rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"], "resources": []}, {"verbs": ["get"], "nonResourceURLs": ["/x"]}]}));
-        let own = role("self", "", &[], &["x"]);
-        assert_eq!(plan(&own, &[Arc::new(source)]).expect("valid").expect("rules").len(), 1);
+        let roles = [Arc::new(source), role("self", "", &[], &["x"])];
+        let (changes, _) = plan(&roles);
+        assert_eq!(changes[0].1.len(), 1);
         let odd = with(json!({"metadata": {"name": "self"},
             "aggregationRule": {"clusterRoleSelectors": [{"matchExpressions": [{"key": "a", "operator": "Like"}]}]}}));
-        assert!(plan(&odd, &[]).is_err());
+        let roles = [role("a", "x", &["pods"], &[]), role("b", "", &[], &["x"]), Arc::new(odd)];
+        let (changes, failed) = plan(&roles);
+        assert_eq!((changes.len(), failed.len()), (1, 1), "the others get theirs");
         assert_eq!(configuration("self", &[]).get("rules"), None);
     }
 }
