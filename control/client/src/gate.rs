@@ -12,9 +12,9 @@ use std::{
     time::Duration,
 };
 
-/// How long a gate waits for an informer that has lost its connection. Then the reconcile goes on with a stale cache: writes have preconditions,
-/// so that this costs a retry, not correctness.
-const GATE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a gate waits for an informer that has lost its connection or is far behind, as long as upstream's expectations hold. Then the
+/// reconcile goes on with a stale cache. Updates have preconditions and cost a retry, but an object with a generated name is made once more.
+const GATE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What one reconcile wrote, by kind.
 #[derive(Default, Debug)]

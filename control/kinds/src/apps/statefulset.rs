@@ -338,6 +338,8 @@ mod tests {
             spec: {hostname: '-', restartPolicy: Never, activeDeadlineSeconds: 1, containers: [{name: c, image: i, volumeMounts: [{name: data, mountPath: /d}]}]}}, \
             volumeClaimTemplates: [{metadata: {name: data}}]}}";
         expect![[r#"
+            spec.volumeClaimTemplates[0].spec.accessModes: Required value: at least 1 access mode is required
+            spec.volumeClaimTemplates[0].spec.resources[storage]: Required value
             spec.selector: Invalid value: {}: empty selector is invalid for statefulset
             spec.template.labels: Invalid value: "-": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')
             spec.template.labels: Invalid value: "-": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')

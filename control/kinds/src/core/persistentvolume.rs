@@ -335,7 +335,7 @@ mod tests {
                 expect![[r#"
                     spec.accessModes: Required value
                     spec.capacity: Required value
-                    spec.capacity: Unsupported value: null: supported values: "storage"
+                    spec.capacity: Unsupported value: {}: supported values: "storage"
                     spec: Required value: must specify a volume type
                 "#]],
             ),

@@ -132,7 +132,7 @@ impl Bindings {
                     out.push(group.or_empty().not_supported(&[GROUP]));
                 }
             }
-            _ => out.push(kind.or_empty().not_supported(&[USERS, ACCOUNT, USER])),
+            _ => out.push(kind.or_empty().not_supported(&[ACCOUNT, USER, USERS])),
         }
     }
 }
