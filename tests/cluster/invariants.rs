@@ -314,27 +314,26 @@ impl Known {
     fn job(&mut self, before: Option<&Value>, job: &Value) {
         let (name, of) = (text(job, "/metadata/name").to_owned(), uid(job).to_owned());
         let mut broken = Vec::new();
-        if before.is_none() {
-            if let Some((_, cron)) = owner(job).filter(|(kind, _)| *kind == "CronJob") {
-                let cron = cron.to_owned();
-                let time = text(job, "/metadata/annotations/batch.kubernetes.io~1cronjob-scheduled-timestamp");
-                let made = self.made.entry(format!("{cron} at {time}")).or_default();
-                made.insert(of.clone());
-                if made.len() > 1 {
-                    broken.push(format!("Job {name} is the second one of its CronJob for {time}"));
-                }
-                let forbids = self
-                    .by_uid("/batch/cronjobs/", &cron)
-                    .is_some_and(|c| text(c, "/spec/concurrencyPolicy") == "Forbid");
-                let finished = |job: &Value| {
-                    let mut all = job["status"]["conditions"].as_array().into_iter().flatten();
-                    all.any(|c| ["Complete", "Failed"].contains(&text(c, "/type")) && c["status"] == "True")
-                };
-                let others = self.all("/batch/jobs/").filter(|other| owner(other).is_some_and(|(_, uid)| uid == cron));
-                let running = others.filter(|other| uid(other) != of && !finished(other) && !deleting(other)).count();
-                if forbids && running > 0 {
-                    broken.push(format!("Job {name} overlaps with another of a CronJob that forbids it"));
-                }
+        if before.is_none()
+            && let Some((_, cron)) = owner(job).filter(|(kind, _)| *kind == "CronJob")
+        {
+            let cron = cron.to_owned();
+            let time = text(job, "/metadata/annotations/batch.kubernetes.io~1cronjob-scheduled-timestamp");
+            let made = self.made.entry(format!("{cron} at {time}")).or_default();
+            made.insert(of.clone());
+            if made.len() > 1 {
+                broken.push(format!("Job {name} is the second one of its CronJob for {time}"));
+            }
+            let forbids =
+                self.by_uid("/batch/cronjobs/", &cron).is_some_and(|c| text(c, "/spec/concurrencyPolicy") == "Forbid");
+            let finished = |job: &Value| {
+                let mut all = job["status"]["conditions"].as_array().into_iter().flatten();
+                all.any(|c| ["Complete", "Failed"].contains(&text(c, "/type")) && c["status"] == "True")
+            };
+            let others = self.all("/batch/jobs/").filter(|other| owner(other).is_some_and(|(_, uid)| uid == cron));
+            let running = others.filter(|other| uid(other) != of && !finished(other) && !deleting(other)).count();
+            if forbids && running > 0 {
+                broken.push(format!("Job {name} overlaps with another of a CronJob that forbids it"));
             }
         }
         let seen = |state: &'static str| self.last.keys().filter(|(_, known)| *known == state).count();

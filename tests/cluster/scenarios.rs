@@ -208,7 +208,7 @@ async fn jobs_complete(world: &mut World) {
     world.until("a suspension", |w| finished(w, "paused", "Suspended")).await;
     patch(world, &format!("{JOBS}/paused"), json!({"spec": {"suspend": false}})).await;
     world.until("completion", |w| finished(w, "paused", "Complete")).await;
-    world.until("no pod to be held", |w| released(w)).await;
+    world.until("no pod to be held", released).await;
 }
 
 /// Whether no pod is held for the count of its Job.
@@ -230,7 +230,7 @@ async fn jobs_fail(world: &mut World) {
     for name in ["limited", "by-index", "policy", "late"] {
         world.until("a failure", |w| finished(w, name, "Failed")).await;
     }
-    world.until("no pod to be held", |w| released(w)).await;
+    world.until("no pod to be held", released).await;
 }
 
 /// A finished Job that goes when its time is up, and one of a success policy.

@@ -58,7 +58,7 @@ fn plan(roles: &[Arc<ClusterRole>]) -> (Vec<(&ClusterRole, Vec<PolicyRule>)>, Ve
     let (mut all, mut failed) = (Vec::new(), Vec::new());
     for role in roles.iter().filter(|role| role.aggregation_rule.is_some()) {
         match selected(role, roles) {
-            Ok(selected) => all.push(Aggregated { role: &**role, selected, wanted: Vec::new() }),
+            Ok(selected) => all.push(Aggregated { role, selected, wanted: Vec::new() }),
             Err(why) => failed.push(format!("ClusterRole {}: {why}", meta::name(&role.metadata))),
         }
     }
