@@ -10,9 +10,9 @@
 )]
 #![allow(clippy::cast_precision_loss, reason = "figures are rounded")]
 
-use client::{Client, Informers};
+use client::{Client, Informer, Informers};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kinds::bootstrap::Bootstrap;
 use serde_json::{Value, json};
 use server::{Ids, Server, User, dialer::NoDialer, nodes::NoNodes};
@@ -145,6 +145,8 @@ struct Plane {
     tasks: TaskTracker,
     clock: api::Clock,
     bound: Arc<AtomicUsize>,
+    /// Counts into `bound` as long as it lives.
+    _pods: Informer<Pod>,
 }
 
 impl Plane {
@@ -177,8 +179,8 @@ impl Plane {
                 count.fetch_add(1, Ordering::Relaxed);
             }
         });
-        (informers.of::<Node>(), informers.of::<Namespace>(), pods).0.synced().await;
-        Self { server, admin, informers, token, tasks, clock, bound }
+        pods.synced().await;
+        Self { server, admin, informers, token, tasks, clock, bound, _pods: pods }
     }
 
     async fn call(&self, path: &str, body: &Value) {
@@ -202,6 +204,7 @@ impl Plane {
         while creators.join_next().await.is_some() {}
     }
 
+    /// Registers the nodes, and ends what keeps them and takes their first taint when all are there.
     async fn register(&self, nodes: usize) {
         let options = hollow::Options {
             nodes: u32::try_from(nodes).unwrap(),
@@ -210,14 +213,22 @@ impl Plane {
             clock: self.clock.clone(),
             seed: 1,
         };
-        let (token, informer) = (CancellationToken::new(), self.informers.of::<Node>());
+        let (token, tasks, informer) = (CancellationToken::new(), TaskTracker::new(), self.informers.of::<Node>());
+        let mut manager = controllers::Options::new(self.clock.clone(), "certificate".to_owned());
+        manager.selection = "node-lifecycle-controller".parse().unwrap();
+        let cx = controllers::Context::new(self.admin.clone(), self.informers.clone(), manager, tasks.clone());
+        controllers::start(&cx, &token, &tasks);
         let (client, informers, stop) = (self.admin.clone(), self.informers.clone(), token.clone());
         let hollow = tokio::spawn(async move { hollow::run(client, &informers, options, stop).await });
-        while informer.len() < nodes {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        let is_free = |node: &Node| node.spec.as_ref().is_none_or(|spec| spec.taints.iter().flatten().count() == 0);
+        while informer.list().iter().filter(|node| is_free(node)).count() < nodes {
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         token.cancel();
         hollow.await.unwrap();
+        drop(cx);
+        tasks.close();
+        tasks.wait().await;
     }
 
     /// Runs a scheduler until so many pods are bound. Returns how long that took, and the CPU time of the process meanwhile.
