@@ -15,7 +15,7 @@ use crate::{
     },
     profile::{DEFAULT_NAME, POINTS, Points, Profile, Profiles, Selected},
 };
-use k8s_openapi::api::core::v1::TopologySpreadConstraint;
+use k8s_openapi::api::core::v1::{Affinity, TopologySpreadConstraint};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::{
@@ -49,6 +49,7 @@ struct Chosen {
 #[derive(Clone, Debug, Default)]
 struct Args {
     fit: NodeResourcesFitArgs,
+    added: Option<Affinity>,
     balanced: Option<Vec<Weighted>>,
     affinity: InterPodAffinityArgs,
     spread: Defaulting,
@@ -219,7 +220,7 @@ impl Args {
             "NodeUnschedulable" => Arc::new(NodeUnschedulable),
             "NodeName" => Arc::new(NodeName),
             "TaintToleration" => Arc::new(TaintToleration),
-            "NodeAffinity" => Arc::new(NodeAffinity),
+            "NodeAffinity" => Arc::new(self.added.clone().map_or_else(NodeAffinity::default, NodeAffinity::with_added)),
             "NodePorts" => Arc::new(NodePorts),
             "NodeResourcesFit" => Arc::new(NodeResourcesFit::with(self.fit.clone())),
             "VolumeRestrictions" => Arc::new(VolumeRestrictions(listers.clone())),
@@ -373,6 +374,12 @@ struct FitArgs {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NodeAffinityArgs {
+    added_affinity: Option<k8s_openapi::api::core::v1::NodeAffinity>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct BalancedArgs {
     #[serde(default)]
     resources: Vec<Resource>,
@@ -413,6 +420,15 @@ fn configure(args: &mut Args, config: &PluginConfig, at: &str) -> Result<(), Str
     }
     let at = &format!("{at}.args");
     match config.name.as_str() {
+        "NodeAffinity" => {
+            let NodeAffinityArgs { added_affinity } = decode(&value, at)?;
+            let required =
+                added_affinity.as_ref().and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+            if required.is_some_and(|required| required.node_selector_terms.is_empty()) {
+                return Err(format!("{at}.addedAffinity: nodeSelectorTerms are empty, which no node matches"));
+            }
+            args.added = added_affinity.map(|own| Affinity { node_affinity: Some(own), ..Affinity::default() });
+        }
         "NodeResourcesFit" => args.fit = fit(decode(&value, at)?, at)?,
         "NodeResourcesBalancedAllocation" => {
             let BalancedArgs { resources } = decode(&value, at)?;
@@ -444,8 +460,8 @@ fn configure(args: &mut Args, config: &PluginConfig, at: &str) -> Result<(), Str
         }
         name => {
             return Err(format!(
-                "{at}: sampan's scheduler takes no args for {name:?}; it takes those of NodeResourcesFit, \
-                 NodeResourcesBalancedAllocation, InterPodAffinity, PodTopologySpread and DefaultPreemption"
+                "{at}: sampan's scheduler takes no args for {name:?}; it takes those of NodeAffinity, \
+                 NodeResourcesFit, NodeResourcesBalancedAllocation, InterPodAffinity, PodTopologySpread and DefaultPreemption"
             ));
         }
     }

@@ -60,6 +60,8 @@ fn plugins_take_their_args() {
         {"name": "PodTopologySpread", "args": {"defaultingType": "List", "defaultConstraints": [
             {"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}]}},
         {"name": "DefaultPreemption", "args": {"minCandidateNodesAbsolute": 9}},
+        {"name": "NodeAffinity", "args": {"addedAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "pool", "operator": "Exists"}]}]}}}},
     ]}]))
     .unwrap();
     let args = &configuration.profiles[0].args;
@@ -69,6 +71,7 @@ fn plugins_take_their_args() {
     assert_eq!(args.balanced.as_ref().unwrap()[0].name, "memory");
     assert_eq!(args.affinity.hard_pod_affinity_weight, 7);
     assert!(matches!(&args.spread, Defaulting::List(all) if all[0].max_skew == 2));
+    assert!(args.added.as_ref().is_some_and(|added| added.node_affinity.is_some()));
     assert_eq!((args.preemption.min_candidate_nodes_absolute, args.preemption.min_candidate_nodes_percentage), (9, 10));
 }
 
@@ -118,6 +121,11 @@ fn what_is_wrong_is_named_with_its_place() {
         (
             json!([{"pluginConfig": [{"name": "InterPodAffinity", "args": {"hardPodAffinityWeight": 101}}]}]),
             "hardPodAffinityWeight: it is not between 0 and 100",
+        ),
+        (
+            json!([{"pluginConfig": [{"name": "NodeAffinity", "args": {"addedAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}}}]}]),
+            "addedAffinity: nodeSelectorTerms are empty",
         ),
         (
             json!([{"pluginConfig": [{"name": "DefaultPreemption", "args": {"minCandidateNodesAbsolute": 0, "minCandidateNodesPercentage": 0}}]}]),

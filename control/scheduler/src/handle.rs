@@ -1,6 +1,6 @@
 //! The handle that plugins get once a pod is assumed.
 
-use crate::{cycle_state::CycleState, pod::PodInfo, waiting::WaitingPods};
+use crate::{cycle_state::CycleState, metrics::Metrics, pod::PodInfo, waiting::WaitingPods};
 use api::Clock;
 use client::{Client, Informers, Recorder};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ pub struct Handle {
     pub clock: Clock,
     /// The pods that wait for permit.
     pub waiting_pods: WaitingPods,
+    pub(crate) metrics: Metrics,
 }
 
 /// A cycle whose node is chosen, as the extension points after that see it.

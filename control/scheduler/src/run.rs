@@ -13,6 +13,7 @@ use crate::{
     listers::Listers,
     metrics::Metrics,
     plugin::Plugins,
+    plugins::DefaultPreemption,
     pod::PodInfo,
     profile::Profiles,
     queue::Pending,
@@ -116,6 +117,7 @@ impl Scheduler {
             recorder,
             clock: inner.options.clock.clone(),
             waiting_pods: WaitingPods::default(),
+            metrics: inner.metrics.clone(),
         };
         let run = Run { inner: inner.clone(), inbox, handle, stop: token.clone(), tasks: tasks.clone() };
         let work = async {
@@ -155,13 +157,19 @@ impl Run {
             let begin = Instant::now();
             let Some((pod, decision, memory)) = state.decide() else { continue };
             match decision {
-                Decision::Bind(node) => self.assumed(&mut state, Cycle { pod, node, state: memory }, begin, slot),
+                Decision::Bind(node) => {
+                    self.inner.metrics.decided(begin.elapsed());
+                    self.assumed(&mut state, Cycle { pod, node, state: memory }, begin, slot);
+                }
                 Decision::Error(message) => {
                     self.tried(&pod, "error", begin);
                     let told = Report { reason: "SchedulerError", message, nominated: Some(String::new()) };
                     self.tasks.spawn(self.clone().report(pod, Some(told), slot));
                 }
                 Decision::Refuse { message, nomination, .. } => {
+                    if self.plugins(&pod).iter().any(|plugin| plugin.name() == DefaultPreemption::NAME) {
+                        self.inner.metrics.preempts();
+                    }
                     self.tried(&pod, "unschedulable", begin);
                     self.tasks.spawn(self.clone().refused(pod, message, nomination, memory, slot));
                 }

@@ -54,7 +54,7 @@ pub fn defaults(strategy: Strategy, listers: &Listers) -> Plugins {
         Box::new(NodeUnschedulable),
         Box::new(NodeName),
         Box::new(TaintToleration),
-        Box::new(NodeAffinity),
+        Box::new(NodeAffinity::default()),
         Box::new(NodePorts),
         Box::new(NodeResourcesFit::new(strategy)),
         Box::new(VolumeRestrictions(listers.clone())),

@@ -8,9 +8,23 @@ use crate::{
     snapshot::Snapshot,
     status::Status,
 };
+use client::fit::affinity::{Preferred, Required};
+use k8s_openapi::api::core::v1::{Affinity, PodSpec};
 
 /// Filters by required and scores by preferred terms.
-pub struct NodeAffinity;
+#[derive(Default)]
+pub struct NodeAffinity {
+    /// What is asked of the nodes of every pod of the profile (`addedAffinity`), besides what the pod asks for.
+    added: (Required, Preferred),
+}
+
+impl NodeAffinity {
+    /// With an affinity that every pod of the profile has as well.
+    pub fn with_added(added: Affinity) -> Self {
+        let spec = PodSpec { affinity: Some(added), ..PodSpec::default() };
+        Self { added: (Required::of(&spec), Preferred::of(&spec)) }
+    }
+}
 
 impl Plugin for NodeAffinity {
     fn name(&self) -> &'static str {
@@ -30,22 +44,28 @@ impl Plugin for NodeAffinity {
     }
 
     fn pre_filter(&self, _: &mut CycleState, pod: &PodInfo, _: &Snapshot) -> PreFilter {
-        if pod.required.is_empty() { PreFilter::Skip } else { PreFilter::AllNodes }
+        if pod.required.is_empty() && self.added.0.is_empty() { PreFilter::Skip } else { PreFilter::AllNodes }
     }
 
     fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {
-        if node.node.as_deref().is_none_or(|n| pod.required.matches(n)) {
+        let Some(info) = node.node.as_deref() else { return Status::Success };
+        if !self.added.0.matches(info) {
+            return Status::UnschedulableAndUnresolvable(
+                "node(s) didn't match scheduler-enforced node affinity".into(),
+            );
+        }
+        if pod.required.matches(info) {
             return Status::Success;
         }
         Status::UnschedulableAndUnresolvable("node(s) didn't match Pod's node affinity/selector".into())
     }
 
     fn pre_score(&self, _: &mut CycleState, pod: &PodInfo, _: &[&NodeInfo], _: &Snapshot) -> PreScore {
-        if pod.preferred.is_empty() { PreScore::Skip } else { PreScore::Score }
+        if pod.preferred.is_empty() && self.added.1.is_empty() { PreScore::Skip } else { PreScore::Score }
     }
 
     fn score(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> i64 {
-        node.node.as_deref().map_or(0, |n| pod.preferred.score(n))
+        node.node.as_deref().map_or(0, |n| self.added.1.score(n) + pod.preferred.score(n))
     }
 
     fn normalize_score(&self, _: &CycleState, _: &PodInfo, _: &[&NodeInfo], scores: &mut [i64]) {
@@ -57,11 +77,44 @@ impl Plugin for NodeAffinity {
     }
 
     fn wakes_on(&self, event: &Event<'_>, pod: &PodInfo) -> bool {
+        let matches = |node| self.added.0.matches(node) && pod.required.matches(node);
         match event {
-            Event::NodeAdded(node) => pod.required.matches(node),
-            Event::NodeUpdated { old, new } => !pod.required.matches(old) && pod.required.matches(new),
+            Event::NodeAdded(node) => matches(node),
+            Event::NodeUpdated { old, new } => !matches(old) && matches(new),
             Event::PodUpdated => true,
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{cluster, filtered, info, node, object, pod};
+    use serde_json::json;
+
+    #[test]
+    fn an_added_affinity_holds_for_every_pod() {
+        let terms = json!([{"matchExpressions": [{"key": "pool", "operator": "In", "values": ["a"]}]}]);
+        let fast = json!({"matchExpressions": [{"key": "fast", "operator": "Exists"}]});
+        let added = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms},
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 7, "preference": fast}]}});
+        let plugin = NodeAffinity::with_added(serde_json::from_value(added).expect("an affinity"));
+        let (a, b, c) = (json!({"pool": "a"}), json!({"pool": "b"}), json!({"pool": "a", "disk": "ssd", "fast": ""}));
+        let cache = cluster(&[node("a", a), node("b", b), node("c", c)], &[]);
+        let snapshot = cache.snapshot();
+        let (enforced, own) = (
+            "!node(s) didn't match scheduler-enforced node affinity",
+            "!node(s) didn't match Pod's node affinity/selector",
+        );
+        let any = info(pod("p", json!({}), json!({})));
+        assert_eq!(filtered(&plugin, &any, &snapshot), ["", enforced, ""]);
+        let picky = info(pod("q", json!({}), json!({"nodeSelector": {"disk": "ssd"}})));
+        assert_eq!(filtered(&plugin, &picky, &snapshot), [own, enforced, ""]);
+        let score = |name: &str| plugin.score(&CycleState::default(), &any, snapshot.get(name).expect("a node"));
+        assert_eq!((score("a"), score("c")), (0, 7));
+        let (old, new) = (object(node("n", json!({"pool": "b"}))), object(node("n", json!({"pool": "a"}))));
+        assert!(plugin.wakes_on(&Event::NodeUpdated { old: &old, new: &new }, &any));
+        assert!(!plugin.wakes_on(&Event::NodeAdded(&old), &any));
     }
 }

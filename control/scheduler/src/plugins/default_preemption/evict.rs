@@ -42,6 +42,7 @@ impl Victims {
             }
         }
         let pods: Vec<&PodInfo> = self.pods.iter().map(|pod| &**pod).filter(|pod| !pod.is_deleting()).collect();
+        handle.metrics.preempted(self.pods.len());
         let Some((last, others)) = pods.split_last() else { return Ok(()) };
         let others: Vec<_> = others.iter().map(|pod| preempt(handle, cycle, pod)).collect();
         let mut others = stream::iter(others).buffer_unordered(CONCURRENT);

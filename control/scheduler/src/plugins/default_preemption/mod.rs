@@ -59,6 +59,9 @@ pub struct DefaultPreemption {
 }
 
 impl DefaultPreemption {
+    /// Its name.
+    pub(crate) const NAME: &str = "DefaultPreemption";
+
     /// With arguments; `listers` read the PodDisruptionBudgets.
     pub fn new(args: DefaultPreemptionArgs, listers: Listers) -> Self {
         Self { args, listers, next: AtomicUsize::new(0), found: Mutex::default() }
@@ -67,7 +70,7 @@ impl DefaultPreemption {
 
 impl Plugin for DefaultPreemption {
     fn name(&self) -> &'static str {
-        "DefaultPreemption"
+        Self::NAME
     }
 
     fn is_local(&self) -> bool {
