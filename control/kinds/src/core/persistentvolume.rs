@@ -216,9 +216,7 @@ fn capacity(capacity: At<'_>, out: &mut Vec<Cause>) {
         out.push(capacity.required(""));
     }
     if !capacity.get("storage").is_set() || capacity.len() > 1 {
-        let none = json!({});
-        let shown = if capacity.is_set() { capacity } else { capacity.with(&none) };
-        out.push(shown.not_supported(&["storage"]));
+        out.push(capacity.not_supported(&["storage"]));
     }
     for (name, at) in capacity.entries() {
         if rules::full(out) {
@@ -335,7 +333,7 @@ mod tests {
                 expect![[r#"
                     spec.accessModes: Required value
                     spec.capacity: Required value
-                    spec.capacity: Unsupported value: {}: supported values: "storage"
+                    spec.capacity: Unsupported value: null: supported values: "storage"
                     spec: Required value: must specify a volume type
                 "#]],
             ),

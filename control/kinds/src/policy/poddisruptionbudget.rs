@@ -1,7 +1,7 @@
 //! PodDisruptionBudget: how many pods of a set may be evicted at the same time.
 
 use crate::{apps::workload, at::At, cells, edit, rules};
-use api::{Cause, Object};
+use api::{Cause, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use server::{Column, Context, Resource, Strategy, TableConvertor};
@@ -29,6 +29,10 @@ pub(crate) fn resource() -> Resource {
 }
 
 impl Strategy for Budgets {
+    fn validate_name(&self, name: &str, _prefix: bool) -> Vec<String> {
+        names::path_segment(name)
+    }
+
     fn default(&self, object: &mut Object) {
         let status = edit::object(&mut object.0, "status");
         COUNTS.iter().for_each(|count| edit::fill(status, count, 0));

@@ -50,7 +50,7 @@ pub(super) fn whole(object: &Object, out: &mut Vec<Cause>) {
     let request = spec.get("request");
     if let Err(error) = Request::parse(&bytes(request)) {
         // bytes that are absent are null
-        let shown = if request.is_empty() { request.with(&Value::Null) } else { request };
+        let shown = if request.is_set() { request } else { request.with(&Value::Null) };
         out.push(shown.invalid(&error.to_string()));
     }
     usages(spec.get("usages"), out);
