@@ -76,7 +76,8 @@ fn create_get_edit_and_delete() {
     assert!(c.kubectl(&["get", "deploy", "d", "-n", "n", "-o", "yaml"]).contains("progressDeadlineSeconds: 600"));
     assert_eq!(c.kubectl(&["get", "cm", "cm", "-n", "n", "-o", "jsonpath={.data.a}"]), "1");
     assert!(c.kubectl(&["describe", "deployment", "d", "-n", "n"]).contains("ScalingReplicaSet"));
-    assert!(c.kubectl(&["describe", "pod", "-n", "n"]).contains("Successfully assigned"));
+    // of several objects kubectl 1.36 shows events only if it is asked
+    assert!(c.kubectl(&["describe", "pod", "-n", "n", "--show-events=true"]).contains("Successfully assigned"));
     assert!(c.kubectl(&["describe", "node"]).contains("Allocatable"));
     c.kubectl(&["label", "cm", "cm", "-n", "n", "x=y"]);
     c.kubectl(&["annotate", "cm", "cm", "-n", "n", "note=hello"]);
