@@ -8,7 +8,7 @@ use k8s_openapi::api::{
     },
     storage::v1::StorageClass,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a node must have for a pod.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,20 @@ impl Required {
     /// Whether nothing is required.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.terms.is_none()
+    }
+
+    /// The only nodes that can meet the requirements, where every term names some by `metadata.name`. `None`: names do not tell.
+    pub fn names(&self) -> Option<BTreeSet<String>> {
+        let terms = self.terms.as_ref().filter(|terms| !terms.is_empty())?;
+        let mut all = BTreeSet::new();
+        for term in terms {
+            let by_name = term.match_fields.iter().flatten();
+            let by_name = by_name.filter(|r| r.key == "metadata.name" && r.operator == "In");
+            let named = by_name.map(|r| r.values.iter().flatten().cloned().collect::<BTreeSet<String>>());
+            // all requirements of a term hold, and one of the terms
+            all.extend(named.reduce(|one, other| &one & &other)?);
+        }
+        Some(all)
     }
 
     /// Whether `node` meets all requirements.
@@ -173,5 +187,26 @@ mod tests {
             let spec = json!({"containers": [], "nodeSelector": labels});
             assert_eq!(Required::of(&serde_json::from_value(spec).expect("a spec")).matches(&node()), expected);
         }
+    }
+
+    #[test]
+    fn names_bound_the_nodes_where_every_term_has_some() {
+        let named = |values: &[&str]| json!({"key": "metadata.name", "operator": "In", "values": values});
+        let zone = json!({"key": "zone", "operator": "Exists"});
+        let names = |terms: Value| {
+            let spec = json!({"containers": [], "affinity": {"nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}});
+            let spec = serde_json::from_value(spec).expect("a spec");
+            Required::of(&spec).names().map(|names| names.into_iter().collect::<Vec<_>>().join(" "))
+        };
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(names(json!([{"matchFields": [named(&["a"])]}, {"matchFields": [named(&["b"])]}])), text("a b"));
+        assert_eq!(names(json!([{"matchFields": [named(&["a", "b"]), named(&["b", "c"])]}])), text("b"));
+        assert_eq!(names(json!([{"matchFields": [named(&["a"]), named(&["b"])]}])), text(""), "none can");
+        assert_eq!(names(json!([{"matchFields": [named(&["a"])], "matchExpressions": [zone]}])), text("a"));
+        assert_eq!(names(json!([{"matchFields": [named(&["a"])]}, {"matchExpressions": [zone]}])), None);
+        let other = json!({"key": "metadata.name", "operator": "NotIn", "values": ["a"]});
+        assert_eq!((names(json!([{"matchFields": [other]}])), names(json!([]))), (None, None));
+        assert_eq!(Required::default().names(), None);
     }
 }

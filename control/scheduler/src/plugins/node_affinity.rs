@@ -44,7 +44,17 @@ impl Plugin for NodeAffinity {
     }
 
     fn pre_filter(&self, _: &mut CycleState, pod: &PodInfo, _: &Snapshot) -> PreFilter {
-        if pod.required.is_empty() && self.added.0.is_empty() { PreFilter::Skip } else { PreFilter::AllNodes }
+        if pod.required.is_empty() && self.added.0.is_empty() {
+            return PreFilter::Skip;
+        }
+        match pod.required.names() {
+            None => PreFilter::AllNodes,
+            Some(names) if names.is_empty() => {
+                PreFilter::UnschedulableAndUnresolvable("pod affinity terms conflict".into())
+            }
+            // the pods of a DaemonSet: each names its node
+            Some(names) => PreFilter::Nodes(names),
+        }
     }
 
     fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {
@@ -116,5 +126,21 @@ mod tests {
         let (old, new) = (object(node("n", json!({"pool": "b"}))), object(node("n", json!({"pool": "a"}))));
         assert!(plugin.wakes_on(&Event::NodeUpdated { old: &old, new: &new }, &any));
         assert!(!plugin.wakes_on(&Event::NodeAdded(&old), &any));
+    }
+
+    #[test]
+    fn a_pod_that_names_its_node_is_tried_on_no_other() {
+        let cache = cluster(&[node("a", json!({})), node("b", json!({}))], &[]);
+        let snapshot = cache.snapshot();
+        let pinned = |names: &[&str]| {
+            let fields: Vec<_> =
+                names.iter().map(|name| json!({"key": "metadata.name", "operator": "In", "values": [name]})).collect();
+            let terms = json!([{"matchFields": fields}]);
+            let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
+            info(pod("p", json!({}), json!({"affinity": {"nodeAffinity": required}})))
+        };
+        let tried = |names| NodeAffinity::default().pre_filter(&mut CycleState::default(), &pinned(names), &snapshot);
+        assert_eq!(tried(&["b"]), PreFilter::Nodes(["b".to_owned()].into()));
+        assert_eq!(tried(&["a", "b"]), PreFilter::UnschedulableAndUnresolvable("pod affinity terms conflict".into()));
     }
 }
