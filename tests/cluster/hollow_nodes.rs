@@ -16,7 +16,6 @@ impl Hollow {
             cidr: hollow::default_cidr(),
             version: "v1.36.0".to_owned(),
             clock: world.clock.clone(),
-            seed: 1,
         };
         let token = CancellationToken::new();
         let (client, informers, stop) = (world.admin.clone(), world.informers.clone(), token.clone());

@@ -24,8 +24,8 @@ pub const LABEL: &str = "sampan.dev/hollow";
 const ZONES: u32 = 3;
 /// The prefix of the names of hollow nodes, which their numbers follow, from 0.
 const PREFIX: &str = "hollow-";
-/// Nodes that register or renew their Leases concurrently.
-const NODE_WORKERS: usize = 8;
+/// Nodes that register or renew their Leases concurrently: what comes together is committed together.
+const NODE_WORKERS: usize = 64;
 /// Pods whose status is sent concurrently.
 const POD_WORKERS: usize = 16;
 
@@ -40,8 +40,6 @@ pub struct Options {
     pub version: String,
     /// Wall-clock time, for statuses and Leases.
     pub clock: Clock,
-    /// Seed of the moments at which Leases are renewed.
-    pub seed: u64,
 }
 
 /// The default of [`Options::cidr`]: addresses that the Internet reserves (RFC 1112), and that no host routes.

@@ -14,11 +14,14 @@ use k8s_openapi::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{collections::HashMap, time::Duration};
+use tokio::time::Instant;
 
 /// How often a Lease is renewed, as by upstream's kubelet.
 const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the status is sent although it did not change.
 const RESEND_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
+/// The moments of an interval at which Leases are renewed.
+const TURNS: u32 = 10;
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_SECONDS: i32 = 40;
 
@@ -43,28 +46,27 @@ pub(crate) struct Nodes {
     client: Client,
     nodes: Informer<Node>,
     options: Options,
-    random: Mutex<fastrand::Rng>,
+    begin: Instant,
     /// The Leases as last written, by node.
     leases: Mutex<HashMap<u32, Lease>>,
 }
 
 impl Nodes {
     pub(crate) fn new(client: Client, nodes: Informer<Node>, options: Options) -> Self {
-        let random = Mutex::new(fastrand::Rng::with_seed(options.seed));
-        Self { client, nodes, options, random, leases: Mutex::default() }
+        Self { client, nodes, options, begin: Instant::now(), leases: Mutex::default() }
     }
 
-    /// Registers a Node, or sends its status if that is due. Returns its uid, and whether it is new.
-    async fn keep(&self, node: u32) -> client::Result<(String, bool)> {
+    /// Registers a Node, or sends its status if that is due. Returns its uid.
+    async fn keep(&self, node: u32) -> client::Result<String> {
         let (name, now) = (name(node), self.options.clock.now());
         let Some(present) = self.nodes.get("", &name) else {
             let body = registered(&self.options, node, now);
             let body: Node = serde_json::from_value(body).map_err(|error| client::Error::Decode(error.to_string()))?;
             return match self.client.create(&body).await {
-                Ok(made) => Ok((made.metadata.uid.unwrap_or_default(), true)),
+                Ok(made) => Ok(made.metadata.uid.unwrap_or_default()),
                 // the informer is behind
                 Err(error) if error.is_already_exists() => {
-                    Ok((self.client.get::<Node>("", &name).await?.metadata.uid.unwrap_or_default(), false))
+                    Ok(self.client.get::<Node>("", &name).await?.metadata.uid.unwrap_or_default())
                 }
                 Err(error) => Err(error),
             };
@@ -73,7 +75,7 @@ impl Nodes {
             let patch = json!({"status": {"conditions": conditions(now, Some(&present))}});
             self.client.patch_status::<Node>("", &name, Patch::Strategic(patch)).await?;
         }
-        Ok((present.metadata.uid.clone().unwrap_or_default(), false))
+        Ok(present.metadata.uid.clone().unwrap_or_default())
     }
 
     /// Renews a Lease. Reads it again if it was deleted (with its Node, by the garbage collector) or changed by another client.
@@ -126,13 +128,19 @@ impl Controller for Nodes {
             self.remove(&key.name).await?;
             return Ok(Next::Done);
         };
-        let first = !self.leases.lock().contains_key(&node);
-        let (uid, made) = self.keep(node).await?;
+        let uid = self.keep(node).await?;
         self.renew(node, &uid).await?;
-        // those that are there already at a start do not all come at once again
-        let share = if first && !made { self.random.lock().f64() } else { 1.0 };
-        Ok(Next::After(RENEW_INTERVAL.mul_f64(share)))
+        Ok(Next::After(until_next(node, self.begin.elapsed())))
     }
+}
+
+/// How long a node waits for its next renewal, so long after the start. A tenth of the nodes renew together each second: the store commits
+/// their writes at once, where one after the other each would cost a commit of its own.
+fn until_next(node: u32, elapsed: Duration) -> Duration {
+    let interval = RENEW_INTERVAL.as_millis();
+    let turn = u128::from(node % TURNS) * interval / u128::from(TURNS);
+    let late = (elapsed.as_millis() + interval - turn) % interval;
+    Duration::from_millis(u64::try_from(interval - late).unwrap_or_default())
 }
 
 fn is_hollow(node: &Node) -> bool {
@@ -234,6 +242,13 @@ mod tests {
         assert!(is_due(&node("True", "2026-01-01T00:55:00Z"), now), "five minutes");
         assert!(is_due(&node("Unknown", "2026-01-01T00:59:59Z"), now), "the life-cycle controller has lost it");
         assert!(is_due(&Node::default(), now));
+    }
+
+    #[test]
+    fn a_tenth_of_the_nodes_renews_each_second() {
+        let wait = |node, millis| until_next(node, Duration::from_millis(millis)).as_millis();
+        assert_eq!((wait(0, 0), wait(0, 1), wait(0, 9_999), wait(0, 10_030)), (10_000, 9_999, 1, 9_970));
+        assert_eq!((wait(3, 0), wait(3, 3_000), wait(13, 3_040), wait(9, 10_000)), (3_000, 10_000, 9_960, 9_000));
     }
 
     #[test]

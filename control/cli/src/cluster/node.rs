@@ -139,7 +139,6 @@ pub(super) fn start_hollow(config: &Config, process: &Process, group: &Group, cl
         cidr: config.hollow_cidr,
         version: server::version::git_version(),
         clock: process.clock.clone(),
-        seed: env::seed(),
     };
     let (informers, token) = (informers.clone(), group.token.clone());
     group.spawn(async move { hollow::run(client, &informers, options, token).await });
