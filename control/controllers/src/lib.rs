@@ -42,6 +42,7 @@ mod served;
 mod serviceaccount;
 mod serviceaccounttoken;
 mod servicepods;
+mod slices;
 mod statefulset;
 mod status;
 mod tainteviction;

@@ -11,17 +11,16 @@ mod plan;
 mod tests;
 mod topology;
 
-pub(crate) use plan::{MANAGED_BY_LABEL, SERVICE_NAME};
-
 use self::{
     plan::{Facts, MANAGED_BY, Plan, plan},
     topology::{Ratios, Zones},
 };
 use crate::{
-    Context, meta, scaletozero,
+    Context, scaletozero,
     servicepods::{self, TriggerTimes},
+    slices::{Changes, service_of, services_of},
 };
-use client::{Client, Controller, DeleteOptions, Delta, EventType, Informer, Key, Next, Recorder, Wakeups, reference};
+use client::{Client, Controller, Delta, EventType, Informer, Key, Next, Recorder, Wakeups, reference};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{Node, Pod, Service},
@@ -61,7 +60,7 @@ impl EndpointSliceController {
         let (services, pods) = (cx.informers.of(), cx.informers.of());
         servicepods::index(&services, &pods);
         let slices = cx.informers.of::<EndpointSlice>();
-        slices.index(BY_SERVICE, |slice| service_key(slice).map(|k| k.to_string()).into_iter().collect());
+        slices.index(BY_SERVICE, |slice| service_of(slice, MANAGED_BY).map(|k| k.to_string()).into_iter().collect());
         let deployments = cx.informers.of();
         scaletozero::index(&deployments);
         Self {
@@ -109,32 +108,6 @@ impl EndpointSliceController {
         };
         plan(service, &pods, &existing, &facts)
     }
-
-    async fn act(&self, service: &Service, plan: &Plan) -> Result<(), client::Error> {
-        for slice in &plan.create {
-            match self.client.create(slice).await {
-                Err(error) if error.is_namespace_terminating() => return Ok(()),
-                other => other.map(|_| ())?,
-            }
-        }
-        for slice in &plan.update {
-            self.client.update(slice).await?;
-        }
-        for slice in &plan.delete {
-            let options = DeleteOptions::uid(meta::uid(&slice.metadata));
-            let name = meta::name(&slice.metadata);
-            self.client.delete::<EndpointSlice>(meta::namespace(&service.metadata), name, &options).await?;
-        }
-        Ok(())
-    }
-}
-
-/// The Service of a managed slice.
-fn service_key(slice: &EndpointSlice) -> Option<Key> {
-    let labels = slice.metadata.labels.as_ref()?;
-    let ours = labels.get(MANAGED_BY_LABEL).map(String::as_str) == Some(MANAGED_BY);
-    let name = labels.get(SERVICE_NAME).filter(|n| ours && !n.is_empty())?;
-    Some(Key::new(meta::namespace(&slice.metadata), name))
 }
 
 #[async_trait::async_trait]
@@ -143,10 +116,7 @@ impl Controller for EndpointSliceController {
 
     fn wire(&self, wakeups: &mut Wakeups) {
         wakeups.on_self(&self.services);
-        wakeups.on(&self.slices, |delta| {
-            let old = delta.old().and_then(|o| service_key(o));
-            old.into_iter().chain(service_key(delta.object())).collect()
-        });
+        wakeups.on(&self.slices, |delta| services_of(delta, MANAGED_BY));
         let services = self.services.clone();
         wakeups.on(&self.pods, move |delta| servicepods::enqueue_services(delta, &services));
         let services = self.services.clone();
@@ -168,7 +138,8 @@ impl Controller for EndpointSliceController {
         }
         let plan = self.plan(key, &service);
         let owner = reference(&*service);
-        let done = self.act(&service, &plan).await;
+        let Plan { create, update, delete, .. } = &plan;
+        let done = Changes { create, update, delete }.write(&self.client).await;
         if done.is_ok() {
             self.remember(key, plan.zones);
             for (kind, reason, message) in plan.events {

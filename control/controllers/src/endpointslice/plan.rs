@@ -8,6 +8,7 @@ use super::{
 use crate::{
     meta, pods,
     servicepods::{self, HEADLESS, TRIGGER_TIME},
+    slices::{MANAGED_BY_LABEL, SERVICE_NAME},
 };
 use api::annotations::{SCALED_TO_ZERO, WAKE_REQUESTED};
 use client::EventType;
@@ -25,10 +26,6 @@ use std::{
 
 /// The value of [`MANAGED_BY_LABEL`] for slices of this controller.
 pub(crate) const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
-/// The label that names the Service.
-pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// The label that names who keeps a slice.
-pub(crate) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 /// Most endpoints in a slice.
 const MAX_ENDPOINTS: usize = 100;
 
@@ -153,7 +150,7 @@ fn of_family(
         pack(service, family, wanted, slices, &mut part);
     }
     let spare: Vec<Arc<EndpointSlice>> = by_ports.into_values().flatten().collect();
-    placeholder(service, family, spare, &mut part);
+    at_least_one(service, family, spare, &mut part);
     part
 }
 
@@ -205,7 +202,7 @@ fn pack(service: &Service, family: &str, mut wanted: Wanted, slices: Vec<Arc<End
 }
 
 /// One empty slice for a Service without endpoints, so that readers can distinguish "none" from "not reconciled yet".
-fn placeholder(service: &Service, family: &str, mut spare: Vec<Arc<EndpointSlice>>, part: &mut Part) {
+fn at_least_one(service: &Service, family: &str, mut spare: Vec<Arc<EndpointSlice>>, part: &mut Part) {
     if part.create.is_empty() && part.update.is_empty() && part.unchanged.is_empty() {
         let is_empty = |s: &Arc<EndpointSlice>| {
             s.endpoints.as_ref().is_none_or(Vec::is_empty) && s.ports.as_ref().is_none_or(Vec::is_empty)

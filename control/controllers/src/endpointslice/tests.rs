@@ -1,5 +1,9 @@
 use super::{plan::MANAGED_BY, *};
-use crate::servicepods::{HEADLESS, TRIGGER_TIME};
+use crate::{
+    meta,
+    servicepods::{HEADLESS, TRIGGER_TIME},
+    slices::{MANAGED_BY_LABEL, SERVICE_NAME},
+};
 use api::annotations::{SCALED_TO_ZERO, WAKE_REQUESTED};
 use k8s_openapi::api::discovery::v1::Endpoint;
 use serde_json::{Value, json};
@@ -130,15 +134,15 @@ fn finished_pods_and_pods_without_address_are_no_endpoints() {
     let finished = pod(1, true, json!({"status": {"phase": "Succeeded"}}));
     let homeless = pod(2, true, json!({"status": {"podIP": null}}));
     let p = run(&service(json!({})), &[finished, homeless], &[]);
-    assert_eq!(sizes(&p.create), [0], "an empty placeholder");
+    assert_eq!(sizes(&p.create), [0], "an empty slice");
     assert_eq!(p.create[0].ports, None);
 }
 
 #[test]
-fn the_placeholder_makes_way_for_endpoints_and_comes_back() {
+fn the_empty_slice_makes_way_for_endpoints_and_comes_back() {
     let s = service(json!({}));
-    let placeholder = stored(&run(&s, &[], &[]));
-    let p = run(&s, &pods(1), &placeholder);
+    let empty = stored(&run(&s, &[], &[]));
+    let p = run(&s, &pods(1), &empty);
     assert_eq!((p.create.len(), sizes(&p.update), p.delete.len()), (0, vec![1], 0), "one write instead of two");
     assert_eq!(p.update[0].metadata.name.as_deref(), Some("web-0"));
     let full = stored(&p);

@@ -9,10 +9,9 @@ mod tests;
 use self::plan::{CONTROLLER, Plan, is_mirrored, plan};
 use crate::{
     Context,
-    endpointslice::{MANAGED_BY_LABEL, SERVICE_NAME},
-    meta,
+    slices::{Changes, service_of, services_of},
 };
-use client::{Client, Controller, DeleteOptions, Delta, EventType, Informer, Key, Next, Recorder, Wakeups, reference};
+use client::{Client, Controller, Delta, EventType, Informer, Key, Next, Recorder, Wakeups, reference};
 use k8s_openapi::api::{
     core::v1::{Endpoints, Service},
     discovery::v1::EndpointSlice,
@@ -35,7 +34,7 @@ impl EndpointSliceMirroringController {
     /// Over the shared informers.
     pub(crate) fn new(cx: &Context) -> Self {
         let slices = cx.informers.of::<EndpointSlice>();
-        slices.index(BY_SERVICE, |slice| service_key(slice).map(|k| k.to_string()).into_iter().collect());
+        slices.index(BY_SERVICE, |slice| service_of(slice, CONTROLLER).map(|k| k.to_string()).into_iter().collect());
         Self {
             client: cx.client.clone(),
             recorder: cx.recorder("endpoint-slice-mirroring-controller"),
@@ -51,31 +50,6 @@ impl EndpointSliceMirroringController {
         let service = self.services.find(key)?;
         service.spec.as_ref().is_some_and(|spec| spec.selector.is_none()).then_some(endpoints)
     }
-
-    async fn act(&self, namespace: &str, plan: &Plan) -> Result<(), client::Error> {
-        for slice in &plan.create {
-            match self.client.create(slice).await {
-                Err(error) if error.is_namespace_terminating() => return Ok(()),
-                other => other.map(|_| ())?,
-            }
-        }
-        for slice in &plan.update {
-            self.client.update(slice).await?;
-        }
-        for slice in &plan.delete {
-            let options = DeleteOptions::uid(meta::uid(&slice.metadata));
-            self.client.delete::<EndpointSlice>(namespace, meta::name(&slice.metadata), &options).await?;
-        }
-        Ok(())
-    }
-}
-
-/// The Service of a mirrored slice.
-fn service_key(slice: &EndpointSlice) -> Option<Key> {
-    let labels = slice.metadata.labels.as_ref()?;
-    let ours = labels.get(MANAGED_BY_LABEL).map(String::as_str) == Some(CONTROLLER);
-    let name = labels.get(SERVICE_NAME).filter(|n| ours && !n.is_empty())?;
-    Some(Key::new(meta::namespace(&slice.metadata), name))
 }
 
 /// A Service, when it comes, goes, or gets or loses its selector.
@@ -100,16 +74,13 @@ impl Controller for EndpointSliceMirroringController {
             let concerns = is_mirrored(new) || old.is_some_and(|old| is_mirrored(old));
             if concerns { vec![Key::of(&**new)] } else { Vec::new() }
         });
-        wakeups.on(&self.slices, |delta| {
-            let old = delta.old().and_then(|old| service_key(old));
-            old.into_iter().chain(service_key(delta.object())).collect()
-        });
+        wakeups.on(&self.slices, |delta| services_of(delta, CONTROLLER));
     }
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
         let existing = self.slices.by_index(BY_SERVICE, &key.to_string());
         let Some(endpoints) = self.mirrored(key) else {
-            self.act(&key.namespace, &Plan { delete: existing, ..Plan::default() }).await?;
+            Changes { create: &[], update: &[], delete: &existing }.write(&self.client).await?;
             return Ok(Next::Done);
         };
         let plan = plan(&endpoints, &existing);
@@ -117,7 +88,8 @@ impl Controller for EndpointSliceMirroringController {
         for (reason, message) in &plan.warnings {
             self.recorder.event(&about, EventType::Warning, reason, message.clone());
         }
-        self.act(&key.namespace, &plan).await?;
+        let Plan { create, update, delete, .. } = &plan;
+        Changes { create, update, delete }.write(&self.client).await?;
         Ok(Next::Done)
     }
 }

@@ -1,9 +1,9 @@
 //! Which slices stand for an Endpoints object. Pure.
 
 use crate::{
-    endpointslice::{MANAGED_BY_LABEL, SERVICE_NAME},
     meta,
     servicepods::TRIGGER_TIME,
+    slices::{MANAGED_BY_LABEL, SERVICE_NAME},
 };
 use k8s_openapi::{
     api::{

@@ -1,4 +1,8 @@
 use super::{plan::MAX_ADDRESSES, *};
+use crate::{
+    meta,
+    slices::{MANAGED_BY_LABEL, SERVICE_NAME},
+};
 use serde_json::{Value, json};
 
 fn endpoints(subsets: Value, more: Value) -> Endpoints {
