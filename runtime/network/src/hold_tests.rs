@@ -28,11 +28,6 @@ fn put(network: &VirtualNetwork, node_port: u16, asleep: bool, endpoints: &[IpAd
     network.inner.holds.changed("default/web");
 }
 
-fn free_port() -> u16 {
-    let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    probe.local_addr().expect("bound").port()
-}
-
 async fn until(what: &str, holds: impl Fn() -> bool) {
     let wait = async {
         while !holds() {
@@ -40,18 +35,6 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
         }
     };
     timeout(LIVENESS, wait).await.unwrap_or_else(|_| panic!("waited in vain: {what}"));
-}
-
-async fn connect_when_open(to: SocketAddr) -> TcpStream {
-    let open = async {
-        loop {
-            match TcpStream::connect(to).await {
-                Ok(stream) => return stream,
-                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
-        }
-    };
-    timeout(LIVENESS, open).await.expect("open in time")
 }
 
 /// Sends bytes and reads all that comes back; `None` after a reset.

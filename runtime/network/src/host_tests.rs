@@ -10,7 +10,7 @@ use client::{Informer, WatchEvent};
 use container::net::*;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use serde_json::json;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -36,24 +36,6 @@ async fn the_api_is_reached_by_service_kubernetes_as_bytes() {
     assert_eq!(&got, b"tls bytes");
     let denied = a.connect(SocketAddr::new(network.node_internal(), 22)).await.map(drop);
     assert!(matches!(denied, Err(Error::Refused(_))), "{denied:?}");
-}
-
-fn free_port() -> u16 {
-    let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    probe.local_addr().expect("bound").port()
-}
-
-/// Connects until the listener is open.
-async fn connect_when_open(to: SocketAddr) -> TcpStream {
-    let open = async {
-        loop {
-            match TcpStream::connect(to).await {
-                Ok(stream) => return stream,
-                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
-        }
-    };
-    timeout(LIVENESS, open).await.expect("open in time")
 }
 
 async fn ask(mut stream: TcpStream) -> String {

@@ -29,6 +29,25 @@ pub(crate) fn at(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
+/// A port that nobody has.
+pub(crate) fn free_port() -> u16 {
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    probe.local_addr().expect("bound").port()
+}
+
+/// Connects until the listener is open.
+pub(crate) async fn connect_when_open(to: SocketAddr) -> TcpStream {
+    let open = async {
+        loop {
+            match TcpStream::connect(to).await {
+                Ok(stream) => return stream,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    timeout(LIVENESS, open).await.expect("open in time")
+}
+
 pub(crate) fn network_with(change: impl FnOnce(&mut Config)) -> VirtualNetwork {
     let mut config = Config::new(at("127.0.0.1:1"));
     change(&mut config);
