@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kinds::bootstrap::Bootstrap;
 use serde_json::{Value, json};
-use server::{Ids, Server, User, dialer::NoDialer, nodes::NoNodes};
+use server::{Server, User};
 use std::{
     path::Path,
     sync::{
@@ -160,17 +160,7 @@ impl Plane {
         let store = store::Store::open(log, store::Options::new(store::Clock::new(SystemTime::now))).await.unwrap();
         let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
         let settings = harness::settings("bench");
-        let options = server::Options {
-            store,
-            clock: clock.clone(),
-            ids: Arc::new(Ids::new(fastrand::Rng::new())),
-            nodes: Arc::new(NoNodes),
-            dialer: Arc::new(NoDialer),
-            advertise: settings.advertise,
-            shutdown: token.clone(),
-            audit: None,
-            metrics: Arc::default(),
-        };
+        let options = harness::options(&settings, store, clock.clone(), 1, token.clone());
         let server = Server::new(options, settings.parts());
         Bootstrap::new(&server, settings, clock.clone()).ensure().await.unwrap();
         let admin = client(&server, "admin");
@@ -215,7 +205,6 @@ impl Plane {
             cidr: hollow::default_cidr(),
             version: "v1.36.0".to_owned(),
             clock: self.clock.clone(),
-            seed: 1,
         };
         let (token, tasks, informer) = (CancellationToken::new(), TaskTracker::new(), self.informers.of::<Node>());
         let mut manager = controllers::Options::new(self.clock.clone(), "certificate".to_owned());

@@ -19,8 +19,7 @@ use kinds::bootstrap::Bootstrap;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use server::{
-    Ids, Objects, Server, User,
-    dialer::NoDialer,
+    Objects, Server, User,
     nodes::{self, Nodes, Stream, Unreachable},
 };
 use std::{
@@ -163,17 +162,8 @@ impl World {
         let settings = kinds::Settings { local_volumes, ..harness::settings("cluster") };
         let keys = Arc::new(crate::keys::Keys::new(&settings.tokens, clock.now()));
         let routers = Routers::default();
-        let options = server::Options {
-            store: store.clone(),
-            clock: clock.clone(),
-            ids: Arc::new(Ids::new(fastrand::Rng::with_seed(seed))),
-            nodes: Arc::new(routers.clone()),
-            dialer: Arc::new(NoDialer),
-            advertise: settings.advertise,
-            shutdown: token.clone(),
-            audit: None,
-            metrics: Arc::default(),
-        };
+        let mut options = harness::options(&settings, store.clone(), clock.clone(), seed, token.clone());
+        options.nodes = Arc::new(routers.clone());
         let server = Server::new(options, settings.parts());
         let bootstrap = Bootstrap::new(&server, settings, clock.clone());
         bootstrap.ensure().await.unwrap();

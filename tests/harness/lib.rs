@@ -9,7 +9,7 @@ use kinds::{Settings, Tokens, bootstrap::Bootstrap};
 use server::{
     Ids, Options, Parts, Server,
     dialer::NoDialer,
-    nodes::{Nodes, Stream},
+    nodes::{NoNodes, Nodes, Stream},
 };
 use std::{
     sync::{
@@ -48,22 +48,34 @@ impl Harness {
         let store = store::Store::open(store::Memory::default(), options).await.unwrap();
         let shutdown = CancellationToken::new();
         let settings = settings("test");
-        let mut options = Options {
-            store: store.clone(),
-            clock: clock.clone(),
-            ids: Arc::new(Ids::new(fastrand::Rng::with_seed(1))),
-            nodes,
-            dialer: Arc::new(NoDialer),
-            advertise: settings.advertise,
-            shutdown: shutdown.clone(),
-            audit: None,
-            metrics: Arc::default(),
-        };
+        let mut options = self::options(&settings, store.clone(), clock.clone(), 1, shutdown.clone());
+        options.nodes = nodes;
         let mut parts = settings.parts();
         change(&mut options, &mut parts);
         let server = Server::new(options, parts);
         Bootstrap::new(&server, settings, clock).ensure().await.unwrap();
         Self { server, store, shutdown, seconds }
+    }
+}
+
+/// The options of a server over a store: it reaches no node and no pod.
+pub fn options(
+    settings: &Settings,
+    store: store::Store<server::Item>,
+    clock: api::Clock,
+    seed: u64,
+    shutdown: CancellationToken,
+) -> Options {
+    Options {
+        store,
+        clock,
+        ids: Arc::new(Ids::new(fastrand::Rng::with_seed(seed))),
+        nodes: Arc::new(NoNodes),
+        dialer: Arc::new(NoDialer),
+        advertise: settings.advertise,
+        shutdown,
+        audit: None,
+        metrics: Arc::default(),
     }
 }
 

@@ -5,15 +5,7 @@ use crate::{authn::user_of_certificate, pki};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 /// `/O=devs/O=ops/CN=jane` with a name of each form.
-const TWO_GROUPS: &str = "-----BEGIN CERTIFICATE REQUEST-----\n\
-    MIIBQDCB6AIBADAsMQ0wCwYDVQQKDARkZXZzMQwwCgYDVQQKDANvcHMxDTALBgNV\n\
-    BAMMBGphbmUwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAT72A2XfKwIV6mfsCX7\n\
-    2CrTMhCRrx34RrQ+0CjylppwFYppCULi6n78qbcGHq0yhPZ/VgzowoBHctUVWJUc\n\
-    4AccoFowWAYJKoZIhvcNAQkOMUswSTBHBgNVHREEQDA+gglhLmV4YW1wbGWHBAoA\n\
-    AAGHEAAAAAAAAAAAAAAAAAAAAAGBC2FAYi5leGFtcGxlhgxzcGlmZmU6Ly94L3kw\n\
-    CgYIKoZIzj0EAwIDRwAwRAIgFVIKiVobLacwqFshANycW2tqOs4MzFCz3tEcXNQf\n\
-    V1ECIF7P2zYLg3tf8Q3u30Yr1u51qSp9oFziNAoWMbIuEre7\n\
-    -----END CERTIFICATE REQUEST-----";
+const TWO_GROUPS: &str = include_str!("../../../api/src/testdata/two-groups.csr");
 
 fn at(text: &str) -> Timestamp {
     text.parse().expect("a time")
