@@ -120,6 +120,12 @@ impl Client {
         self.write(Method::POST, &url, json(encode_object(object)?)).await
     }
 
+    /// Creates an object whose stored form the caller does not need: the answer is not decoded.
+    pub async fn submit<K: Kind>(&self, object: &K) -> Result<()> {
+        let url = path::<K>(object.metadata().namespace.as_deref().unwrap_or_default(), "", "");
+        self.call(Method::POST, &url, json(encode_object(object)?)).await.map(drop)
+    }
+
     /// Replaces an object; its `resourceVersion`, if set, must be current.
     pub async fn update<K: Kind>(&self, object: &K) -> Result<K> {
         self.write(Method::PUT, &own_path(object, ""), json(encode_object(object)?)).await
@@ -138,6 +144,12 @@ impl Client {
     /// Patches an object's status.
     pub async fn patch_status<K: Kind>(&self, namespace: &str, name: &str, patch: Patch) -> Result<K> {
         self.patch_at(&path::<K>(namespace, name, "status"), patch).await
+    }
+
+    /// Patches an object's status; the answer is not decoded.
+    pub async fn submit_status<K: Kind>(&self, namespace: &str, name: &str, patch: Patch) -> Result<()> {
+        let (kind, body, url) = patch_request(&path::<K>(namespace, name, "status"), patch)?;
+        self.call(Method::PATCH, &url, Some((kind, body))).await.map(drop)
     }
 
     /// Deletes an object; an absent one is no error. A failed precondition is a conflict.
@@ -183,15 +195,8 @@ impl Client {
     }
 
     async fn patch_at<K: Kind>(&self, path: &str, patch: Patch) -> Result<K> {
-        let (kind, body, query) = match patch {
-            Patch::Merge(v) => ("application/merge-patch+json", v, String::new()),
-            Patch::Strategic(v) => ("application/strategic-merge-patch+json", v, String::new()),
-            Patch::Json(v) => ("application/json-patch+json", v, String::new()),
-            Patch::Apply { config, manager, force } => {
-                ("application/apply-patch+yaml", config, format!("?fieldManager={}&force={force}", escape(&manager)))
-            }
-        };
-        self.write(Method::PATCH, &format!("{path}{query}"), Some((kind, encode(&body)?))).await
+        let (kind, body, url) = patch_request(path, patch)?;
+        self.write(Method::PATCH, &url, Some((kind, body))).await
     }
 
     async fn write<K: Kind>(&self, method: Method, url: &str, body: Option<(&str, Vec<u8>)>) -> Result<K> {
@@ -231,6 +236,19 @@ impl Client {
         let body = response.into_body().collect().await.map_err(|e| Error::Transport(e.to_string()))?.to_bytes();
         Err(Error::from_response(code, &body))
     }
+}
+
+/// Content type, body and URL of a patch.
+fn patch_request(path: &str, patch: Patch) -> Result<(&'static str, Vec<u8>, String)> {
+    let (kind, body, query) = match patch {
+        Patch::Merge(v) => ("application/merge-patch+json", v, String::new()),
+        Patch::Strategic(v) => ("application/strategic-merge-patch+json", v, String::new()),
+        Patch::Json(v) => ("application/json-patch+json", v, String::new()),
+        Patch::Apply { config, manager, force } => {
+            ("application/apply-patch+yaml", config, format!("?fieldManager={}&force={force}", escape(&manager)))
+        }
+    };
+    Ok((kind, encode(&body)?, format!("{path}{query}")))
 }
 
 fn own_path<K: Kind>(object: &K, subresource: &str) -> String {

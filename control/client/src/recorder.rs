@@ -199,7 +199,7 @@ enum Request {
 impl Request {
     async fn send(self, client: &Client) {
         let outcome = match self {
-            Self::Create(event) => client.create(&*event).await.map(drop),
+            Self::Create(event) => client.submit(&*event).await,
             Self::Count(event) => count(client, &event).await,
         };
         if let Err(error) = outcome {
@@ -214,7 +214,7 @@ async fn count(client: &Client, event: &Event) -> crate::Result<()> {
     let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
     let patch = json!({"count": event.count, "message": event.message, "lastTimestamp": event.last_timestamp});
     match client.patch::<Event>(namespace, name, Patch::Merge(patch)).await {
-        Err(error) if error.is_not_found() => client.create(event).await.map(drop),
+        Err(error) if error.is_not_found() => client.submit(event).await,
         other => other.map(drop),
     }
 }
