@@ -2,7 +2,7 @@
 //! a GET, a list and a watch event copy memory and parse nothing, and no object is held twice. Labels and selectable fields are parsed on
 //! first use and then shared by every reader and watcher.
 
-use crate::Resource;
+use crate::{Resource, pick};
 use api::{Object, Status};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
@@ -212,7 +212,7 @@ impl View {
     /// The value of a label.
     pub fn label(&self, key: &str) -> Option<&str> {
         let labels = self.labels.get_or_init(|| {
-            let metadata: Value = serde_json::from_slice(self.stored_metadata()).unwrap_or_default();
+            let metadata = pick::field(self.stored_metadata(), "labels").unwrap_or_default();
             let pairs = metadata.get("labels").and_then(Value::as_object).into_iter().flatten();
             let mut pairs: Vec<(Box<str>, Box<str>)> =
                 pairs.filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into()))).collect();
@@ -227,10 +227,15 @@ impl View {
         let known = resource.strategy.field_labels();
         let at = known.iter().position(|l| *l == label)?;
         let fields = self.fields.get_or_init(|| {
-            let object = self.object();
+            let object = self.parts(resource.strategy.field_sources()).unwrap_or_else(|| self.object());
             known.iter().map(|l| resource.strategy.field(&object, l).into_boxed_str()).collect()
         });
         fields.get(at).map(AsRef::as_ref)
+    }
+
+    /// The object with these fields of its parts only. `None`: there are none, or the stored bytes cannot be read.
+    fn parts(&self, wanted: &[(&str, &str)]) -> Option<Object> {
+        (!wanted.is_empty()).then(|| pick::parts(&self.stored, wanted).ok().map(Object))?
     }
 
     /// The raw JSON of `metadata` as stored, without resourceVersion.
@@ -395,6 +400,18 @@ mod tests {
             view.write_partial(&mut Vec::new(), "v1", None);
             assert!(View::detached(&object).read().is_ok(), "{bytes}");
         }
+    }
+
+    #[test]
+    fn fields_of_parts_are_read_without_the_others() {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+            "spec": {"containers": [{"name": "c"}], "nodeName": "n"}, "status": {"podIPs": [{"ip": "10.0.0.1"}], "x": {}}});
+        let view = View::new(stored_form(&object(pod)), 7);
+        let parts = view.parts(&[("spec", "nodeName"), ("spec", "x"), ("status", "podIPs")]).map(Object::into_value);
+        assert_eq!(parts, Some(json!({"spec": {"nodeName": "n"}, "status": {"podIPs": [{"ip": "10.0.0.1"}]}})));
+        assert!(view.parts(&[]).is_none());
+        let odd = View::new(stored_form(&object(json!({"apiVersion": "v1", "kind": "Pod", "spec": []}))), 7);
+        assert!(odd.parts(&[("spec", "nodeName")]).is_none(), "it is parsed as a whole then");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::{
     Context, Ids, Names, Objects, Resource, User, admission::Admission, audit::Audit, authn::Authenticator,
     authz::Authorizer, call::Call, context::Operation, dialer::Dialer, health::Checks, limits::Limits,
-    metrics::Metrics, nodes::Nodes, payload::Item, registry::Registry,
+    metrics::Metrics, nodes::Nodes, parsed::Parsed, payload::Item, registry::Registry,
 };
 use api::{Clock, Object};
 use arc_swap::ArcSwap;
@@ -72,6 +72,7 @@ struct Inner {
     limits: Limits,
     checks: Checks,
     metrics: Metrics,
+    parsed: Parsed,
 }
 
 impl Server {
@@ -83,6 +84,7 @@ impl Server {
             limits: Limits::new(parts.exempt),
             checks: Checks::default(),
             metrics: Metrics::new(options.metrics.clone()),
+            parsed: Parsed::default(),
             options,
             parts,
         }));
@@ -201,7 +203,7 @@ impl Objects for Server {
         let registry = self.registry().load();
         let resource = registry.find(group, resource).filter(|found| found.is_storage())?;
         let entry = self.store().get(&resource.key(namespace, name))?;
-        Some(Arc::new(entry.payload.stored().object()))
+        Some(self.0.parsed.object(&entry))
     }
 
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>> {

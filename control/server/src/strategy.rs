@@ -177,6 +177,12 @@ pub trait Strategy: Send + Sync + 'static {
         }
     }
 
+    /// The fields of the object's parts that [`Strategy::field`] reads, for kinds whose every change is matched with selectors: the others are
+    /// not parsed then. None: the whole object is.
+    fn field_sources(&self) -> &[(&'static str, &'static str)] {
+        &[]
+    }
+
     /// The message of the 400 for a field that is not selectable.
     fn unknown_field(&self, label: &str) -> String {
         if self.field_labels().is_empty() {

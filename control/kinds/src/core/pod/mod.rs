@@ -166,6 +166,20 @@ impl Strategy for Pods {
         ]
     }
 
+    fn field_sources(&self) -> &[(&'static str, &'static str)] {
+        &[
+            ("spec", "nodeName"),
+            ("spec", "restartPolicy"),
+            ("spec", "schedulerName"),
+            ("spec", "serviceAccountName"),
+            ("spec", "hostNetwork"),
+            ("status", "phase"),
+            ("status", "podIP"),
+            ("status", "podIPs"),
+            ("status", "nominatedNodeName"),
+        ]
+    }
+
     fn field(&self, object: &Object, label: &str) -> String {
         match label {
             "spec.host" => object.str_at(&["spec", "nodeName"]).unwrap_or_default().to_owned(),
