@@ -25,6 +25,10 @@ const MAX_RETRY: Duration = Duration::from_secs(30);
 /// milliseconds, a thousand of them within seconds, and each status costs a write to the store and an event for each watch. After a restart
 /// of the process, a status that shows a pod as not ready since its containers are just being started again waits as long as others return.
 const DEBOUNCE_DELAY: Duration = Duration::from_secs(1);
+/// It is longer by as much for each so many statuses that wait: of many pods that start at a time each takes longer.
+const DEBOUNCE_PODS: usize = 64;
+/// The longest.
+const MAX_DEBOUNCE_DELAY: Duration = Duration::from_secs(5);
 
 /// A status to send, optionally followed by the deletion of the pod.
 #[derive(Clone, Debug)]
@@ -219,7 +223,9 @@ impl Inner {
     async fn debounce(&self, uid: &str) {
         let begin = Instant::now();
         while let Some((since, newer)) = self.transient(uid) {
-            let deadline = since.map_or(begin, |since| since.max(begin)) + DEBOUNCE_DELAY;
+            let others = u32::try_from(self.waiting.lock().len() / DEBOUNCE_PODS).unwrap_or(u32::MAX);
+            let delay = DEBOUNCE_DELAY.saturating_mul(others.saturating_add(1)).min(MAX_DEBOUNCE_DELAY);
+            let deadline = since.map_or(begin, |since| since.max(begin)) + delay;
             // the deadline may have moved meanwhile
             if tokio::time::timeout_at(deadline, newer.notified()).await.is_err()
                 && self.transient(uid).is_none_or(|(again, _)| again == since)
@@ -253,8 +259,8 @@ impl Inner {
     async fn send(&self, report: &Report) -> client::Result<()> {
         let (namespace, name, uid) = (pod::namespace(&report.pod), pod::name(&report.pod), pod::uid(&report.pod));
         let patch = Patch::Strategic(status_patch(&report.pod, &report.status));
-        match self.client.patch_status::<Pod>(namespace, name, patch).await {
-            Ok(_) => {}
+        match self.client.submit_status::<Pod>(namespace, name, patch).await {
+            Ok(()) => {}
             // the pod is gone
             Err(error) if self.is_gone(&report.pod, &error).await? => return Ok(()),
             Err(error) if error.is_invalid() => {

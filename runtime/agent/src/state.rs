@@ -309,12 +309,15 @@ impl StateDir {
         .await
     }
 
-    /// Replaces a pod's file atomically, without a sync, which would delay each container start by milliseconds. After a power failure the
+    /// Replaces the content of a pod's file atomically, without a sync, which would delay each container start by milliseconds. After a power failure the
     /// containers are gone too; a file may be truncated or [behind](PodState::is_behind), and the status in the API replaces it.
     pub async fn save(&self, state: &PodState) -> io::Result<()> {
         let path = self.path(&state.uid);
         let bytes = serde_json::to_vec(state).map_err(io::Error::other)?;
         self.work(move || {
+            if overwrite(&path, &bytes)? {
+                return Ok(());
+            }
             let temporary = path.with_extension(TEMPORARY_EXTENSION);
             std::fs::File::create(&temporary)?.write_all(&bytes)?;
             replace(&temporary, &path)
@@ -355,6 +358,26 @@ impl StateDir {
         }
         Ok(states)
     }
+}
+
+/// What the kernel writes at once, bytes: a killed process has written all of it or nothing.
+const PAGE: u64 = 4096;
+
+/// Writes over a file where that is atomic, because both contents fit into a page: a new file for each step of a starting pod costs more than the
+/// step. The rest of a longer file becomes spaces. Returns false if it is not, or there is no file yet.
+fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    let known = match path.symlink_metadata() {
+        Ok(known) => known,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if !known.is_file() || known.len() > PAGE || bytes.len() as u64 > PAGE {
+        return Ok(false);
+    }
+    let mut page = bytes.to_vec();
+    page.resize(bytes.len().max(usize::try_from(known.len()).unwrap_or_default()), b' ');
+    std::fs::OpenOptions::new().write(true).open(path)?.write_all(&page)?;
+    Ok(true)
 }
 
 /// Puts a temporary file in the place of another. The two change places if both exist: a rename over a file makes ext4 write the new one to the
@@ -407,6 +430,22 @@ mod tests {
         store.remove("u").await.unwrap();
         store.remove("u").await.unwrap();
         assert!(store.load().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_shorter_state_leaves_nothing_of_a_longer_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StateDir::open(dir.path()).unwrap();
+        let failed = |length: usize| {
+            let failure =
+                Failure { reason: "Evicted".into(), message: "x".repeat(length), rejected: false, pressure: true };
+            PodState { failure: Some(failure), ..running() }
+        };
+        for state in [running(), failed(2000), running(), failed(5000), failed(10), running(), failed(3500)] {
+            store.save(&state).await.unwrap();
+            assert_eq!(store.load().await.unwrap(), [("u".to_owned(), state)].into());
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
     }
 
     /// The disk takes nothing of the first file until somebody reads it: it is a pipe.

@@ -58,6 +58,9 @@ pub(crate) const OWN_FIELDS: &[&str] = &[
 /// Whether the Pod's status differs from the reported one in what the node owns: another client changed it, and the report must be repeated
 /// (upstream's `needsReconcile`), or this Pod object is older than the report.
 pub(crate) fn is_overwritten(pod: &Pod, reported: &PodStatus) -> bool {
+    if pod.status.as_ref().is_some_and(|seen| is_as_reported(seen, reported)) {
+        return false;
+    }
     let (seen, said) = (without_empty_fields(pod.status.as_ref()), without_empty_fields(Some(reported)));
     if OWN_FIELDS.iter().any(|field| seen.get(field) != said.get(field)) {
         return true;
@@ -72,6 +75,27 @@ pub(crate) fn is_overwritten(pod: &Pod, reported: &PodStatus) -> bool {
             c.status != own.status || text(&c.reason) != text(&own.reason) || text(&c.message) != text(&own.message)
         })
     })
+}
+
+/// Whether a status is the reported one word for word, as nearly each is that comes back from the API.
+fn is_as_reported(seen: &PodStatus, reported: &PodStatus) -> bool {
+    seen.phase == reported.phase
+        && seen.reason == reported.reason
+        && seen.message == reported.message
+        && seen.host_ip == reported.host_ip
+        && seen.host_ips == reported.host_ips
+        && seen.pod_ip == reported.pod_ip
+        && seen.pod_ips == reported.pod_ips
+        && seen.start_time == reported.start_time
+        && seen.qos_class == reported.qos_class
+        && seen.init_container_statuses == reported.init_container_statuses
+        && seen.container_statuses == reported.container_statuses
+        && seen.ephemeral_container_statuses == reported.ephemeral_container_statuses
+        && reported
+            .conditions
+            .iter()
+            .flatten()
+            .all(|own| seen.conditions.iter().flatten().any(|condition| condition == own))
 }
 
 /// The status without empty fields, as the API stores it.
@@ -149,7 +173,7 @@ pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
         host_ips: (!input.host.is_empty()).then(|| input.host.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
         pod_ip: addresses.first().map(|ip| ip.ip.clone()),
         pod_ips: (!addresses.is_empty()).then_some(addresses),
-        start_time: input.state.started.map(Time),
+        start_time: input.state.started.map(time),
         qos_class: Some(old.qos_class.unwrap_or_else(|| pod::qos_class(pod).to_owned())),
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: Some(apps),
@@ -165,11 +189,16 @@ fn rejected(pod: &Pod, failure: &Failure, input: &Input<'_>) -> PodStatus {
         phase: Some("Failed".into()),
         reason: Some(failure.reason.clone()),
         message: Some(failure.message.clone()),
-        start_time: input.state.started.map(Time),
+        start_time: input.state.started.map(time),
         qos_class: Some(pod::qos_class(pod).to_owned()),
         observed_generation: pod.metadata.generation,
         ..PodStatus::default()
     }
+}
+
+/// A time as the API keeps it: in whole seconds.
+fn time(at: Timestamp) -> Time {
+    Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 
 /// Marks a container without a known exit as terminated when the pod ends.
@@ -200,7 +229,7 @@ fn container_status(pod: &Pod, c: &Container, role: Role, input: &Input<'_>) -> 
             (waiting_state(default_reason(pod), ""), last)
         }
         Some(AttemptState::Running { started_at }) => {
-            let running = ContainerStateRunning { started_at: Some(Time(*started_at)) };
+            let running = ContainerStateRunning { started_at: Some(time(*started_at)) };
             (ContainerState { running: Some(running), ..Default::default() }, last)
         }
         Some(AttemptState::Exited(ended)) => match &live.waiting {
@@ -269,8 +298,8 @@ fn terminated_state(ended: &Terminated) -> ContainerState {
             exit_code: ended.code,
             reason: Some(ended.reason.clone()),
             message: (!ended.message.is_empty()).then(|| ended.message.clone()),
-            started_at: ended.started_at.map(Time),
-            finished_at: ended.finished_at.map(Time),
+            started_at: ended.started_at.map(time),
+            finished_at: ended.finished_at.map(time),
             signal: None,
         }),
         ..Default::default()
@@ -371,7 +400,7 @@ fn conditions(
             status: status.to_owned(),
             reason,
             message,
-            last_transition_time: Some(since.unwrap_or(Time(input.now))),
+            last_transition_time: Some(since.unwrap_or(time(input.now))),
             observed_generation: pod.metadata.generation,
             ..Default::default()
         }
