@@ -1,7 +1,6 @@
 //! Tokens that are still in the volume of a pod when the agent starts again: one that is still good is not requested again, as long as it was
 //! made as those are that the API server makes now. The signature is not verified: nobody but the agent writes to these volumes.
 
-use super::token::TokenSource;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -21,6 +20,12 @@ pub(super) struct Kept {
     pub(super) made: Timestamp,
     /// Until when it is to be used.
     pub(super) expires: Timestamp,
+    /// The namespace of account and pod.
+    pub(super) namespace: String,
+    /// The name of the service account.
+    pub(super) account: String,
+    /// Name and uid of the pod.
+    pub(super) pod: (String, String),
 }
 
 impl Maker {
@@ -29,21 +34,23 @@ impl Maker {
         read(token).map(|(maker, _)| maker)
     }
 
-    /// Reads a token that this maker made for a pod; `None`: it is for another one, damaged, or of another key.
-    pub(super) fn reads(&self, token: &str, source: &TokenSource) -> Option<Kept> {
+    /// Reads a token that this maker made for a pod; `None`: it is of another form, damaged, or of another key.
+    pub(super) fn reads(&self, token: &str) -> Option<Kept> {
         let (maker, claims) = read(token)?;
-        let bound = &claims["kubernetes.io"];
-        let is_own = bound["namespace"] == source.namespace
-            && bound["serviceaccount"]["name"] == source.account
-            && bound["pod"]["name"] == source.pod.0
-            && bound["pod"]["uid"] == source.pod.1;
-        if maker != *self || !is_own {
+        if maker != *self {
             return None;
         }
+        let bound = &claims["kubernetes.io"];
         let time = |value: &Value| Timestamp::from_second(value.as_i64()?).ok();
-        // One that lives longer than was asked for says until when it is meant to be used.
-        let expires = time(&bound["warnafter"]).or_else(|| time(&claims["exp"]))?;
-        Some(Kept { made: time(&claims["iat"])?, expires })
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        Some(Kept {
+            made: time(&claims["iat"])?,
+            // One that lives longer than was asked for says until when it is meant to be used.
+            expires: time(&bound["warnafter"]).or_else(|| time(&claims["exp"]))?,
+            namespace: text(&bound["namespace"])?,
+            account: text(&bound["serviceaccount"]["name"])?,
+            pod: (text(&bound["pod"]["name"])?, text(&bound["pod"]["uid"])?),
+        })
     }
 }
 
@@ -61,7 +68,10 @@ fn read(token: &str) -> Option<(Maker, Value)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::token::Tokens, *};
+    use super::{
+        super::token::{TokenSource, Tokens},
+        *,
+    };
     use crate::tests::FakeApi;
     use jiff::SignedDuration;
 

@@ -3,7 +3,7 @@
 //!
 //! Follows <https://kubernetes.io/docs/concepts/storage/projected-volumes/#serviceaccounttoken>.
 
-use super::kept_token::Maker;
+use super::kept_token::{Kept, Maker};
 use client::Client;
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
@@ -27,6 +27,13 @@ pub struct TokenSource {
     pub seconds: i64,
     /// Name and uid of the pod that the token is bound to.
     pub pod: (String, String),
+}
+
+impl TokenSource {
+    /// Whether a token is bound to this pod and account.
+    fn is_of(&self, kept: &Kept) -> bool {
+        (&kept.namespace, &kept.account, &kept.pod) == (&self.namespace, &self.account, &self.pod)
+    }
 }
 
 struct Token {
@@ -69,8 +76,7 @@ impl Tokens {
         let maker = self.makers.lock().get(&source.audience).cloned();
         if let Some(maker) = maker.filter(|_| !self.cache.lock().contains_key(source))
             && let Some(text) = kept.await
-            && let Some(kept) = maker.reads(&text, source)
-            && kept.made <= now
+            && let Some(kept) = maker.reads(&text).filter(|kept| kept.made <= now && source.is_of(kept))
         {
             self.cache.lock().insert(source.clone(), Token::new(text, kept.made, kept.expires));
         }
