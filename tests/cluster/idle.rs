@@ -117,10 +117,8 @@ async fn a_request_that_nobody_saw_before_a_restart_wakes_it_afterwards() {
     world.until("the mark to end", |w| mark(w).is_null() && told(w) == (Value::Null, Value::Null)).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_autoscaler_without_minimum_sleeps_by_its_metric_and_wakes_by_a_request() {
-    let world = World::start().await;
-    web(&world, 1, json!({})).await;
+/// An autoscaler of `web`, down to nothing.
+async fn autoscale(world: &World) {
     let about = json!({"apiVersion": "v1", "kind": "Service", "name": "web"});
     let metrics = json!([{"type": "Object", "object": {"describedObject": about, "metric": {"name": "http_requests_per_second"},
         "target": {"type": "AverageValue", "averageValue": "20"}}}]);
@@ -128,6 +126,13 @@ async fn an_autoscaler_without_minimum_sleeps_by_its_metric_and_wakes_by_a_reque
         "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}});
     let url = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
     world.call("POST", url, json!({"metadata": {"name": "web"}, "spec": spec})).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_autoscaler_without_minimum_sleeps_by_its_metric_and_wakes_by_a_request() {
+    let world = World::start().await;
+    web(&world, 1, json!({})).await;
+    autoscale(&world).await;
     world.pass(600).await;
     assert_eq!(replicas(&world), 1, "it has requests");
     world.machines["n1"].runtime.set_quiet(true);
@@ -146,4 +151,25 @@ async fn an_autoscaler_without_minimum_sleeps_by_its_metric_and_wakes_by_a_reque
     assert_eq!(replicas(&world), 1, "a wake-up counts as a recommendation, although nothing was measured yet");
     world.until("it to sleep again", |w| replicas(w) == 0).await;
     assert!((world.elapsed() - begin).as_secs() >= 280);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_wakes_nothing_is_marked_and_requests_are_refused() {
+    let world = World::with_controllers("*,-scale-to-zero-controller").await;
+    web(&world, 1, json!({AFTER: "1m"})).await;
+    world.machines["n1"].runtime.set_quiet(true);
+    world.pass(600).await;
+    assert_eq!(replicas(&world), 1, "nobody looks at the annotation");
+    autoscale(&world).await;
+    world.until("it to be scaled down", |w| replicas(w) == 0).await;
+    world.until("no pods", |w| w.pods().is_empty()).await;
+    assert_eq!((mark(&world), told(&world)), (Value::Null, (Value::Null, Value::Null)));
+    // one that was marked when somebody woke
+    let url = format!("{DEPLOYMENTS}/web");
+    world.call("PATCH", &url, json!({"metadata": {"annotations": {MARK: "1"}}})).await;
+    world.pass(60).await;
+    assert_eq!(told(&world), (Value::Null, Value::Null), "a node that sees no mark refuses at once");
+    world.machines["n1"].runtime.set_quiet(false);
+    world.call("PATCH", &url, json!({"spec": {"replicas": 1}})).await;
+    world.until("a replica", |w| complete(w, "web")).await;
 }

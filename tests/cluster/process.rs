@@ -31,6 +31,8 @@ pub struct Deciders {
     /// How far their clock is ahead of it, milliseconds.
     pub skew: Arc<AtomicI64>,
     pub seed: u64,
+    /// Which controllers run.
+    pub selection: controllers::Selection,
 }
 
 impl Deciders {
@@ -48,6 +50,7 @@ impl Deciders {
         let mut options = controllers::Options::new(clock.clone(), "certificate".into());
         options.local_volumes = Some(agent::LOCAL_VOLUMES.to_owned());
         options.keys = Some(self.keys.clone());
+        options.selection = self.selection.clone();
         let context = controllers::Context::new(manager, informers.clone(), options, tasks.clone());
         controllers::start(&context, token, tasks);
         let options = scheduler::Options::new(clock, self.seed);

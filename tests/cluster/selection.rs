@@ -7,8 +7,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Controllers beside those of the world. They end with the token.
 pub fn start(world: &World, selection: &str) -> (CancellationToken, TaskTracker) {
+    start_at(world, selection, world.clock.clone())
+}
+
+/// As [`start`], with a clock of their own.
+pub fn start_at(world: &World, selection: &str, clock: api::Clock) -> (CancellationToken, TaskTracker) {
     let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let mut options = controllers::Options::new(world.clock.clone(), "certificate".into());
+    let mut options = controllers::Options::new(clock, "certificate".into());
     options.selection = selection.parse().unwrap();
     let informers = Informers::new(world.admin.clone(), token.clone(), tasks.clone());
     let context = controllers::Context::new(world.admin.clone(), informers, options, tasks.clone());

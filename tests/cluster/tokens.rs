@@ -1,6 +1,6 @@
 //! Tokens of Secrets: filled, valid while Secret and account are there, gone with the account.
 
-use crate::world::World;
+use crate::{selection, world::World};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -94,4 +94,55 @@ async fn a_secret_of_no_account_or_of_an_earlier_one_is_deleted() {
     world.switch.mend();
     world.until("it to go", |w| w.find("", "secrets", "late").is_none()).await;
     world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generated_token_that_nobody_uses_becomes_invalid_and_is_deleted() {
+    let world = World::empty(1).await;
+    let account = json!({"metadata": {"name": "robot"}, "secrets": [{"name": "old"}, {"name": "mounted"}]});
+    world.call("POST", ACCOUNTS, account).await;
+    for name in ["old", "mounted", "manual"] {
+        world.call("POST", SECRETS, secret(name, json!({NAME: "robot"}))).await;
+        world.until("the token", |w| data(w, name, "token").is_some()).await;
+    }
+    let volumes = json!([{"name": "v", "secret": {"secretName": "mounted"}}]);
+    let pod =
+        json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i:1"}], "volumes": volumes}});
+    world.call("POST", "/api/v1/namespaces/default/pods", pod).await;
+    let tracking = "/api/v1/namespaces/kube-system/configmaps/kube-apiserver-legacy-service-account-token-tracking";
+    assert_eq!(world.call("GET", tracking, Value::Null).await["data"]["since"], "2026-01-01");
+    // what is no day is written anew, and what is gone comes back
+    world.call("PATCH", tracking, json!({"data": {"since": "long ago"}})).await;
+    world.pass(30).await;
+    assert_eq!(world.call("GET", tracking, Value::Null).await["data"]["since"], "2026-01-01");
+    world.call("DELETE", tracking, Value::Null).await;
+    world.pass(30).await;
+    assert_eq!(world.call("GET", tracking, Value::Null).await["data"]["since"], "2026-01-01");
+    let old = data(&world, "old", "token").unwrap();
+    assert!(who(&world, &old).is_some());
+    world.pass(30).await;
+    let label = |w: &World, name: &str| {
+        w.find("", "secrets", name)
+            .map(|secret| secret["metadata"]["labels"]["kubernetes.io/legacy-token-invalid-since"].clone())
+    };
+    // the others of the world see no year go by
+    world.switch.cut();
+    for (days, expected) in [
+        (365, Some(Value::Null)), // the first day counts as a whole only from its end on
+        (366, Some(json!("2027-01-02"))),
+        (700, Some(json!("2027-01-02"))),
+        (800, None),
+    ] {
+        let clock = world.clock.clone();
+        let later = api::Clock::new(move || clock.now() + SignedDuration::from_hours(days * 24));
+        let (token, tasks) = selection::start_at(&world, "legacy-serviceaccount-token-cleaner-controller", later);
+        world.pass(60).await;
+        token.cancel();
+        tasks.wait().await;
+        assert_eq!(label(&world, "old"), expected, "after {days} days");
+        for other in ["mounted", "manual"] {
+            assert_eq!(label(&world, other), Some(Value::Null), "{other} after {days} days");
+        }
+        assert_eq!(who(&world, &old).is_some(), days < 366, "after {days} days");
+    }
 }

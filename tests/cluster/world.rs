@@ -145,15 +145,29 @@ impl World {
 
     /// A cluster without nodes over what a log holds. `begin`: when the clock of the first cluster over it began.
     pub async fn over(log: store::Memory, seed: u64, begin: Instant) -> Self {
-        Self::open(log, seed, begin, false).await
+        Self::open(log, seed, begin, false, controllers::Selection::default()).await
     }
 
     /// A cluster without nodes whose controllers and scheduler are a [`Process`] of their own.
     pub async fn apart(seed: u64) -> Self {
-        Self::open(store::Memory::default(), seed, Instant::now(), true).await
+        Self::open(store::Memory::default(), seed, Instant::now(), true, controllers::Selection::default()).await
     }
 
-    async fn open(log: store::Memory, seed: u64, begin: Instant, apart: bool) -> Self {
+    /// As [`World::start`], with some of the controllers.
+    pub async fn with_controllers(selection: &str) -> Self {
+        let selection = selection.parse().unwrap();
+        let mut world = Self::open(store::Memory::default(), 1, Instant::now(), false, selection).await;
+        world.node("n1", 4, |_, _| Script::Run).await;
+        world
+    }
+
+    async fn open(
+        log: store::Memory,
+        seed: u64,
+        begin: Instant,
+        apart: bool,
+        selection: controllers::Selection,
+    ) -> Self {
         let clock = api::Clock::new(move || wall(begin));
         let options = store::Options::new(store::Clock::new(move || wall(begin).into()));
         let store = store::Store::open(log, options).await.unwrap();
@@ -175,7 +189,7 @@ impl World {
         let component = |user: &str, groups: &[&str]| component(&server, &switch, user, groups);
         let manager = component("system:kube-controller-manager", &[]);
         let informers = Informers::new(manager.clone(), token.clone(), tasks.clone());
-        let deciders = Deciders { clock: clock.clone(), keys: keys.clone(), skew: Arc::default(), seed };
+        let deciders = Deciders { clock: clock.clone(), keys: keys.clone(), skew: Arc::default(), seed, selection };
         let process = if apart {
             Some(Process::start(&server, deciders))
         } else {

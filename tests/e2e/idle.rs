@@ -45,6 +45,10 @@ fn a_request_wakes_what_was_idle_and_what_was_put_to_zero_refuses() {
     let woken = || Some(cluster.kubectl(&["get", "events"])).filter(|events| events.contains("WokenByRequest"));
     let events = cluster.eventually("the event", woken);
     assert!(events.contains("Scaled up to 1: a request waits") && events.contains("no request for 5s"), "{events}");
+    // by the API's proxy too
+    cluster.eventually("it sleeps again", asleep);
+    let said = cluster.kubectl(&["get", "--raw", "/api/v1/namespaces/default/services/idle:80/proxy/"]);
+    assert!(said.contains("Hello from idle-"), "{said}");
     // by hand it is another thing
     cluster.kubectl(&["annotate", "deployment", "idle", "sampan.dev/scale-to-zero-after-"]);
     cluster.kubectl(&["scale", "deployment", "idle", "--replicas=0"]);

@@ -208,3 +208,30 @@ fn servers_on_sockets_are_behind_services_and_open_nothing_on_the_host() {
     cluster.kubectl(&["delete", "pod", &pod, "--wait"]);
     assert_eq!(host_sockets(cluster.pid()), before);
 }
+
+#[test]
+fn a_balanced_service_has_a_port_that_tells_whether_it_has_endpoints() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    guests::load_sample(&machine, "hello");
+    let cluster = machine.up(&[]);
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: lb}\nspec: {type: LoadBalancer, externalTrafficPolicy: Local, selector: {run: lb}, \
+                   ports: [{port: 80, targetPort: 8080}]}\n";
+    cluster.kubectl_with(&["apply", "-f", "-"], service);
+    let number = cluster.field("service/lb", "{.spec.healthCheckNodePort}");
+    let url = format!("http://{}:{number}/healthz", machine.address);
+    let told = |code: u16, local: &str| {
+        let is = |(status, body): &(u16, String)| *status == code && body.contains(local);
+        cluster.eventually(&format!("{code} and {local}"), || get(&url).ok().filter(is));
+    };
+    told(503, "\"localEndpoints\": 0");
+    cluster.kubectl(&["run", "lb", "--image=hello:1", "--port=8080"]);
+    told(200, "\"localEndpoints\": 1");
+    cluster.kubectl(&["delete", "pod", "lb"]);
+    told(503, "\"localEndpoints\": 0");
+    cluster.kubectl(&["patch", "service", "lb", "-p", "{\"spec\":{\"externalTrafficPolicy\":\"Cluster\"}}"]);
+    assert_eq!(cluster.field("service/lb", "{.spec.healthCheckNodePort}"), "");
+    cluster.eventually("the port to close", || get(&url).is_err().then_some(()));
+}

@@ -214,6 +214,35 @@ async fn what_cannot_be_reached_says_so_in_upstreams_words() {
 }
 
 #[tokio::test]
+async fn a_service_that_sleeps_is_asked_at_its_own_address_which_holds_and_wakes() {
+    let cluster = cluster().await;
+    let ports = json!([{"name": "web", "port": 81, "targetPort": 8080}, {"name": "tls", "port": 443}]);
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let put = async |name: &str, cluster_ip: &str, asleep: bool| {
+        let spec = json!({"clusterIP": cluster_ip, "ports": ports});
+        cluster.post(SERVICES, json!({"metadata": {"name": name}, "spec": spec})).await.ok();
+        cluster.post("/api/v1/namespaces/default/endpoints", json!({"metadata": {"name": name}})).await.ok();
+        let annotations = if asleep { json!({"sampan.dev/scaled-to-zero": "web"}) } else { json!({}) };
+        let metadata =
+            json!({"name": name, "labels": {"kubernetes.io/service-name": name}, "annotations": annotations});
+        cluster.post(slices, json!({"metadata": metadata, "addressType": "IPv4", "endpoints": []})).await.ok();
+    };
+    put("asleep", "10.96.0.77", true).await;
+    put("headless", "None", true).await;
+    put("awake", "10.96.0.78", false).await;
+    for (target, to) in
+        [("asleep:web", "10.96.0.77:81"), ("asleep:81", "10.96.0.77:81"), ("https:asleep:tls", "10.96.0.77:443")]
+    {
+        let said = cluster.get(&format!("{SERVICES}/{target}/proxy/x")).await.ok();
+        assert_eq!((said["to"].as_str(), said["line"].as_str()), (Some(to), Some("GET /x")), "{target}");
+    }
+    for target in ["asleep", "asleep:other", "headless:web", "awake:web"] {
+        let said = format!("no endpoints available for service \"{target}\"");
+        cluster.get(&format!("{SERVICES}/{target}/proxy/")).await.fails(503, &said);
+    }
+}
+
+#[tokio::test]
 async fn a_proxy_is_a_right_of_its_own() {
     let cluster = cluster().await;
     let nobody = cluster.server.service_for(User::new("jane", &["system:authenticated"]));

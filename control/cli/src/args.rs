@@ -40,7 +40,7 @@ The name of the node, the address ranges, --listen and --node-address are rememb
   allowEgress: [192.168.1.7]
 
 There are listen, nodeAddress, tlsSAN, drain, controllers, schedulerConfig, nodeName, cpu, memory, maxPods, reservedCPU, reservedMemory, podCIDR, \
-serviceCIDR, hollowNodes, hollowCIDR and allowEgress: each takes what its flag takes, tlsSAN and allowEgress also a list.";
+nodeCIDRMaskSize, serviceCIDR, hollowNodes, hollowCIDR and allowEgress: each takes what its flag takes, tlsSAN and allowEgress also a list.";
 
 /// How the client commands select a cluster, shown after their flags.
 const WHICH: &str = "\

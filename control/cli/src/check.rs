@@ -1,10 +1,7 @@
 //! Checks that involve several settings or the machine. They run before anything is changed. Their errors are usage errors (exit code 2),
 //! like those of invalid flags, in the foreground and with `--detach`.
 
-use crate::{
-    exit::usage,
-    settings::{self, Settings},
-};
+use crate::{exit::usage, settings::Settings};
 use api::quantity::Quantity;
 use ipnet::IpNet;
 use std::{io::ErrorKind, net::TcpListener};
@@ -58,18 +55,26 @@ fn hollow(settings: &Settings) -> Result<(), String> {
 /// Whether a node's range has enough addresses for its pods.
 fn has_room(settings: &Settings) -> Result<(), String> {
     let (pods, max) = (settings.pod_cidr(), u64::from(settings.max_pods()));
+    if let Some(mask) = settings.node_cidr_mask_size.filter(|mask| *mask < pods.prefix_len()) {
+        let least = pods.prefix_len();
+        return Err(format!("--node-cidr-mask-size {mask}: --pod-cidr {pods} is smaller; give {least} or more"));
+    }
     let node = settings.node_cidr();
     let room = (1_u64 << (node.max_prefix_len() - node.prefix_len())).saturating_sub(NOT_FOR_PODS);
     if room >= max {
         return Ok(());
     }
-    let longest = settings::node_prefix();
-    let what = match pods.prefix_len() > longest {
-        true => format!("--pod-cidr {pods} has room for {room} pods, fewer than --max-pods {max}"),
-        false => format!("--max-pods {max}: a node has a /{longest} of --pod-cidr, room for {room} pods"),
-    };
+    let mask = settings.node_cidr_mask_size();
     let wide_enough = |prefix: &u8| (1_u64 << (32 - prefix)) - NOT_FOR_PODS >= max;
-    Err(match ((longest..=29).rev().find(wide_enough), room) {
+    if pods.prefix_len() <= mask {
+        let what = format!("--max-pods {max}: a node has a /{mask} of --pod-cidr {pods}, room for {room} pods");
+        return Err(match (pods.prefix_len().max(8)..mask).rev().find(wide_enough) {
+            Some(prefix) => format!("{what}; give --node-cidr-mask-size {prefix}, or --max-pods {room}"),
+            None => format!("{what}; give --max-pods {room}"),
+        });
+    }
+    let what = format!("--pod-cidr {pods} has room for {room} pods, fewer than --max-pods {max}");
+    Err(match ((mask..=29).rev().find(wide_enough), room) {
         (Some(prefix), 0) => format!("{what}; give at least a /{prefix}"),
         (Some(prefix), _) => format!("{what}; give at least a /{prefix}, or --max-pods {room}"),
         (None, _) => format!("{what}; give --max-pods {room}"),
@@ -156,6 +161,8 @@ mod tests {
             &[][..],
             &["--cpu", "500m", "--memory", "512Mi"],
             &["--max-pods", "50000"],
+            &["--max-pods", "500000", "--node-cidr-mask-size", "13"],
+            &["--max-pods", "250", "--node-cidr-mask-size", "24"],
             &["--max-pods", "1", "--pod-cidr", "10.0.0.0/30"],
             &["--max-pods", "253", "--pod-cidr", "10.0.0.0/24", "--service-cidr", "10.0.1.0/29"],
             &["--listen", "0.0.0.0:0", "--node-address", "0.0.0.0"],
@@ -172,7 +179,12 @@ mod tests {
         for (flags, flag, right) in [
             (&["--max-pods", "0"][..], "--max-pods", "1.."),
             (&["--max-pods", "-1"], "--max-pods", ""),
-            (&["--max-pods", "70000"], "--max-pods", "--max-pods 65533"),
+            (&["--max-pods", "70000"], "--max-pods", "give --node-cidr-mask-size 15, or --max-pods 65533"),
+            (&["--max-pods", "3000000"], "--max-pods", "give --max-pods 65533"),
+            (&["--node-cidr-mask-size", "24"], "a node has a /24", "give --node-cidr-mask-size 18, or --max-pods 253"),
+            (&["--node-cidr-mask-size", "10"], "--pod-cidr 10.32.0.0/11 is smaller", "give 11 or more"),
+            (&["--node-cidr-mask-size", "31"], "--node-cidr-mask-size", "8 to 30"),
+            (&["--node-cidr-mask-size", "-1"], "--node-cidr-mask-size", ""),
             (&["--memory", "63Mi"], "--memory", "at least 64Mi"),
             (&["--memory", "1"], "--memory", "at least 64Mi"),
             (&["--memory", "lots"], "--memory", "for example 512Mi"),

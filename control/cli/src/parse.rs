@@ -175,6 +175,11 @@ pub(crate) fn pod_cidr(text: &str) -> Result<IpNet, String> {
     cidr(text, "10.32.0.0/11")
 }
 
+/// `--node-cidr-mask-size`: at least one pod, and a range that IPv4 has.
+pub(crate) fn node_cidr_mask_size(text: &str) -> Result<u8, String> {
+    text.parse().ok().filter(|bits| (8..=30).contains(bits)).ok_or_else(|| "use a whole number, 8 to 30".to_owned())
+}
+
 /// `--service-cidr`.
 pub(crate) fn service_cidr(text: &str) -> Result<IpNet, String> {
     let range = cidr(text, "10.96.0.0/16")?;

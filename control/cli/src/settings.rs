@@ -70,6 +70,9 @@ pub(crate) struct Settings {
     /// Addresses of pods, IPv4, which this machine does not use [default: the first start's, there 10.32.0.0/11]
     #[arg(long, value_name = "CIDR", value_parser = parse::pod_cidr, help_heading = "Node")]
     pub(crate) pod_cidr: Option<IpNet>,
+    /// Length of the prefix of a node's part of --pod-cidr: 16 has addresses for 65533 pods [default: the first start's, there 16]
+    #[arg(long, value_name = "BITS", value_parser = parse::node_cidr_mask_size, allow_negative_numbers = true, help_heading = "Node")]
+    pub(crate) node_cidr_mask_size: Option<u8>,
     /// Addresses of Services, IPv4, at least 8, apart from those of pods [default: the first start's, there 10.96.0.0/16]
     #[arg(long, value_name = "CIDR", value_parser = parse::service_cidr, help_heading = "Node")]
     pub(crate) service_cidr: Option<IpNet>,
@@ -137,10 +140,15 @@ impl Settings {
         self.pod_cidr.unwrap_or_else(|| network().pod_cidr)
     }
 
-    /// The part of it that this node uses: the first, with the size of a node's range.
+    /// The prefix length of a node's range, unless the range of all pods is smaller.
+    pub(crate) fn node_cidr_mask_size(&self) -> u8 {
+        self.node_cidr_mask_size.unwrap_or_else(default_mask_size)
+    }
+
+    /// The part of the range that this node uses: the first, with the size of a node's range.
     pub(crate) fn node_cidr(&self) -> IpNet {
         let pods = self.pod_cidr();
-        let length = pods.prefix_len().max(node_prefix());
+        let length = pods.prefix_len().max(self.node_cidr_mask_size());
         IpNet::new_assert(pods.network(), length)
     }
 
@@ -160,8 +168,8 @@ impl Settings {
     }
 }
 
-/// The prefix length of a node's range, unless the range of all pods is smaller.
-pub(crate) fn node_prefix() -> u8 {
+/// The default of `--node-cidr-mask-size`.
+pub(crate) fn default_mask_size() -> u8 {
     network().node_cidr.prefix_len()
 }
 
@@ -187,6 +195,7 @@ impl Settings {
             reserved_cpu: self.reserved_cpu.or(other.reserved_cpu),
             reserved_memory: self.reserved_memory.or(other.reserved_memory),
             pod_cidr: self.pod_cidr.or(other.pod_cidr),
+            node_cidr_mask_size: self.node_cidr_mask_size.or(other.node_cidr_mask_size),
             service_cidr: self.service_cidr.or(other.service_cidr),
             hollow_nodes: self.hollow_nodes.or(other.hollow_nodes),
             hollow_cidr: self.hollow_cidr.or(other.hollow_cidr),
@@ -210,6 +219,7 @@ impl Settings {
         one("--reserved-cpu", self.reserved_cpu.map(|it| it.to_string()));
         one("--reserved-memory", self.reserved_memory.map(|it| it.to_string()));
         one("--pod-cidr", self.pod_cidr.map(|it| it.to_string()));
+        one("--node-cidr-mask-size", self.node_cidr_mask_size.map(|bits| bits.to_string()));
         one("--service-cidr", self.service_cidr.map(|it| it.to_string()));
         one("--hollow-nodes", self.hollow_nodes.map(|it| it.to_string()));
         one("--hollow-cidr", self.hollow_cidr.map(|it| it.to_string()));
@@ -234,6 +244,7 @@ impl Settings {
             reserved_cpu: Some(self.reserved_cpu()),
             reserved_memory: Some(self.reserved_memory()),
             pod_cidr: Some(self.pod_cidr()),
+            node_cidr_mask_size: Some(self.node_cidr().prefix_len()),
             service_cidr: Some(self.service_cidr()),
             hollow_nodes: Some(self.hollow_nodes()),
             hollow_cidr: Some(self.hollow_cidr()),

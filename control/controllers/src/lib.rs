@@ -24,6 +24,7 @@ mod history;
 mod horizontalpodautoscaler;
 mod job;
 mod labels;
+mod legacytokencleaner;
 mod meta;
 mod namespace;
 mod nodecidrs;
@@ -89,6 +90,7 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     if go.selects("token-cleaner-controller") {
         go.run(1, bootstrap::tokencleaner::TokenCleanerController::new(cx));
     }
+    go.run(1, legacytokencleaner::LegacyTokenCleaner::new(cx));
     go.run(5, certificates::approving::ApprovingController::new(cx));
     go.run(1, certificates::cleaner::CleanerController::new(cx));
     go.run(2, podgc::PodGarbageCollector::new(cx));

@@ -20,6 +20,7 @@ const KNOWN: &[(&str, &str)] = &[
     ("garbage-collector-controller", "garbagecollector"),
     ("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling"),
     ("job-controller", "job"),
+    ("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner"),
     ("namespace-controller", "namespace"),
     ("node-ipam-controller", "nodeipam"),
     ("node-lifecycle-controller", "nodelifecycle"),

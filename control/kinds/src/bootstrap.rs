@@ -1,8 +1,12 @@
 //! The objects that must exist: four namespaces, the system PriorityClasses, a RuntimeClass for each runtime, the StorageClass of volumes on
-//! the nodes, Service `default/kubernetes` with its endpoints, and the Lease of this server. They are created concurrently at start, so that they share group commits, and reconciled
-//! while the server runs.
+//! the nodes, Service `default/kubernetes` with its endpoints, the day since which the use of tokens of Secrets is noted, and the Lease of this
+//! server. They are created concurrently at start, so that they share group commits, and reconciled while the server runs.
 
-use crate::{Settings, core::serviceaccount::LAST_USED, scheduling::priorityclass::SYSTEM};
+use crate::{
+    Settings,
+    core::serviceaccount::{LAST_USED, day, is_day},
+    scheduling::priorityclass::SYSTEM,
+};
 use anyhow::{Context as _, bail};
 use axum::body::Body;
 use futures::future::try_join_all;
@@ -21,6 +25,8 @@ const PERIOD: Duration = Duration::from_secs(10);
 const LEASE: i64 = 3600;
 /// The StorageClass of volumes on the nodes, and the default.
 const LOCAL_CLASS: &str = "local";
+/// The ConfigMap that says since when the use of tokens of Secrets is noted, as upstream's.
+const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
 /// The field manager, as upstream's.
 const MANAGER: &str = "fieldManager=kube-apiserver";
 
@@ -69,8 +75,21 @@ impl Bootstrap {
         futures::future::try_join4(all.0, all.1, all.2, all.3).await?;
         let own = own(&self.settings, &api::time::rfc3339_micro(self.clock.now()));
         let own = own.into_iter().map(|(collection, object)| self.reconcile(collection, object, true));
-        try_join_all(own).await?;
+        futures::future::try_join(try_join_all(own), self.track()).await?;
         Ok(())
+    }
+
+    /// Says since which day the use of tokens is noted, unless that was said.
+    async fn track(&self) -> anyhow::Result<()> {
+        let collection = "/api/v1/namespaces/kube-system/configmaps";
+        let (code, answer) = self.call(Method::GET, &format!("{collection}/{TRACKING}"), "", Vec::new()).await?;
+        let map: Value = if code.is_success() { serde_json::from_str(&answer)? } else { Value::Null };
+        if map["data"]["since"].as_str().is_some_and(is_day) {
+            return Ok(());
+        }
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": TRACKING, "namespace": "kube-system"},
+            "data": {"since": day(self.clock.now())}});
+        self.reconcile(collection.to_owned(), object, true).await
     }
 
     /// Reconciles until `shutdown`.

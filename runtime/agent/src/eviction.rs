@@ -12,7 +12,7 @@ use crate::{
     plan::EVICTED,
     pod, resources,
     shared::Shared,
-    volumes::{blocking, roots_dir, tree},
+    volumes::{blocking, messages_dir, roots_dir, tree},
 };
 use api::quantity::{Format, Quantity};
 use client::EventType;
@@ -41,7 +41,7 @@ const SYSTEM_CRITICAL_PRIORITY: i32 = 2_000_000_000;
 pub(crate) struct Usage {
     /// By emptyDir volume.
     volumes: BTreeMap<String, u64>,
-    /// The logs, and what is written beside the volumes, by container.
+    /// The logs, and what is written beside the volumes, also in the folder of the termination message (`/dev`), by container.
     containers: BTreeMap<String, u64>,
     /// All volumes on the node's disk, and the logs.
     total: u64,
@@ -82,9 +82,12 @@ fn measure(pod: &Pod, volumes: &Path, logs: &Path) -> std::io::Result<Usage> {
     }
     for (container, _) in pod::all_containers(pod) {
         let size = tree::usage(&logs.join(&container.name))?;
-        // It is in the total with the volumes.
-        let written = tree::usage(&roots_dir(volumes).join(&container.name))?;
-        usage.containers.insert(container.name.clone(), size.bytes.saturating_add(written.bytes));
+        // They are in the total with the volumes.
+        let mut own = size.bytes;
+        for folder in [roots_dir(volumes), messages_dir(volumes)] {
+            own = own.saturating_add(tree::usage(&folder.join(&container.name))?.bytes);
+        }
+        usage.containers.insert(container.name.clone(), own);
         usage.total += size.bytes;
         usage.inodes += size.inodes;
     }

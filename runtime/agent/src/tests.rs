@@ -15,8 +15,9 @@ mod overwritten;
 mod private;
 mod reported;
 mod root;
+mod tokens;
 mod usage;
 mod world;
 
 pub(crate) use fake_api::FakeApi;
-pub(crate) use world::node_options;
+pub(crate) use world::{epoch, node_options};

@@ -8,6 +8,7 @@
 
 mod atomic;
 mod beneath;
+mod kept_token;
 mod mounts;
 mod payload;
 mod persistent;

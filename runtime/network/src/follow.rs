@@ -1,6 +1,7 @@
 //! Updates the service table and the node ports from Services and EndpointSlices.
 
 use crate::{
+    health::{HealthPorts, HealthReport},
     network::VirtualNetwork,
     nodeport::{NodePorts, Report},
     policy::Place,
@@ -112,17 +113,27 @@ pub(crate) async fn follow(
             all.list().iter().for_each(|service| noted.note(name_of(&service.metadata)));
         }
     });
-    let told = services.clone();
+    let (told, events) = (services.clone(), recorder.clone());
     let report: Report = Arc::new(move |port, error| {
         let (namespace, name) = &port.service;
         // Not a warning, because the Event below is one.
         tracing::info!(service = %format_args!("{namespace}/{name}"), port = port.number, %error, "node port not open");
-        if let (Some(recorder), Some(service)) = (&recorder, told.get(namespace, name)) {
+        if let (Some(recorder), Some(service)) = (&events, told.get(namespace, name)) {
             let message = format!("node port {} cannot be opened, will be tried again: {error}", port.number);
             recorder.event(&reference(&*service), EventType::Warning, "NodePortUnavailable", message);
         }
     });
     let mut node_ports = NodePorts::new(network.clone(), report);
+    let (told, node) = (services.clone(), network.inner.config.node.clone());
+    let report: HealthReport = Arc::new(move |(namespace, name), number, error| {
+        let message =
+            format!("node {node} failed to start healthcheck \"{namespace}/{name}\" on port {number}: {error}");
+        tracing::info!("{message}");
+        if let (Some(recorder), Some(service)) = (&recorder, told.get(namespace, name)) {
+            recorder.event(&reference(&*service), EventType::Warning, "FailedToStartServiceHealthcheck", message);
+        }
+    });
+    let mut health_ports = HealthPorts::new(network.clone(), report);
     let work = async {
         services.synced().await;
         slices.synced().await;
@@ -133,6 +144,7 @@ pub(crate) async fn follow(
                 update(&network, &services, &slices, names);
                 let wanted = network.table().read().node_ports();
                 node_ports.sync(&wanted);
+                health_ports.sync();
             }
             changed.some.notified().await;
         }

@@ -208,6 +208,86 @@ async fn a_taken_node_port_is_reported_once_and_tried_again() {
     assert!(reported.try_recv().is_err());
 }
 
+/// The answer of a health check port: head and body.
+async fn health(to: SocketAddr) -> (String, String) {
+    let got = ask(connect_when_open(to).await).await;
+    let (head, body) = got.split_once("\r\n\r\n").expect("a head");
+    (head.to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn a_health_check_port_tells_whether_this_node_has_endpoints() {
+    let network = network_with(|c| c.node = "n1".into());
+    let number = free_port();
+    let to = SocketAddr::new(at("127.0.0.1:0").ip(), number);
+    let put = |endpoints: &[&str], asleep: bool| {
+        let spec = json!({"clusterIP": "10.96.0.7", "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": number,
+            "ports": [{"port": 80}]});
+        let endpoints: serde_json::Value = endpoints
+            .iter()
+            .map(|node| json!({"addresses": [format!("10.32.0.{}", node.len())], "nodeName": node}))
+            .collect();
+        let mut slice = (*slice(json!([{"port": 8080}]), endpoints)).clone();
+        slice.metadata.annotations = asleep.then(|| [("sampan.dev/scaled-to-zero".to_owned(), "lb".to_owned())].into());
+        network.table().write().update(&name("lb"), Some((&service("lb", spec), &[Arc::new(slice)])));
+    };
+    let report: HealthReport = Arc::new(|name, number, error| panic!("{name:?} {number}: {error}"));
+    let mut ports = HealthPorts::new(network.clone(), report);
+    // the port is there before any endpoint, and no load balancer was assigned
+    for (endpoints, asleep, status, weight, local) in [
+        (&[][..], false, "503 Service Unavailable", 0, 0),
+        (&["n22"], false, "503 Service Unavailable", 0, 0),
+        (&["n1", "n22"], false, "200 OK", 1, 1),
+        (&[], true, "200 OK", 1, 0),
+    ] {
+        put(endpoints, asleep);
+        ports.sync();
+        let (head, body) = health(to).await;
+        let head = head.to_ascii_lowercase();
+        assert!(head.starts_with(&format!("http/1.1 {}\r\n", status.to_ascii_lowercase())), "{endpoints:?}: {head}");
+        for header in [
+            "content-type: application/json",
+            "x-content-type-options: nosniff",
+            &format!("x-load-balancing-endpoint-weight: {weight}"),
+        ] {
+            assert!(head.contains(header), "{header}: {head}");
+        }
+        let wanted = format!(
+            "{{\n\t\"service\": {{\n\t\t\"namespace\": \"default\",\n\t\t\"name\": \"lb\"\n\t}},\n\t\"localEndpoints\": {local},\n\t\"serviceProxyHealthy\": true\n}}"
+        );
+        assert_eq!(body, wanted);
+    }
+    // who says nothing holds no place for ever, and others are answered meanwhile
+    let mut silent = connect_when_open(to).await;
+    health(to).await;
+    let mut end = [0];
+    assert!(matches!(timeout(LIVENESS, silent.read(&mut end)).await.expect("in time"), Ok(0) | Err(_)));
+    network.table().write().update(&name("lb"), None);
+    ports.sync();
+    refused_soon(to).await;
+}
+
+#[tokio::test]
+async fn a_taken_health_check_port_is_reported_once_and_tried_again() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let number = taken.local_addr().expect("bound").port();
+    let network = network();
+    let spec = json!({"clusterIP": "10.96.0.7", "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": number,
+        "ports": [{"port": 80}]});
+    put_service(&network, "lb", spec, json!([{"port": 8080}]), &[]);
+    let (reports, mut reported) = mpsc::unbounded_channel();
+    let report: HealthReport = Arc::new(move |name, number, error| {
+        reports.send((name.clone(), number, error.kind())).expect("the test listens")
+    });
+    let mut ports = HealthPorts::new(network.clone(), report);
+    ports.sync();
+    ports.sync();
+    assert_eq!(reported.recv().await, Some((name("lb"), number, std::io::ErrorKind::AddrInUse)));
+    drop(taken);
+    health(SocketAddr::new(at("127.0.0.1:0").ip(), number)).await;
+    assert!(reported.try_recv().is_err());
+}
+
 /// A TLS server for `kubernetes.default.svc` that answers one request, and its authority.
 fn tls_server(names: &[&str]) -> (Arc<rustls::ServerConfig>, Vec<rustls::pki_types::CertificateDer<'static>>) {
     let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();

@@ -26,6 +26,7 @@
 mod config;
 mod egress;
 mod follow;
+mod health;
 mod hold;
 #[cfg(test)]
 mod hold_tests;
@@ -59,11 +60,12 @@ pub const HONOURED: &[&str] =
 pub use config::{Api, Config, Limits, Roots};
 pub use egress::{Egress, is_host_address, unmap};
 pub use follow::run;
+pub use health::{HealthPorts, HealthReport};
 pub use names::{Known, lookup};
 pub use network::VirtualNetwork;
 pub use nodeport::{NodePorts, Report};
 pub use policy::Place;
 pub use pool::AddressPool;
-pub use table::{Answer, Entry, Found, Name, NodePort, Port, Protocol, ServiceTable};
+pub use table::{Answer, Entry, Found, Health, Name, NodePort, Port, Protocol, ServiceTable};
 pub use tls::certificates;
 pub use wake::Waker;

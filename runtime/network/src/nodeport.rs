@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// First and longest delay before a port that could not be opened is tried again; the delay doubles.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+pub(crate) const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// First and longest delay after a failed accept (mostly out of file descriptors); the delay doubles.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -121,7 +121,8 @@ fn reserve(at: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-fn bind(at: SocketAddr) -> io::Result<TcpSocket> {
+/// A socket that is bound to the address.
+pub(crate) fn bind(at: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // Without it, connections of before that have not quite ended would keep the port taken.
     socket.set_reuseaddr(true)?;
@@ -155,27 +156,32 @@ async fn listen_while_ready(
         };
         tracing::info!(service = service(), %at, "node port open");
         tokio::select! {
-            never = accept_all(network, port, at, &listener) => match never {},
+            never = accept_each(at, &listener, |socket, client| accept(network, port, socket, client)) => match never {},
             _ = ready.wait_for(|ready| !ready) => {}
         }
         tracing::info!(service = service(), %at, "node port closed: no endpoint is ready");
     }
 }
 
-async fn accept_all(network: &VirtualNetwork, port: &NodePort, at: SocketAddr, listener: &TcpListener) -> Infallible {
+/// Accepts connections for ever.
+pub(crate) async fn accept_each(
+    at: SocketAddr,
+    listener: &TcpListener,
+    mut accepted: impl FnMut(TcpStream, SocketAddr),
+) -> Infallible {
     let mut pause = PAUSE.0;
     let mut told: Option<Instant> = None;
     loop {
         match listener.accept().await {
             Ok((socket, client)) => {
                 pause = PAUSE.0;
-                accept(network, port, socket, client);
+                accepted(socket, client);
             }
             // Out of file descriptors, or the client is gone already: the listener continues.
             Err(error) => {
                 if told.is_none_or(|told| told.elapsed() >= LOG_INTERVAL) {
                     told = Some(Instant::now());
-                    tracing::warn!(%at, %error, "a node port cannot accept connections: it tries again");
+                    tracing::warn!(%at, %error, "a port of the node cannot accept connections: it tries again");
                 }
                 sleep(pause).await;
                 pause = (pause * 2).min(PAUSE.1);

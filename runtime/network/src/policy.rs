@@ -36,7 +36,8 @@ pub(crate) fn is_ending(endpoint: &Endpoint) -> bool {
     condition(endpoint, |c| c.terminating) == Some(true) && condition(endpoint, |c| c.serving) == Some(true)
 }
 
-fn is_here(endpoint: &Endpoint, place: &Place) -> bool {
+/// Whether an endpoint is of this node.
+pub(crate) fn is_here(endpoint: &Endpoint, place: &Place) -> bool {
     !place.node.is_empty() && endpoint.node_name.as_ref() == Some(&place.node)
 }
 

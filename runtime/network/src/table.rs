@@ -4,7 +4,7 @@
 use crate::policy::{self, Candidate, Place};
 use api::annotations::{CROSS_SITE, CROSS_SITE_ALLOW, SCALED_TO_ZERO};
 use k8s_openapi::api::{
-    core::v1::{Service, ServicePort as ApiPort},
+    core::v1::{Service, ServicePort as ApiPort, ServiceSpec},
     discovery::v1::{Endpoint, EndpointSlice},
 };
 use parking_lot::Mutex;
@@ -132,6 +132,19 @@ pub struct Entry {
     members: Vec<(IpAddr, Option<String>)>,
     /// The target name of an `ExternalName` Service.
     alias: Option<String>,
+    /// What its health check port tells, if it has one.
+    health: Option<Health>,
+}
+
+/// What the health check port of a Service tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The number of the port, at the address of the node.
+    pub number: u16,
+    /// Ready endpoints of this node.
+    pub local: usize,
+    /// Connections wait, and wake the Service.
+    pub asleep: bool,
 }
 
 /// The resolution of a Service's name.
@@ -230,6 +243,25 @@ fn candidates<'a>(port: &ApiPort, protocol: Protocol, slices: &'a [Arc<EndpointS
     found
 }
 
+/// The health check port of a Service that has one.
+fn health_port(spec: &ServiceSpec) -> Option<u16> {
+    let local = spec.external_traffic_policy.as_deref() == Some("Local");
+    let wanted = local && spec.type_.as_deref() == Some("LoadBalancer");
+    let number = spec.health_check_node_port.and_then(|number| u16::try_from(number).ok());
+    number.filter(|number| wanted && *number != 0)
+}
+
+/// The number of ready addresses of this node, whatever their ports.
+fn local_addresses(slices: &[Arc<EndpointSlice>], place: &Place) -> usize {
+    let here = all(slices).filter(|(slice, endpoint)| {
+        slice.ports.as_ref().is_some_and(|ports| !ports.is_empty())
+            && policy::is_ready(endpoint)
+            && policy::is_here(endpoint, place)
+    });
+    let addresses = here.filter_map(|(_, endpoint)| endpoint.addresses.first()?.parse::<IpAddr>().ok());
+    addresses.collect::<HashSet<_>>().len()
+}
+
 impl ServiceTable {
     /// Where this node is; entries that are there already stay as they were planned.
     pub fn set_place(&mut self, place: Place) {
@@ -269,6 +301,11 @@ impl ServiceTable {
         let (inside, outside) = (is_local(&spec.internal_traffic_policy), is_local(&spec.external_traffic_policy));
         let marked = |slice: &Arc<EndpointSlice>| client::meta::annotation(&slice.metadata, SCALED_TO_ZERO).is_some();
         let asleep = slices.iter().any(marked);
+        let health = health_port(spec).filter(|_| !headless).map(|number| Health {
+            number,
+            local: local_addresses(slices, &self.place),
+            asleep,
+        });
         let opened = meta.annotations.as_ref().and_then(|all| all.get(CROSS_SITE));
         let any_site = opened.is_some_and(|value| value == CROSS_SITE_ALLOW);
         let ports = spec.ports.iter().flatten().filter_map(|port| {
@@ -295,7 +332,8 @@ impl ServiceTable {
         });
         let ports = ports.collect();
         let members = if headless { members(slices) } else { Vec::new() };
-        Entry { addresses: if headless { Vec::new() } else { all }, cluster_ips, ports, headless, members, alias: None }
+        let addresses = if headless { Vec::new() } else { all };
+        Entry { addresses, cluster_ips, ports, headless, members, alias: None, health }
     }
 
     /// The entry of a Service.
@@ -364,6 +402,17 @@ impl ServiceTable {
         let mut all: Vec<NodePort> = self.services.iter().flat_map(of).collect();
         all.sort();
         all
+    }
+
+    /// What the health check port of a Service tells; `None` without one.
+    pub fn health(&self, name: &Name) -> Option<Health> {
+        self.get(name).and_then(|entry| entry.health)
+    }
+
+    /// The numbers of all health check ports.
+    pub fn health_ports(&self) -> BTreeMap<Name, u16> {
+        let of = |(name, entry): (&Name, &Entry)| entry.health.map(|health| (name.clone(), health.number));
+        self.services.iter().filter_map(of).collect()
     }
 
     /// Resolves `name.namespace.svc`, and `host.name.namespace.svc` of a headless Service.

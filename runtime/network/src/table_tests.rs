@@ -243,6 +243,37 @@ fn policies_and_hints_choose_the_endpoints_of_inside_and_of_the_node_port() {
 }
 
 #[test]
+fn a_health_check_port_counts_the_ready_addresses_of_this_node() {
+    let of = |address: &str, node: &str, ready: bool| json!({"addresses": [address], "nodeName": node, "conditions": {"ready": ready, "serving": true, "terminating": !ready}});
+    let one = json!([of("10.32.0.2", "n1", true), of("10.32.0.3", "n2", true), of("10.32.0.4", "n1", false)]);
+    let again = json!([of("10.32.0.2", "n1", true), of("10.32.0.5", "n1", true)]);
+    let slices = [
+        slice(http_ports(8080), one),
+        slice(http_ports(9090), again),
+        slice(json!([]), json!([of("10.32.0.6", "n1", true)])),
+    ];
+    let balanced = json!({"clusterIP": "10.96.0.7", "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31000,
+        "ports": [{"name": "http", "port": 80, "nodePort": 30080}]});
+    for (what, change, wanted) in [
+        ("as it is", json!({}), Some(2)),
+        ("without a node port", json!({"ports": [{"name": "http", "port": 80}]}), Some(2)),
+        ("policy Cluster", json!({"externalTrafficPolicy": "Cluster"}), None),
+        ("type NodePort", json!({"type": "NodePort"}), None),
+        ("without a number", json!({"healthCheckNodePort": 0}), None),
+    ] {
+        let mut spec = balanced.clone();
+        spec.as_object_mut().expect("an object").extend(change.as_object().expect("an object").clone());
+        let mut table = ServiceTable::default();
+        table.set_place(crate::Place { node: "n1".into(), zone: None });
+        table.update(&name("web"), Some((&service("web", spec), &slices)));
+        let wanted = wanted.map(|local| Health { number: 31000, local, asleep: false });
+        assert_eq!(table.health(&name("web")), wanted, "{what}");
+        let ports = wanted.map(|health| (name("web"), health.number)).into_iter().collect();
+        assert_eq!(table.health_ports(), ports, "{what}");
+    }
+}
+
+#[test]
 fn what_another_proxy_serves_has_a_name_and_nothing_else_here() {
     let mut table = ServiceTable::default();
     let mut web = web();

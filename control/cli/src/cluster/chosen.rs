@@ -4,7 +4,7 @@
 
 use crate::{
     data_dir::{DataDir, STORE, read_private, write_private},
-    settings::Settings,
+    settings::{Settings, default_mask_size},
 };
 use anyhow::{Context, bail};
 use ipnet::IpNet;
@@ -21,6 +21,9 @@ pub(crate) struct Chosen {
     pub(super) pods: IpNet,
     #[serde(with = "range")]
     pub(super) services: IpNet,
+    /// The prefix length of the node's part of the addresses of pods. In a file of an earlier version it is missing: there it was the default.
+    #[serde(default)]
+    pub(super) mask: Option<u8>,
     /// Empty in a file of an earlier version.
     #[serde(default)]
     pub(super) node: String,
@@ -29,6 +32,11 @@ pub(crate) struct Chosen {
     pub(super) listen: Option<SocketAddr>,
     #[serde(default)]
     pub(super) node_address: Option<IpAddr>,
+}
+
+/// The prefix length of the node's part of a range, unless another was chosen.
+fn usual_mask(pods: &IpNet) -> u8 {
+    pods.prefix_len().max(default_mask_size())
 }
 
 /// A range as text.
@@ -52,6 +60,7 @@ impl Chosen {
         let ordinary = settings.clone();
         let settings = settings.or(Settings {
             pod_cidr: Some(before.pods),
+            node_cidr_mask_size: before.mask.filter(|mask| *mask != usual_mask(&before.pods)),
             service_cidr: Some(before.services),
             listen: before.listen,
             node_address: before.node_address,
@@ -66,8 +75,15 @@ impl Chosen {
         note("--listen", ordinary.listen().to_string(), settings.listen().to_string());
         note("--node-address", ordinary.node_address().to_string(), settings.node_address().to_string());
         note("--pod-cidr", ordinary.pod_cidr().to_string(), settings.pod_cidr().to_string());
+        let usual = settings.pod_cidr().prefix_len().max(ordinary.node_cidr_mask_size());
+        note("--node-cidr-mask-size", usual.to_string(), settings.node_cidr().prefix_len().to_string());
         note("--service-cidr", ordinary.service_cidr().to_string(), settings.service_cidr().to_string());
         Ok((settings, remembered))
+    }
+
+    /// The prefix length of the node's range.
+    fn mask(&self) -> u8 {
+        self.mask.unwrap_or_else(|| usual_mask(&self.pods))
     }
 
     /// Reads the kept settings, if there is a store that depends on them.
@@ -111,6 +127,13 @@ impl Chosen {
                 );
             }
         }
+        let (flag, now, kept) = ("--node-cidr-mask-size", self.mask(), before.mask());
+        if now != kept {
+            bail!(
+                "{flag} {now}: the node of the data directory {dir} has a /{kept} of the addresses of pods, and keeps it; start with \
+                 {flag} {kept}, or with another --data-dir"
+            );
+        }
         let (flag, now, before) = ("--node-name", &self.node, before.node);
         if *now != before && !before.is_empty() {
             bail!(
@@ -141,6 +164,7 @@ mod tests {
         Chosen {
             pods: pods.parse().expect("a range"),
             services: services.parse().expect("a range"),
+            mask: None,
             node: node.to_owned(),
             listen: None,
             node_address: None,
@@ -163,14 +187,20 @@ mod tests {
         let mut first = chosen("10.64.0.0/11", SERVICES, "n");
         first.listen = Some("127.0.0.1:42000".parse().expect("an address"));
         first.node_address = Some("127.0.0.2".parse().expect("an address"));
+        first.mask = Some(14);
         first.keep(&dir).expect("kept");
         let (settings, remembered) = Chosen::fill_in(&dir, up(&[])).expect("readable");
-        let want = ["--listen 127.0.0.1:42000", "--node-address 127.0.0.2", "--pod-cidr 10.64.0.0/11"];
+        let want = [
+            "--listen 127.0.0.1:42000",
+            "--node-address 127.0.0.2",
+            "--pod-cidr 10.64.0.0/11",
+            "--node-cidr-mask-size 14",
+        ];
         assert_eq!(remembered, want);
         assert_eq!(settings.listen().port(), 42000);
         let given = up(&["--listen", "127.0.0.1:7", "--node-address", "127.0.0.3", "--pod-cidr", "10.64.0.0/11"]);
         let (given, remembered) = Chosen::fill_in(&dir, given).expect("readable");
-        assert!(remembered.is_empty(), "what is given counts");
+        assert_eq!(remembered, ["--node-cidr-mask-size 14"], "what is given counts");
         assert_eq!((given.listen().port(), given.node_address().to_string().as_str()), (7, "127.0.0.3"));
     }
 
@@ -200,6 +230,12 @@ mod tests {
             );
             assert!(other.keep(&dir).is_err());
         }
+        let other = Chosen { mask: Some(18), ..chosen(PODS, SERVICES, "n1") };
+        let error = other.check(&dir).expect_err("a smaller part").to_string();
+        assert!(
+            error.starts_with("--node-cidr-mask-size 18: ") && error.contains("start with --node-cidr-mask-size 16")
+        );
+        Chosen { mask: Some(16), ..chosen(PODS, SERVICES, "n1") }.keep(&dir).expect("what it was by default");
         first.check(&dir).expect("unchanged by those that were refused");
     }
 

@@ -90,6 +90,7 @@ impl Config {
         Chosen {
             pods: self.pod_cidr,
             services: self.service_cidr,
+            mask: Some(self.node_cidr.prefix_len()),
             node: self.node.clone(),
             listen: None,
             node_address: Some(self.node_address),

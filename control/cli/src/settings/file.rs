@@ -127,6 +127,7 @@ impl Settings {
             "reservedCPU" => self.reserved_cpu = one(value, parse::reserved_cpu)?,
             "reservedMemory" => self.reserved_memory = one(value, parse::reserved_memory)?,
             "podCIDR" => self.pod_cidr = one(value, parse::pod_cidr)?,
+            "nodeCIDRMaskSize" => self.node_cidr_mask_size = one(value, parse::node_cidr_mask_size)?,
             "serviceCIDR" => self.service_cidr = one(value, parse::service_cidr)?,
             "hollowNodes" => self.hollow_nodes = one(value, parse::hollow_nodes)?,
             "hollowCIDR" => self.hollow_cidr = one(value, parse::hollow_cidr)?,
@@ -138,7 +139,7 @@ impl Settings {
 }
 
 /// All fields except `apiVersion` and `kind`.
-pub(crate) const FIELDS: [&str; 17] = [
+pub(crate) const FIELDS: [&str; 18] = [
     "listen",
     "nodeAddress",
     "tlsSAN",
@@ -152,6 +153,7 @@ pub(crate) const FIELDS: [&str; 17] = [
     "reservedCPU",
     "reservedMemory",
     "podCIDR",
+    "nodeCIDRMaskSize",
     "serviceCIDR",
     "hollowNodes",
     "hollowCIDR",
@@ -208,12 +210,12 @@ mod tests {
         let scheduler = scheduler.display();
         let file = below(&format!(
             "listen: 127.0.0.1:7\nnodeAddress: 127.0.0.2\ntlsSAN: [a.example, 192.168.1.7]\ndrain: 1m\ncontrollers: '*,-job'\nschedulerConfig: {scheduler}\nnodeName: node-1\ncpu: 1.5\n\
-             memory: 1Gi\nmaxPods: 7\nreservedCPU: 1m\nreservedMemory: 0\npodCIDR: 10.64.0.1/11\nserviceCIDR: 10.97.0.0/16\n\
+             memory: 1Gi\nmaxPods: 7\nreservedCPU: 1m\nreservedMemory: 0\npodCIDR: 10.64.0.1/11\nnodeCIDRMaskSize: 14\nserviceCIDR: 10.97.0.0/16\n\
              allowEgress:\n- 192.168.1.7\n- ::1/128\n"
         ));
         let flags = format!(
             "up --listen 127.0.0.1:7 --node-address 127.0.0.2 --tls-san a.example,192.168.1.7 --drain 60 --controllers *,-job-controller --scheduler-config {scheduler} --node-name node-1 --cpu \
-                     1500m --memory 1024Mi --max-pods 7 --reserved-cpu 1m --reserved-memory 0 --pod-cidr 10.64.0.0/11 --service-cidr \
+                     1500m --memory 1024Mi --max-pods 7 --reserved-cpu 1m --reserved-memory 0 --pod-cidr 10.64.0.0/11 --node-cidr-mask-size 14 --service-cidr \
                      10.97.0.0/16 --allow-egress 192.168.1.7 --allow-egress ::1"
         );
         let all = std::iter::once("sampan").chain(flags.split_whitespace());

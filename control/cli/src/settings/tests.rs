@@ -31,6 +31,7 @@ fn flags_that_a_running_cluster_cannot_take_are_named_with_what_to_do() {
         &["--reserved-cpu", "1m"],
         &["--reserved-memory", "1Mi"],
         &["--pod-cidr", "10.64.0.0/11"],
+        &["--node-cidr-mask-size", "17"],
         &["--service-cidr", "10.97.0.0/16"],
         &["--allow-egress", "127.0.0.1"],
     ] {
@@ -46,6 +47,7 @@ fn what_is_so_already_and_what_concerns_only_this_call_is_taken() {
         &["-f", "x", "-R", "--timeout", "5s", "--detach", "-o", "json", "--merge-kubeconfig", "--kubeconfig", "f"],
         &["--listen", "127.0.0.1:6443", "--node-address", "127.0.0.1", "--drain", "10", "--max-pods", "10000"],
         &["--listen", "127.0.0.1:0", "--tls-san", "a.example", "--node-name", "n", "--pod-cidr", "10.32.0.1/11"],
+        &["--node-cidr-mask-size", "16"],
     ] {
         assert_eq!(told(&[], flags), None, "{flags:?}");
     }
@@ -92,7 +94,12 @@ fn a_flag_that_is_given_wins_over_the_file() {
 
 #[test]
 fn a_node_has_the_first_of_the_range_of_pods() {
-    for (pods, node) in [("10.64.0.0/11", "10.64.0.0/16"), ("10.0.0.0/24", "10.0.0.0/24")] {
-        assert_eq!(up(&["--pod-cidr", pods]).node_cidr().to_string(), node);
+    for (flags, node) in [
+        (&["--pod-cidr", "10.64.0.0/11"][..], "10.64.0.0/16"),
+        (&["--pod-cidr", "10.0.0.0/24"], "10.0.0.0/24"),
+        (&["--pod-cidr", "10.64.0.0/11", "--node-cidr-mask-size", "12"], "10.64.0.0/12"),
+        (&["--pod-cidr", "10.64.0.0/11", "--node-cidr-mask-size", "24"], "10.64.0.0/24"),
+    ] {
+        assert_eq!(up(flags).node_cidr().to_string(), node);
     }
 }

@@ -34,6 +34,8 @@ const BY_SERVICE: &str = "endpointslice-controller/service";
 
 /// Keeps EndpointSlices. Upstream's `endpointslice-controller`.
 pub(crate) struct EndpointSliceController {
+    /// Somebody wakes what sleeps.
+    wakes: bool,
     client: Client,
     recorder: Recorder,
     services: Informer<Service>,
@@ -64,6 +66,7 @@ impl EndpointSliceController {
         let deployments = cx.informers.of();
         scaletozero::index(&deployments);
         Self {
+            wakes: scaletozero::wakes(cx),
             client: cx.client.clone(),
             recorder: cx.recorder("endpoint-slice-controller"),
             services,
@@ -102,7 +105,7 @@ impl EndpointSliceController {
         let facts = Facts {
             zone: &zone,
             trigger: self.triggers.next(key, service, &pods),
-            asleep: scaletozero::asleep(service, &self.deployments),
+            asleep: scaletozero::asleep(service, &self.deployments).filter(|_| self.wakes),
             ratios: ratios.as_deref(),
             hinted: self.hinted.services.lock().contains_key(key),
         };

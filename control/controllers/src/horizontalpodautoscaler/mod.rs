@@ -2,7 +2,8 @@
 //!
 //! Follows <https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/>: every 15 seconds it reads the metrics of the pods of
 //! a scale target, takes the highest of what they ask for, holds it within windows, rates and limits, and writes it to the target's scale.
-//! With `minReplicas: 0` and an Object or External metric a target goes down to nothing and comes back.
+//! With `minReplicas: 0` and an Object or External metric a target goes down to nothing and comes back. A Deployment is then marked as idle, so
+//! that a request wakes it (`scaletozero`); where that controller is switched off it is not, and comes back by its metric alone, as upstream.
 
 mod behavior;
 mod kinds;
@@ -23,7 +24,7 @@ use self::{
 use crate::{
     Context,
     labels::{self, Labels},
-    meta, status,
+    meta, scaletozero, status,
 };
 use api::selector::Selector;
 use client::{Client, Controller, Informer, Key, Next, Recorder, Wakeups, reference};
@@ -49,6 +50,8 @@ struct Memory {
 
 /// Runs HorizontalPodAutoscalers. Upstream's `horizontal-pod-autoscaler-controller`.
 pub(crate) struct HorizontalPodAutoscalerController {
+    /// Somebody wakes what is put to zero.
+    wakes: bool,
     client: Client,
     clock: api::Clock,
     recorder: Recorder,
@@ -64,6 +67,7 @@ impl HorizontalPodAutoscalerController {
         let pods = cx.informers.of::<Pod>();
         labels::index(&pods);
         Self {
+            wakes: scaletozero::wakes(cx),
             client: cx.client.clone(),
             clock: cx.options.clock.clone(),
             recorder: cx.recorder("horizontal-pod-autoscaler"),
@@ -196,7 +200,7 @@ impl HorizontalPodAutoscalerController {
     ) -> Result<(), client::Error> {
         let target = &spec.scale_target_ref;
         let is_deployment = target.kind == "Deployment" && target.api_version.as_deref() == Some("apps/v1");
-        if replicas == 0 && is_deployment {
+        if replicas == 0 && is_deployment && self.wakes {
             return self.kinds.put_to_sleep(&key.namespace, &target.name).await;
         }
         self.kinds.rescale(scale, replicas).await

@@ -28,6 +28,11 @@ const BY_TARGET: &str = "scale-to-zero-controller/target";
 /// Index of slices by the Deployments that they tell to be asleep.
 const BY_SLEEPER: &str = "scale-to-zero-controller/sleeper";
 
+/// Whether what sleeps is woken: the controller is not switched off. If it is, nobody marks anything, and what has a mark refuses requests.
+pub(crate) fn wakes(cx: &Context) -> bool {
+    cx.options.selection.includes(ScaleToZeroController::NAME)
+}
+
 /// Scales idle Deployments to zero, and wakes those for which a request waits. Not upstream's.
 pub(crate) struct ScaleToZeroController {
     client: Client,

@@ -1,7 +1,8 @@
 //! `pods/proxy`, `services/proxy` and `nodes/proxy`: HTTP servers of the cluster through the API server. The choice of the address and the
-//! messages follow upstream (`ResourceLocation` of each kind).
+//! messages follow upstream (`ResourceLocation` of each kind). Beyond upstream, a request to a Service that was scaled to zero because it was
+//! idle goes to the Service's own address, where the node's network holds it and wakes the Service.
 
-use api::{GroupVersionKind, Object, Status};
+use api::{GroupVersionKind, Object, Status, annotations::SCALED_TO_ZERO};
 use axum::body::Body;
 use http::{Request, Response, Uri};
 use serde_json::Value;
@@ -11,6 +12,8 @@ use std::{
     sync::Arc,
 };
 
+/// The label of an EndpointSlice that names its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const VERBS: &[Verb] = &[Verb::Create, Verb::Delete, Verb::Get, Verb::Patch, Verb::Update];
 
 /// The subresource of `kind`.
@@ -54,8 +57,13 @@ impl Action for Proxy {
             Kind::Service => {
                 let number: Option<i64> = target.port.parse().ok();
                 let port = number.map(|number| port_name(&*find("services")?, number)).transpose()?;
+                let port = port.as_deref().unwrap_or(target.port);
                 let pod = |name: &str| Objects::get(api, "", "pods", &call.info.namespace, name);
-                let mut all = addresses(&*find("endpoints")?, port.as_deref().unwrap_or(target.port), &pod);
+                let mut all = addresses(&*find("endpoints")?, port, &pod);
+                if all.is_empty() {
+                    let slices = || Objects::list(api, "discovery.k8s.io", "endpointslices", &call.info.namespace);
+                    all.extend(find("services").ok().and_then(|service| asleep(&service, port, slices)));
+                }
                 if all.is_empty() {
                     let text = format!("no endpoints available for service {:?}", call.info.name);
                     return Err(Status::unavailable(text));
@@ -153,6 +161,20 @@ fn port_name(service: &Object, number: i64) -> Result<String, Status> {
         Status::unavailable(format!("no service port {number} found for service {:?}", service.name()))
     })?;
     Ok(port["name"].as_str().unwrap_or_default().to_owned())
+}
+
+/// The address of a Service's own port, where its slices say that it was scaled to zero because it was idle. A headless one has none.
+fn asleep(service: &Object, port: &str, slices: impl FnOnce() -> Vec<Arc<Object>>) -> Option<SocketAddr> {
+    let ports = service.list_at(&["spec", "ports"]);
+    let named = ports.iter().find(|one| one["name"].as_str().unwrap_or_default() == port)?;
+    let number = u16::try_from(named["port"].as_u64()?).ok()?;
+    let address = allowed(service.str_at(&["spec", "clusterIP"])).ok()?;
+    let text = |object: &Object, map: &str, key: &str| object.0["metadata"][map][key].as_str().map(str::to_owned);
+    let tells = |slice: &Arc<Object>| {
+        text(slice, "labels", SERVICE_NAME).as_deref() == Some(service.name())
+            && text(slice, "annotations", SCALED_TO_ZERO).is_some()
+    };
+    slices().iter().any(tells).then(|| SocketAddr::new(address, number))
 }
 
 /// The addresses behind a port of the Endpoints that belong to ready pods of the same namespace.

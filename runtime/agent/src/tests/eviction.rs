@@ -47,6 +47,23 @@ async fn a_volume_above_its_size_limit_ends_its_pod() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_container_writes_beside_its_termination_message_is_its_own() {
+    let world = World::new().await;
+    let container = |name: &str, limit: &str| json!({"name": name, "image": "hello:1", "resources": {"limits": {"ephemeral-storage": limit}}});
+    world.pod("p", json!({"containers": [container("small", "1Mi"), container("large", "100Mi")]}));
+    world.phase("p", "Running").await;
+    let folder = |name: &str| world.dir.path().join("volumes/uid-p/..termination").join(name);
+    assert!(folder("small").join("termination-log").exists());
+    fill(&folder("large"), 2);
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    assert_eq!(world.status("p")["phase"], "Running");
+    fill(&folder("small"), 2);
+    let status = world.phase("p", "Failed").await;
+    let message = "Container small exceeded its local ephemeral storage limit \"1Mi\". ";
+    assert_eq!((&status["reason"], &status["message"]), (&json!("Evicted"), &json!(message)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_the_disk_is_short_the_pod_that_takes_most_goes() {
     let world = World::new().await;
     running(&world, "idle", None).await;

@@ -8,6 +8,7 @@ use axum::{
     http::{Method, StatusCode},
     response::{IntoResponse, Response},
 };
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -32,6 +33,8 @@ struct Objects {
     /// The number of writes to fail, with the resource (empty for any except Events), code and reason.
     failures: (u32, &'static str, u16, &'static str),
     tokens: u32,
+    /// The name of the key of tokens.
+    key: &'static str,
     /// Path and query of each GET.
     asked: Vec<String>,
     /// Open watches by path and query.
@@ -227,7 +230,7 @@ async fn serve(State(api): State<FakeApi>, request: Request) -> Response {
     match parts.method {
         Method::GET if query.contains("watch=true") => api.watch(&path, &query),
         Method::GET => api.read(&path, &query),
-        Method::POST if path.ends_with("/token") => api.token(&body),
+        Method::POST if path.ends_with("/token") => api.token(&path, &body),
         Method::POST => {
             let name = body["metadata"]["name"].as_str().expect("a name");
             let path = format!("{path}/{name}");
@@ -346,7 +349,17 @@ impl FakeApi {
         axum::Json(self.get(own)).into_response()
     }
 
-    fn token(&self, body: &Value) -> Response {
+    /// The name of the key of tokens for the audience `jwt`, which are JSON web tokens.
+    pub(crate) fn sign_with(&self, key: &'static str) {
+        self.0.objects.lock().key = key;
+    }
+
+    /// How many tokens were requested.
+    pub(crate) fn tokens(&self) -> u32 {
+        self.0.objects.lock().tokens
+    }
+
+    fn token(&self, path: &str, body: &Value) -> Response {
         let number = {
             let mut objects = self.0.objects.lock();
             objects.tokens += 1;
@@ -355,7 +368,25 @@ impl FakeApi {
         let base = super::world::epoch() + jiff::SignedDuration::from_secs(super::world::elapsed().as_secs() as i64);
         let expires =
             base + jiff::SignedDuration::from_secs(body["spec"]["expirationSeconds"].as_i64().unwrap_or(3600));
-        let status = json!({"token": format!("token-{number}"), "expirationTimestamp": expires.to_string()});
+        let key = self.0.objects.lock().key;
+        let token = match body["spec"]["audiences"][0] == "jwt" {
+            false => format!("token-{number}"),
+            true => {
+                let names: Vec<&str> = path.split('/').collect();
+                let pod = &body["spec"]["boundObjectRef"];
+                let bound = json!({"namespace": names[4], "serviceaccount": {"name": names[6], "uid": "u"},
+                    "pod": {"name": pod["name"], "uid": pod["uid"]}, "node": {"name": "node", "uid": "n"}});
+                let claims = json!({"iss": "fake", "aud": ["jwt"], "iat": base.as_second(), "exp": expires.as_second(), "kubernetes.io": bound});
+                let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+                format!(
+                    "{}.{}.{}",
+                    part(json!({"alg": "ES256", "kid": key})),
+                    part(claims),
+                    part(json!(format!("{number:08}")))
+                )
+            }
+        };
+        let status = json!({"token": token, "expirationTimestamp": expires.to_string()});
         axum::Json(json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": body["spec"], "status": status}))
             .into_response()
     }

@@ -21,7 +21,7 @@ thread_local! {
     static BEGIN: Cell<Option<tokio::time::Instant>> = const { Cell::new(None) };
 }
 
-pub(super) fn epoch() -> Timestamp {
+pub(crate) fn epoch() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().expect("a time")
 }
 

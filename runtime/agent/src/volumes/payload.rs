@@ -8,7 +8,10 @@ use crate::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume, VolumeProjection};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io::Read};
+
+/// The most bytes that are read of a token in a volume; one that is cut is no token.
+const MAX_TOKEN: u64 = 16 << 10;
 
 /// The plugin of these volumes.
 pub(super) struct Payloads;
@@ -88,10 +91,20 @@ async fn project(
         seconds: token.expiration_seconds.unwrap_or(3600),
         pod: (pod::name(&cx.pod).to_owned(), pod::uid(&cx.pod).to_owned()),
     };
-    let (text, refresh) = cx.tokens.get(&wanted, cx.now).await?;
+    let (text, refresh) = cx.tokens.get(&wanted, cx.now, kept(cx, &token.path)).await?;
     // The mode that upstream gives the token of a pod without a user of its own: the node has only one user.
     files.insert(token.path.clone(), File { data: text.into_bytes(), mode });
     Ok(Some(refresh))
+}
+
+/// The token that is in the volume.
+async fn kept(cx: &Context, path: &str) -> Option<String> {
+    let path = cx.dir.join("..data").join(path);
+    let read = move || {
+        let mut text = String::new();
+        std::fs::File::open(path)?.take(MAX_TOKEN).read_to_string(&mut text).map(|_| text)
+    };
+    blocking(read).await.ok()
 }
 
 /// A ConfigMap or Secret as a source of files.

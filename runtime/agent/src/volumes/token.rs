@@ -1,7 +1,9 @@
-//! Service account tokens for projected volumes. They are requested by TokenRequest and cached until 80 % of their lifetime have passed.
+//! Service account tokens for projected volumes. They are requested by TokenRequest and cached until 80 % of their lifetime have passed. After a
+//! start those that are still in the volumes take the place of the cache ([`super::kept_token`]).
 //!
 //! Follows <https://kubernetes.io/docs/concepts/storage/projected-volumes/#serviceaccounttoken>.
 
+use super::kept_token::{Kept, Maker};
 use client::Client;
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
@@ -27,6 +29,13 @@ pub struct TokenSource {
     pub pod: (String, String),
 }
 
+impl TokenSource {
+    /// Whether a token is bound to this pod and account.
+    fn is_of(&self, kept: &Kept) -> bool {
+        (&kept.namespace, &kept.account, &kept.pod) == (&self.namespace, &self.account, &self.pod)
+    }
+}
+
 struct Token {
     text: String,
     refresh: Timestamp,
@@ -37,16 +46,40 @@ struct Token {
 pub struct Tokens {
     client: Client,
     cache: Mutex<HashMap<TokenSource, Token>>,
+    /// By audience, who made the token that was requested last.
+    makers: Mutex<HashMap<String, Maker>>,
+}
+
+impl Token {
+    /// Like upstream's, it is refreshed after 80 % of its life, and at least once a day.
+    fn new(text: String, made: Timestamp, expires: Timestamp) -> Self {
+        let refresh = made.saturating_add(expires.duration_since(made) * 4 / 5).unwrap_or(expires);
+        let day = made.saturating_add(SignedDuration::from_hours(24)).unwrap_or(expires);
+        Self { text, refresh: refresh.min(day), expires }
+    }
 }
 
 impl Tokens {
     /// Requests tokens through `client`.
     pub fn new(client: Client) -> Self {
-        Self { client, cache: Mutex::default() }
+        Self { client, cache: Mutex::default(), makers: Mutex::default() }
     }
 
-    /// Returns a token and the time of its refresh. If the request fails, returns the cached token while it is valid.
-    pub async fn get(&self, source: &TokenSource, now: Timestamp) -> client::Result<(String, Timestamp)> {
+    /// Returns a token and the time of its refresh. If the request fails, returns the cached token while it is valid. `kept` reads the token
+    /// that is in the volume.
+    pub async fn get(
+        &self,
+        source: &TokenSource,
+        now: Timestamp,
+        kept: impl Future<Output = Option<String>>,
+    ) -> client::Result<(String, Timestamp)> {
+        let maker = self.makers.lock().get(&source.audience).cloned();
+        if let Some(maker) = maker.filter(|_| !self.cache.lock().contains_key(source))
+            && let Some(text) = kept.await
+            && let Some(kept) = maker.reads(&text).filter(|kept| kept.made <= now && source.is_of(kept))
+        {
+            self.cache.lock().insert(source.clone(), Token::new(text, kept.made, kept.expires));
+        }
         if let Some(token) = self.cache.lock().get(source).filter(|t| now < t.refresh) {
             return Ok((token.text.clone(), token.refresh));
         }
@@ -87,10 +120,11 @@ impl Tokens {
         let Some((text, expires)) = status else {
             return Err(client::Error::Decode("a TokenRequest without token and time".into()));
         };
-        let refresh = now.saturating_add(expires.duration_since(now) * 4 / 5).unwrap_or(expires);
-        // Like upstream, refreshes at least once a day.
-        let day = now.saturating_add(SignedDuration::from_hours(24)).unwrap_or(expires);
-        Ok(Token { text, refresh: refresh.min(day), expires })
+        match Maker::of(&text) {
+            Some(maker) => drop(self.makers.lock().insert(source.audience.clone(), maker)),
+            None => drop(self.makers.lock().remove(&source.audience)),
+        }
+        Ok(Token::new(text, now, expires))
     }
 
     /// Removes the tokens of a pod from the cache.

@@ -5,6 +5,7 @@
 
 mod ends;
 mod figures;
+mod guests;
 mod http;
 mod mounts;
 mod sockets;

@@ -26,6 +26,17 @@ pub fn core_guest() -> Vec<u8> {
     wat::parse_str(include_str!("../../../wasm/tests/guests/core.wat")).unwrap()
 }
 
+/// A component of `world` around a core module in text.
+pub fn component(world: &str, text: &str) -> Vec<u8> {
+    let mut module = wat::parse_str(text).unwrap();
+    let mut resolve = wit_parser::Resolve::new();
+    let package = resolve.push_source("wasi.wit", include_str!("../../../wasm/tests/guests/wasi.wit")).unwrap();
+    let world = resolve.select_world(&[package], Some(world)).unwrap();
+    let encoding = wit_component::StringEncoding::UTF8;
+    wit_component::embed_component_metadata(&mut module, &resolve, world, encoding).unwrap();
+    wit_component::ComponentEncoder::default().validate(true).module(&module).unwrap().encode().unwrap()
+}
+
 /// A guest of the samples.
 pub fn sample(path: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples").join(path)).unwrap()
@@ -181,7 +192,7 @@ impl Node {
     }
 }
 
-async fn attach(network: &FakeNetwork, id: &str, friends: &[IpAddr]) -> Attachment {
+pub async fn attach(network: &FakeNetwork, id: &str, friends: &[IpAddr]) -> Attachment {
     let host_aliases = friends.iter().map(|address| (*address, vec!["friends".to_owned()])).collect();
     let pod = PodNetwork {
         id: id.into(),

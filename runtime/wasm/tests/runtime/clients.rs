@@ -93,6 +93,13 @@ async fn clients_that_do_nothing_are_cut_and_the_log_says_so() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(node.runtime.stats(&id).await.unwrap().instances, 1);
     spins.abort();
+    idle(&node, &id).await;
+    // Also after its answer has begun, as one that sends events does.
+    let mut waits = connect(&node.net, Via::NodePort, "GET /w HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    let mut head = [0; 15];
+    soon(waits.read_exact(&mut head)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((&head, node.runtime.stats(&id).await.unwrap().instances), (b"HTTP/1.1 200 OK", 1));
 }
 
 async fn connect_and_wait(net: Arc<Net>) {

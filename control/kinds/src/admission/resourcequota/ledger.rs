@@ -15,8 +15,10 @@ use std::{
     },
 };
 
-/// A quota is counted again so long after its first count: writes that began before it was there have been stored then.
-const CONFIRM: SignedDuration = SignedDuration::from_secs(2);
+/// A quota is counted again so long after its first count, by the next write: those that began before it was there, and were not charged, have
+/// been stored then. Most take milliseconds. Upstream counts them when its controller does.
+const CONFIRM: [SignedDuration; 3] =
+    [SignedDuration::from_millis(50), SignedDuration::from_millis(500), SignedDuration::from_secs(2)];
 
 /// How many namespaces without quotas are kept in mind.
 const FORGOTTEN: usize = 64;
@@ -52,8 +54,10 @@ struct Account {
     used: Usage,
     /// The last change of each resource that is counted, before the count.
     seen: Vec<(GroupResource, u64)>,
-    /// When it is counted once more.
-    confirm: Option<Timestamp>,
+    /// When it was counted first.
+    first: Timestamp,
+    /// How many of [`CONFIRM`] have passed at the last count.
+    confirmed: usize,
 }
 
 /// A write that asks for room.
@@ -94,8 +98,8 @@ impl Ledger {
             let account = match accounts.get_mut(&kept.uid) {
                 Some(account) => account,
                 None => {
-                    let confirm = now.saturating_add(CONFIRM).ok();
-                    let made = Account { kept: kept.clone(), used: Usage::new(), seen: Vec::new(), confirm };
+                    let (used, seen) = (Usage::new(), Vec::new());
+                    let made = Account { kept: kept.clone(), used, seen, first: now, confirmed: 0 };
                     let account = accounts.entry(kept.uid.clone()).or_insert(made);
                     counter.count(account, pending);
                     account
@@ -176,10 +180,12 @@ impl Ledger {
 }
 
 impl Account {
-    /// Counts again where the quota has changed, where the controller counted more, and once after a while.
+    /// Counts again where the quota has changed, where the controller counted more, and a few times after the first count.
     fn refresh(&mut self, kept: &Arc<Kept>, pending: &BTreeMap<u64, Pending>, counter: &Counter<'_>) {
-        let due = self.confirm.is_some_and(|at| counter.now >= at);
-        let mut again = due;
+        let age = counter.now.duration_since(self.first);
+        let passed = CONFIRM.iter().filter(|after| age >= **after).count();
+        let mut again = passed > self.confirmed;
+        self.confirmed = self.confirmed.max(passed);
         if !Arc::ptr_eq(&self.kept, kept) {
             let other =
                 self.kept.quota.hard.keys().ne(kept.quota.hard.keys()) || self.kept.quota.scopes != kept.quota.scopes;
@@ -187,9 +193,6 @@ impl Account {
                 |(name, told): (&String, &api::quantity::Quantity)| self.used.get(name).is_some_and(|used| told > used);
             again |= other || kept.told.iter().any(more);
             self.kept = kept.clone();
-        }
-        if due {
-            self.confirm = None;
         }
         if again {
             counter.count(self, pending);

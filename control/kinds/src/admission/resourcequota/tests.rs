@@ -33,7 +33,7 @@ impl Written {
 struct World {
     plugin: ResourceQuota,
     store: Arc<Written>,
-    seconds: i64,
+    millis: i64,
 }
 
 impl World {
@@ -43,7 +43,7 @@ impl World {
             let meta = format!("{{name: q{at}, namespace: ns, uid: q{at}}}");
             store.put("resourcequotas", &parse(&format!("{{metadata: {meta}, spec: {spec}}}")));
         }
-        Self { plugin: ResourceQuota::default(), store, seconds: 0 }
+        Self { plugin: ResourceQuota::default(), store, millis: 0 }
     }
 
     fn attributes(&self, resource: &str, old: Option<&Object>) -> Attributes {
@@ -51,7 +51,7 @@ impl World {
             context_for(server::Resource::new("", "v1", "tests", "Test", server::strategy::Plain), Stored::default());
         context.resource = Arc::new(Names::new("", "v1", resource, "Kind"));
         context.objects = self.store.clone();
-        context.now += SignedDuration::from_secs(self.seconds);
+        context.now += SignedDuration::from_millis(self.millis);
         context.operation = if old.is_some() { Operation::Update } else { Operation::Create };
         Attributes { context, old: old.map(|old| Arc::new(old.clone())) }
     }
@@ -93,13 +93,29 @@ async fn what_is_stored_and_what_is_being_written_counts_once() {
     let held = world.reserve("pods", &pod("a", "")).await.expect("the second");
     // It is stored, and the server has not said so yet, when all is counted again.
     world.store.put("pods", &pod("a", ""));
-    world.seconds = 5;
+    world.millis = 5_000;
     let last = world.reserve("pods", &pod("b", "")).await.expect("the third");
     assert!(world.reserve("pods", &pod("c", "")).await.is_err());
     held.commit();
     drop(last);
     world.reserve("pods", &pod("c", "")).await.expect("the third").commit();
     assert!(world.reserve("pods", &pod("d", "")).await.is_err());
+}
+
+#[tokio::test]
+async fn writes_that_began_before_the_quota_was_there_are_counted_soon() {
+    for (before, after) in [(49, 50), (499, 500), (1_999, 2_000)] {
+        let mut world = World::new(&["{hard: {pods: 2}}"]);
+        world.reserve("pods", &pod("a", "")).await.expect("room").commit();
+        world.store.put("pods", &pod("a", ""));
+        world.millis = before;
+        drop(world.reserve("pods", &pod("b", "")).await.expect("room"));
+        // Nobody charged it, since the quota was not there yet.
+        world.store.put("pods", &pod("early", ""));
+        world.millis = after;
+        let full = world.reserve("pods", &pod("b", "")).await.map(drop);
+        assert!(full.is_err_and(|text| text.contains("used: pods=2")), "after {after} ms");
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use api::Object;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp, civil::Date, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 use server::{Objects, User};
 use sha2::{Digest, Sha256};
@@ -83,8 +83,13 @@ impl LegacyClaims {
     }
 }
 
+/// Whether a text is a day, as labels say it.
+pub(crate) fn is_day(text: &str) -> bool {
+    Date::strptime("%Y-%m-%d", text).is_ok_and(|day| day.to_string() == text)
+}
+
 /// The day of a time, as the label says it.
-fn day(time: Timestamp) -> String {
+pub(crate) fn day(time: Timestamp) -> String {
     time.to_zoned(TimeZone::UTC).date().to_string()
 }
 

@@ -4,7 +4,7 @@ mod legacy;
 mod token;
 pub mod tokens;
 
-pub(crate) use self::legacy::LAST_USED;
+pub(crate) use self::legacy::{LAST_USED, day, is_day};
 
 use self::tokens::Tokens;
 use crate::{cells, edit::drop_zero};
