@@ -145,18 +145,20 @@ impl World {
 
     /// A cluster without nodes over what a log holds. `begin`: when the clock of the first cluster over it began.
     pub async fn over(log: store::Memory, seed: u64, begin: Instant) -> Self {
-        Self::open(log, seed, begin, false, controllers::Selection::default()).await
+        // Boxed, since tests keep what is here on their stacks.
+        Box::pin(Self::open(log, seed, begin, false, controllers::Selection::default())).await
     }
 
     /// A cluster without nodes whose controllers and scheduler are a [`Process`] of their own.
     pub async fn apart(seed: u64) -> Self {
-        Self::open(store::Memory::default(), seed, Instant::now(), true, controllers::Selection::default()).await
+        Box::pin(Self::open(store::Memory::default(), seed, Instant::now(), true, controllers::Selection::default()))
+            .await
     }
 
     /// As [`World::start`], with some of the controllers.
     pub async fn with_controllers(selection: &str) -> Self {
         let selection = selection.parse().unwrap();
-        let mut world = Self::open(store::Memory::default(), 1, Instant::now(), false, selection).await;
+        let mut world = Box::pin(Self::open(store::Memory::default(), 1, Instant::now(), false, selection)).await;
         world.node("n1", 4, |_, _| Script::Run).await;
         world
     }

@@ -1,6 +1,10 @@
 //! Pods in processes of their own, chosen by a RuntimeClass.
 
-use crate::harness::*;
+use crate::{
+    guests,
+    harness::*,
+    volumes::{CONFIGURATION, ended},
+};
 use std::fs;
 
 /// The processes of pods below a cluster's process.
@@ -91,5 +95,91 @@ fn a_runtime_class_puts_each_pod_into_a_confined_process_of_its_own() {
     while all.iter().any(|pid| exists(*pid)) {
         assert!(begin.elapsed() < TIMEOUT, "{all:?} are still there");
         std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn isolated_pods_read_and_write_volumes_of_every_kind() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    for name in ["cat", "put"] {
+        guests::load(&machine, name);
+    }
+    let cluster = machine.up(&[]);
+    cluster.kubectl_with(&["apply", "-f", "-"], CONFIGURATION);
+    let claim = "
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: kept}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 16Mi}}}
+";
+    cluster.kubectl_with(&["apply", "-f", "-"], claim);
+    // Each container is a program of its own in the process of the pod.
+    let pod = |name: &str, init: &str| {
+        format!(
+            "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}}}}}
+spec:
+  runtimeClassName: wasmtime-isolated
+  restartPolicy: Never
+  initContainers: [{init}]
+  containers:
+  - name: c
+    image: cat:1
+    args: [claimed, handed, color, password, labels, both/color, both/password, both/name, token, namespace]
+    volumeMounts:
+    - {{name: claim, mountPath: /claim, readOnly: true}}
+    - {{name: empty, mountPath: /empty}}
+    - {{name: cm, mountPath: /cm}}
+    - {{name: secret, mountPath: /secret}}
+    - {{name: down, mountPath: /down}}
+    - {{name: all, mountPath: /all}}
+  volumes:
+  - {{name: claim, persistentVolumeClaim: {{claimName: kept}}}}
+  - {{name: empty, emptyDir: {{}}}}
+  - {{name: cm, configMap: {{name: settings}}}}
+  - {{name: secret, secret: {{secretName: hidden}}}}
+  - {{name: down, downwardAPI: {{items: [{{path: labels, fieldRef: {{fieldPath: metadata.labels}}}}]}}}}
+  - name: all
+    projected:
+      sources:
+      - configMap: {{name: settings, items: [{{key: color, path: both/color}}]}}
+      - secret: {{name: hidden, items: [{{key: password, path: both/password}}]}}
+      - downwardAPI: {{items: [{{path: both/name, fieldRef: {{fieldPath: metadata.name}}}}]}}
+"
+        )
+    };
+    let put = |name: &str, volume: &str, file: &str, text: &str, mount: &str| {
+        format!(
+            "{{name: {name}, image: 'put:1', args: [{file}, {text}], volumeMounts: [{{name: {volume}, mountPath: /v{mount}}}]}}"
+        )
+    };
+    let handed = put("hand", "empty", "handed", "'over '", "");
+    let both = format!("{}, {handed}", put("claim", "claim", "claimed", "'kept '", ""));
+    cluster.kubectl_with(&["apply", "-f", "-"], &pod("first", &both));
+    ended(&cluster, "first", "Succeeded");
+    let read = |name: &str| {
+        let log = cluster.kubectl(&["logs", name]);
+        let begin = format!("kept over blueswordfishapp=\"{name}\"blueswordfish{name}eyJ");
+        assert!(log.starts_with(&begin) && log.ends_with("default"), "{log}");
+    };
+    read("first");
+    // The claim outlives the pod; the emptyDir does not.
+    cluster.kubectl(&["delete", "pod", "first"]);
+    cluster.kubectl_with(&["apply", "-f", "-"], &pod("second", &handed));
+    ended(&cluster, "second", "Succeeded");
+    read("second");
+    // What is mounted to be read is not written.
+    for (name, volume, mount) in
+        [("reads", "claim", ", readOnly: true"), ("settings", "cm", ""), ("secrets", "secret", "")]
+    {
+        cluster.kubectl_with(&["apply", "-f", "-"], &pod(name, &put("p", volume, "new", "text", mount)));
+        ended(&cluster, name, "Failed");
+        let state = cluster.field(&format!("pod/{name}"), "{.status.initContainerStatuses[0].state}");
+        assert!(state.contains("\"exitCode\":134"), "{name}: {state}");
     }
 }

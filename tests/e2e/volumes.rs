@@ -2,7 +2,8 @@
 
 use crate::{guests, harness::*};
 
-const CONFIGURATION: &str = "
+/// A ConfigMap and a Secret.
+pub const CONFIGURATION: &str = "
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: settings}
@@ -15,7 +16,8 @@ stringData: {password: swordfish}
 ---
 ";
 
-fn ended(cluster: &Cluster<'_>, pod: &str, phase: &str) {
+/// Waits for the phase of a pod.
+pub fn ended(cluster: &Cluster<'_>, pod: &str, phase: &str) {
     cluster.eventually(&format!("{pod} is {phase}"), || {
         Some(()).filter(|()| cluster.field(&format!("pod/{pod}"), "{.status.phase}") == phase)
     });

@@ -75,7 +75,7 @@ impl Bootstrap {
         futures::future::try_join4(all.0, all.1, all.2, all.3).await?;
         let own = own(&self.settings, &api::time::rfc3339_micro(self.clock.now()));
         let own = own.into_iter().map(|(collection, object)| self.reconcile(collection, object, true));
-        futures::future::try_join(try_join_all(own), self.track()).await?;
+        futures::future::try_join(try_join_all(own), Box::pin(self.track())).await?;
         Ok(())
     }
 
