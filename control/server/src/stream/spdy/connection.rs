@@ -153,7 +153,11 @@ async fn pump(mut new: mpsc::Receiver<Pump>, frames: mpsc::Sender<Frame>, over: 
             () = over.cancelled() => break,
         }
     }
-    // The handler has ended, which closed its streams.
+    // The handler has ended, which closed its streams. One that was opened just before may not have been seen yet.
+    new.close();
+    while let Some(pump) = new.recv().await {
+        running.push(Box::pin(pump.run(frames.clone())));
+    }
     while running.next().await.is_some() {}
     let _ = frames.send(Frame::GoAway { last: 0, status: 0 }).await;
 }
