@@ -169,7 +169,7 @@ impl World {
         bootstrap.ensure().await.unwrap();
         tasks.spawn({
             let token = token.clone();
-            async move { bootstrap.run(&token).await }
+            async move { bootstrap.run(std::future::ready(()), &token).await }
         });
         let switch = Switch::default();
         let component = |user: &str, groups: &[&str]| component(&server, &switch, user, groups);

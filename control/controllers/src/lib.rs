@@ -52,7 +52,7 @@ mod volumeprotection;
 
 pub use context::{Accounts, Context, Keys, Options};
 pub use nodecidrs::NodeCidrs;
-pub use selection::{Selection, names};
+pub use selection::{Selection, account, names};
 
 use client::{Backoff, Controller, RunOptions, run};
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};

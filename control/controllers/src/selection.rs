@@ -50,8 +50,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     KNOWN.iter().map(|(name, _, _)| *name)
 }
 
-/// The ServiceAccount of a controller; empty is the controller manager.
-pub(crate) fn account(controller: &str) -> &'static str {
+/// The ServiceAccount of `kube-system` as which a controller writes; empty is the controller manager.
+pub fn account(controller: &str) -> &'static str {
     KNOWN.iter().find(|(name, _, _)| *name == controller).map_or("", |(_, _, account)| account)
 }
 

@@ -94,12 +94,22 @@ impl Bootstrap {
         Ok(())
     }
 
-    /// Reconciles until `shutdown`.
-    pub async fn run(&self, shutdown: &CancellationToken) {
+    /// Reconciles until `shutdown`. The roles and bindings that every cluster has are written once `started` is over, so that they take no time
+    /// from a start.
+    pub async fn run(&self, started: impl Future<Output = ()>, shutdown: &CancellationToken) {
+        let roles = async {
+            started.await;
+            while !self.keep_roles().await {
+                tokio::time::sleep(PERIOD).await;
+            }
+        };
+        tokio::join!(shutdown.run_until_cancelled(roles), self.keep(shutdown));
+    }
+
+    /// Keeps the objects of the server.
+    async fn keep(&self, shutdown: &CancellationToken) {
         let mut period = tokio::time::interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut roles =
-            tokio::select! { biased; () = shutdown.cancelled() => return, done = self.keep_roles() => done };
         loop {
             tokio::select! {
                 biased;
@@ -110,7 +120,6 @@ impl Bootstrap {
                 tracing::warn!("cannot keep the server's own objects: {error:#}");
             }
             self.label_used().await;
-            roles = roles || self.keep_roles().await;
         }
     }
 

@@ -123,10 +123,6 @@ impl ControlPlane {
         bootstrap.ensure().await.context("cannot start the API server")?;
         let tls = server::tls::config(&serving, &credentials.authority.certificate)?;
         serve(group, &server, dependencies.listener, tls)?;
-        group.essential_silent("API server's own objects", {
-            let token = group.token.clone();
-            async move { bootstrap.run(&token).await }
-        });
         group.essential_silent("writer of the store", {
             let (store, token) = (store.clone(), group.token.clone());
             async move {
@@ -144,6 +140,10 @@ impl ControlPlane {
         let plane = Self { store, credentials: Arc::new(credentials), signed, serving, informers, server };
         plane.control(config, process, group, manager).await;
         plane.schedule(config, process, group).await;
+        group.essential_silent("API server's own objects", {
+            let (token, informers) = (group.token.clone(), plane.informers.clone());
+            async move { bootstrap.run(async move { informers.synced().await }, &token).await }
+        });
         Ok(plane)
     }
 

@@ -185,7 +185,7 @@ mod tests {
         let many = |what: char| (0..2_000).map(|n| Word::Owned(format!("{what}{n}"))).collect::<Box<[Word]>>();
         let rule =
             Rule { verbs: many('v'), groups: many('g'), resources: many('r'), names: many('n'), paths: [].into() };
-        let text = refusal(&User::new("u", &[]), &[], &[rule.clone()], &[], "roles").expect("refused");
+        let text = refusal(&User::new("u", &[]), &[], std::slice::from_ref(&rule), &[], "roles").expect("refused");
         assert!(text.contains("more than the 20000"), "{text}");
         let all = Rule::parse("* * *");
         assert_eq!(

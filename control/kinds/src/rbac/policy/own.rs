@@ -39,9 +39,11 @@ const HOLLOW: &[&str] = &[
     EVENTS,
 ];
 
-/// Beyond upstream's rules of nodes: a node looks for its local volumes, removes their folders, and then the volumes or their finalizer; and it renews its own
-/// certificate without a question, as in clusters of kubeadm.
+/// Beyond upstream's rules of nodes: a node looks for its local volumes, removes their folders, and then the volumes or their finalizer; it tells
+/// in a slice that a request waits for a Deployment without replicas; and it renews its own certificate without a question, as in clusters of
+/// kubeadm.
 pub(super) const NODE: &[&str] = &[
     "list,watch,update,delete core persistentvolumes",
+    "patch discovery.k8s.io endpointslices",
     "create certificates.k8s.io certificatesigningrequests/selfnodeclient",
 ];
