@@ -209,7 +209,13 @@ impl Plane {
         let (token, tasks, informer) = (CancellationToken::new(), TaskTracker::new(), self.informers.of::<Node>());
         let mut manager = controllers::Options::new(self.clock.clone(), "certificate".to_owned());
         manager.selection = "node-lifecycle-controller".parse().unwrap();
-        let cx = controllers::Context::new(self.admin.clone(), self.informers.clone(), manager, tasks.clone());
+        let admin = self.admin.clone();
+        let cx = controllers::Context::new(
+            Arc::new(move |_: &str| admin.clone()),
+            self.informers.clone(),
+            manager,
+            tasks.clone(),
+        );
         controllers::start(&cx, &token, &tasks);
         let (client, informers, stop) = (self.admin.clone(), self.informers.clone(), token.clone());
         let hollow = tokio::spawn(async move { hollow::run(client, &informers, options, stop).await });

@@ -128,13 +128,18 @@ async fn who_has_the_store_alone_leads_at_once_and_never_steps_down() {
 fn manager(world: &World, name: &'static str) -> (Switch, JoinHandle<bool>) {
     let (client, switch) = unsteady(world, "system:kube-controller-manager", &["system:authenticated"]);
     let (clock, token) = (world.clock.clone(), CancellationToken::new());
+    let (server, way) = (world.server.clone(), switch.clone());
+    let accounts: controllers::Accounts = Arc::new(move |account: &str| {
+        let service = way.over(server.service_for(crate::process::controller(account)));
+        Client::new(kube::Client::new(service, "default"))
+    });
     let task = tokio::spawn(async move {
         let options = ElectorOptions::new("kube-system", "kube-controller-manager", name);
         let elector = Elector::new(client.clone(), clock.clone(), options);
         let lost = elector.run(token.clone(), |leading| {
             let (tasks, options) = (TaskTracker::new(), controllers::Options::new(clock, "certificate".into()));
             let informers = Informers::new(client.clone(), leading.clone(), tasks.clone());
-            let context = controllers::Context::new(client.clone(), informers, options, tasks.clone());
+            let context = controllers::Context::new(accounts, informers, options, tasks.clone());
             controllers::start(&context, &leading, &tasks);
             tasks.close();
             async move {

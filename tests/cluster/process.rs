@@ -39,7 +39,7 @@ impl Deciders {
     /// Starts all of them; they run until `token` is cancelled.
     pub fn start(
         &self,
-        manager: Client,
+        accounts: controllers::Accounts,
         scheduler: Client,
         informers: &Informers,
         token: &CancellationToken,
@@ -51,13 +51,22 @@ impl Deciders {
         options.local_volumes = Some(agent::LOCAL_VOLUMES.to_owned());
         options.keys = Some(self.keys.clone());
         options.selection = self.selection.clone();
-        let context = controllers::Context::new(manager, informers.clone(), options, tasks.clone());
+        let context = controllers::Context::new(accounts, informers.clone(), options, tasks.clone());
         controllers::start(&context, token, tasks);
         let options = scheduler::Options::new(clock, self.seed);
         let scheduler = scheduler::Scheduler::new(scheduler, informers.clone(), options);
         let token = token.clone();
         tasks.spawn(async move { scheduler.run(token).await });
     }
+}
+
+/// As whom a controller writes, by its ServiceAccount.
+pub fn controller(account: &str) -> User {
+    if account.is_empty() {
+        return User::new("system:kube-controller-manager", &["system:authenticated"]);
+    }
+    let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
+    User::new(&format!("system:serviceaccount:kube-system:{account}"), &groups)
 }
 
 /// What befalls one write of the process.
@@ -175,14 +184,16 @@ impl Process {
             state.life = life.clone();
             state.past.take().map(|revision| Arc::new((revision, Mutex::default())))
         };
-        let client = |user: &str| {
-            let service = self.0.server.service_for(User::new(user, &["system:authenticated"]));
-            let way = Way { service, process: self.clone(), life: life.clone(), past: past.clone() };
+        let (process, of) = (self.clone(), life.clone());
+        let client = move |user: User| {
+            let service = process.0.server.service_for(user);
+            let way = Way { service, process: process.clone(), life: of.clone(), past: past.clone() };
             Client::new(kube::Client::new(way, "default"))
         };
-        let manager = client("system:kube-controller-manager");
-        let informers = Informers::new(manager.clone(), life.clone(), tasks.clone());
-        self.0.deciders.start(manager, client("system:kube-scheduler"), &informers, &life, &tasks);
+        let scheduler = client(User::new("system:kube-scheduler", &["system:authenticated"]));
+        let accounts: controllers::Accounts = Arc::new(move |account: &str| client(controller(account)));
+        let informers = Informers::new(accounts(""), life.clone(), tasks.clone());
+        self.0.deciders.start(accounts, scheduler, &informers, &life, &tasks);
     }
 
     /// Counts a write, and tells what befalls it.

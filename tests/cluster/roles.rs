@@ -49,3 +49,26 @@ async fn the_rules_of_an_aggregated_role_follow_those_that_it_selects() {
     assert_eq!(world.find("rbac.authorization.k8s.io", "clusterroles", "system:whole"), quiet);
     world.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_controller_has_a_role_of_its_own() {
+    let world = World::empty(1).await;
+    let group = "rbac.authorization.k8s.io";
+    let has_role = |world: &World, account: &str| {
+        let bindings = ["clusterrolebindings", "rolebindings"].map(|resource| world.all_in("", group, resource));
+        bindings.iter().flatten().any(|binding| {
+            let name = binding["metadata"]["name"].as_str().unwrap();
+            let of = |one: &Value| one["name"] == account && one["namespace"] == "kube-system";
+            let own = name.ends_with(&format!("controller:{account}"));
+            own && binding["subjects"].as_array().into_iter().flatten().any(of)
+        })
+    };
+    for name in controllers::names() {
+        let account = controllers::account(name);
+        assert_eq!(account.is_empty(), name == "serviceaccount-token-controller", "{name}");
+        if !account.is_empty() {
+            world.until(&format!("the role of {name}, {account}"), |w| has_role(w, account)).await;
+        }
+    }
+    world.end().await;
+}

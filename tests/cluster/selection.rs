@@ -16,7 +16,9 @@ pub fn start_at(world: &World, selection: &str, clock: api::Clock) -> (Cancellat
     let mut options = controllers::Options::new(clock, "certificate".into());
     options.selection = selection.parse().unwrap();
     let informers = Informers::new(world.admin.clone(), token.clone(), tasks.clone());
-    let context = controllers::Context::new(world.admin.clone(), informers, options, tasks.clone());
+    let admin = world.admin.clone();
+    let context =
+        controllers::Context::new(std::sync::Arc::new(move |_: &str| admin.clone()), informers, options, tasks.clone());
     controllers::start(&context, &token, &tasks);
     tasks.close();
     (token, tasks)

@@ -185,7 +185,7 @@ impl World {
         bootstrap.ensure().await.unwrap();
         tasks.spawn({
             let token = token.clone();
-            async move { bootstrap.run(&token).await }
+            async move { bootstrap.run(std::future::ready(()), &token).await }
         });
         let switch = Switch::default();
         let component = |user: &str, groups: &[&str]| component(&server, &switch, user, groups);
@@ -195,7 +195,10 @@ impl World {
         let process = if apart {
             Some(Process::start(&server, deciders))
         } else {
-            deciders.start(manager, component("system:kube-scheduler", &[]), &informers, &token, &tasks);
+            let (server, switch) = (server.clone(), switch.clone());
+            let accounts: controllers::Accounts =
+                Arc::new(move |account: &str| as_user(&server, &switch, crate::process::controller(account)));
+            deciders.start(accounts, component("system:kube-scheduler", &[]), &informers, &token, &tasks);
             None
         };
         let user = User::new("admin", &["system:masters", "system:authenticated"]);
@@ -427,7 +430,11 @@ impl World {
 
 fn component(server: &Server, switch: &Switch, user: &str, groups: &[&str]) -> Client {
     let groups: Vec<&str> = groups.iter().copied().chain(["system:authenticated"]).collect();
-    Client::new(kube::Client::new(switch.over(server.service_for(User::new(user, &groups))), "default"))
+    as_user(server, switch, User::new(user, &groups))
+}
+
+fn as_user(server: &Server, switch: &Switch, user: User) -> Client {
+    Client::new(kube::Client::new(switch.over(server.service_for(user)), "default"))
 }
 
 fn value(object: &Object) -> Value {

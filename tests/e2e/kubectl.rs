@@ -5,6 +5,7 @@ mod claims;
 mod edges;
 mod profiles;
 mod quotas;
+mod roles;
 mod sets;
 mod streams;
 

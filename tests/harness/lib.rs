@@ -98,6 +98,7 @@ pub fn settings(identity: &str) -> Settings {
             "pod.spec.volumes.projected",
             "pod.spec.volumes.secret",
         ]),
+        rbac: kinds::Rbac::default(),
     }
 }
 

@@ -94,3 +94,76 @@ async fn who_impersonates_may_do_what_the_other_may() {
         json!({"username": "system:serviceaccount:a:b", "groups": ["system:serviceaccounts", "system:serviceaccounts:a", "system:authenticated"]})
     );
 }
+
+#[tokio::test]
+async fn a_node_may_do_what_its_role_says_and_no_more() {
+    let cluster = Cluster::new().await;
+    let node = User::new("system:node:n", &["system:nodes", "system:authenticated"]);
+    let node = cluster.server.service_for(node);
+    let pretender = cluster.server.service_for(User::new("system:node:n", &["system:authenticated"]));
+    for (method, target, code) in [
+        ("GET", "/api/v1/namespaces/default/secrets/none", 404),
+        ("GET", "/apis/node.k8s.io/v1/runtimeclasses", 200),
+        ("DELETE", "/api/v1/namespaces/default/secrets/none", 403),
+        ("GET", "/apis/apps/v1/deployments", 403),
+        ("DELETE", "/api/v1/nodes/other", 403),
+        ("POST", "/apis/rbac.authorization.k8s.io/v1/clusterroles", 403),
+    ] {
+        assert_eq!(cluster.send(&node, method, target, &[], "{}").await.code, code, "{method} {target}");
+        let answer = cluster.send(&pretender, method, target, &[], "{}").await;
+        assert_eq!(answer.code, 403, "{method} {target}: the name alone is nothing");
+    }
+}
+
+/// What a binding gives, and takes away again, with the next request; until the roles of every cluster are stored they count as if they were.
+#[tokio::test]
+async fn a_binding_counts_for_the_next_request() {
+    let cluster = Cluster::new().await;
+    let jane = cluster.server.service_for(User::new("jane", &["system:authenticated"]));
+    let group = "/apis/rbac.authorization.k8s.io/v1";
+    let pods = "/api/v1/namespaces/default/pods";
+    let binding = json!({"metadata": {"name": "jane"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
+        "subjects": [{"kind": "User", "name": "jane"}]});
+    for _ in 0..3 {
+        assert_eq!(cluster.send(&jane, "GET", pods, &[], "").await.code, 403);
+        cluster.post(&format!("{group}/namespaces/default/rolebindings"), binding.clone()).await.ok();
+        cluster.send(&jane, "GET", pods, &[], "").await.fails(
+            403,
+            r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default": RBAC: role.rbac.authorization.k8s.io "r" not found"#,
+        );
+        let rules = json!([{"verbs": ["list"], "apiGroups": [""], "resources": ["pods"]}]);
+        let role = json!({"metadata": {"name": "r"}, "rules": rules});
+        cluster.post(&format!("{group}/namespaces/default/roles"), role).await.ok();
+        assert_eq!(cluster.send(&jane, "GET", pods, &[], "").await.code, 200);
+        cluster.send(&cluster.admin, "DELETE", &format!("{group}/namespaces/default/roles/r"), &[], "").await.ok();
+        cluster
+            .send(&cluster.admin, "DELETE", &format!("{group}/namespaces/default/rolebindings/jane"), &[], "")
+            .await
+            .ok();
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_reviewed_for_its_audiences() {
+    let cluster = Cluster::new().await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    cluster.post(accounts, json!({"metadata": {"name": "robot"}})).await.ok();
+    let asked = json!({"spec": {"audiences": ["vault", "https://kubernetes.default.svc.cluster.local"]}});
+    let token = cluster.post(&format!("{accounts}/robot/token"), asked).await.ok()["status"]["token"].clone();
+    let review =
+        async |spec: Value| cluster.post("/apis/authentication.k8s.io/v1/tokenreviews", json!({"spec": spec})).await;
+    let known = review(json!({"token": token, "audiences": ["vault", "other"]})).await.ok()["status"].clone();
+    assert_eq!((&known["authenticated"], &known["audiences"]), (&json!(true), &json!(["vault"])));
+    assert_eq!(known["user"]["username"], "system:serviceaccount:default:robot");
+    let api = review(json!({"token": token})).await.ok()["status"].clone();
+    assert_eq!(api["audiences"], json!(["https://kubernetes.default.svc.cluster.local"]));
+    let nobody = json!({"user": {}, "error": "invalid bearer token"});
+    for spec in [json!({"token": token, "audiences": ["other"]}), json!({"token": "nonsense"})] {
+        assert_eq!(review(spec).await.ok()["status"], nobody);
+    }
+    review(json!({})).await.fails(400, "token is required for TokenReview in authentication");
+    let review =
+        json!({"spec": {"user": "jane", "resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "x"}}});
+    let local = "/apis/authorization.k8s.io/v1/namespaces/x/localsubjectaccessreviews";
+    assert_eq!(cluster.post(local, review).await.ok()["status"], json!({"allowed": false}));
+}

@@ -137,7 +137,10 @@ async fn health_names_its_checks() {
     let failed = cluster.get("/readyz").await;
     assert_eq!(
         (failed.code, failed.text().as_str()),
-        (500, "[+]ping ok\n[+]store ok\n[-]informers failed: not yet\nreadyz check failed\n")
+        (
+            500,
+            "[+]ping ok\n[+]store ok\n[+]poststarthook/rbac/bootstrap-roles ok\n[-]informers failed: not yet\nreadyz check failed\n"
+        )
     );
     assert_eq!(cluster.get("/livez?verbose").await.text(), "[+]ping ok\nlivez check passed\n");
     assert_eq!(cluster.get("/readyz?exclude=informers").await.code, 200);

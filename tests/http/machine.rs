@@ -5,7 +5,7 @@ use super::*;
 use api::{GroupVersionKind, Object, Status};
 use parking_lot::Mutex;
 use server::{
-    Action, Api, Call, Context, Convertor, Names, Operation, Query, Resource, Verb,
+    Action, Api, Call, Context, Convertor, Names, Objects, Operation, Query, Resource, Verb,
     admission::{Admission, Attributes, forbidden},
     audit::{Audit, Event},
     authz::{self, Authorizer, Decision, Rules},
@@ -182,11 +182,11 @@ struct Barred;
 
 #[async_trait::async_trait]
 impl Authorizer for Barred {
-    async fn authorize(&self, user: &User, _: &authz::Attributes<'_>) -> Decision {
+    async fn authorize(&self, _: &dyn Objects, user: &User, _: &authz::Attributes<'_>) -> Decision {
         if user.name == "barred" { Decision::Deny("by name".to_owned()) } else { Decision::Allow }
     }
 
-    async fn rules_for(&self, _: &User, _: &str) -> Rules {
+    async fn rules_for(&self, _: &dyn Objects, _: &User, _: &str) -> Rules {
         Rules::default()
     }
 }

@@ -1,7 +1,10 @@
 //! scale, binding, log, token.
 
 use crate::*;
-use server::authz::{Attributes, Authorizer, Decision, Rules};
+use server::{
+    Objects,
+    authz::{Attributes, Authorizer, Decision, Rules},
+};
 
 #[tokio::test]
 async fn scale_shows_and_sets_replicas() {
@@ -222,12 +225,12 @@ struct Readers;
 
 #[async_trait::async_trait]
 impl Authorizer for Readers {
-    async fn authorize(&self, user: &User, wanted: &Attributes<'_>) -> Decision {
+    async fn authorize(&self, _: &dyn Objects, user: &User, wanted: &Attributes<'_>) -> Decision {
         let may = user.name != "reader" || wanted.verb == "get";
         if may { Decision::Allow } else { Decision::NoOpinion }
     }
 
-    async fn rules_for(&self, _user: &User, _namespace: &str) -> Rules {
+    async fn rules_for(&self, _: &dyn Objects, _: &User, _: &str) -> Rules {
         Rules::default()
     }
 }

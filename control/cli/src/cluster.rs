@@ -75,7 +75,7 @@ impl Cluster {
             authority: &plane.credentials.authority.certificate,
         };
         let node = Node::start(&config, &process, (&group, &draining), dependencies, plan, images, &local)?;
-        let hollow = plane.client("system:node:hollow", &["system:nodes"]).named("hollow");
+        let hollow = plane.client("sampan:hollow", &[]).named("hollow");
         node::start_hollow(&config, &process, &group, hollow, &plane.informers);
         let administrator = plane.client("kubernetes-admin", &["system:masters"]).named("sampan");
         let drain = config.drain;

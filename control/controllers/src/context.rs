@@ -1,6 +1,9 @@
 //! Options and shared handles of the controllers.
 
-use crate::{nodecidrs::NodeCidrs, selection::Selection};
+use crate::{
+    nodecidrs::NodeCidrs,
+    selection::{Selection, account},
+};
 use api::{Clock, csr::Request};
 use client::{Client, Informers, QueueMetrics, Recorder, RecorderOptions};
 use jiff::Timestamp;
@@ -68,11 +71,15 @@ impl Options {
     }
 }
 
+/// The clients of the controllers, by the ServiceAccount in `kube-system` as which one writes; an empty name is the controller manager.
+pub type Accounts = Arc<dyn Fn(&str) -> Client + Send + Sync>;
+
 /// The handles that all controllers share. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
-    /// A client with the identity of the controllers.
+    /// A client with the identity of the controller. The caches are read as the controller manager, once for all.
     pub client: Client,
+    accounts: Accounts,
     /// One cache per kind, shared with the other components of the process.
     pub informers: Informers,
     /// What the composition root decided.
@@ -85,8 +92,14 @@ pub struct Context {
 
 impl Context {
     /// The handles for one process.
-    pub fn new(client: Client, informers: Informers, options: Options, tasks: TaskTracker) -> Self {
-        Self { client, informers, options: Arc::new(options), tasks, ended: CancellationToken::new() }
+    pub fn new(accounts: Accounts, informers: Informers, options: Options, tasks: TaskTracker) -> Self {
+        let (client, ended) = (accounts(""), CancellationToken::new());
+        Self { client, accounts, informers, options: Arc::new(options), tasks, ended }
+    }
+
+    /// The handles of one controller: it writes as its own ServiceAccount.
+    pub(crate) fn of(&self, controller: &str) -> Self {
+        Self { client: (self.accounts)(account(controller)), ..self.clone() }
     }
 
     /// Resolves when any controller has ended: cancelled, or by a panic.

@@ -51,9 +51,9 @@ mod ttlafterfinished;
 mod volumeexpand;
 mod volumeprotection;
 
-pub use context::{Context, Keys, Options};
+pub use context::{Accounts, Context, Keys, Options};
 pub use nodecidrs::NodeCidrs;
-pub use selection::{Selection, names};
+pub use selection::{Selection, account, names};
 
 use client::{Backoff, Controller, RunOptions, run};
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
@@ -62,67 +62,63 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Starts the selected controllers; they run until `token` is cancelled. `tasks` tracks them: it is empty when all workers have ended.
 pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
-    let go = Starter { token, tasks, options: &cx.options, ended: &cx.ended };
-    go.run(5, replicaset::ReplicaSetController::<ReplicaSet>::new(cx));
-    go.run(5, replicaset::ReplicaSetController::<ReplicationController>::new(cx));
-    go.run(5, deployment::DeploymentController::new(cx));
-    go.run(5, statefulset::StatefulSetController::new(cx));
-    go.run(2, daemonset::DaemonSetController::new(cx));
-    go.run(5, job::JobController::new(cx));
-    go.run(5, cronjob::CronJobController::new(cx));
-    go.run(5, horizontalpodautoscaler::HorizontalPodAutoscalerController::new(cx));
-    go.run(5, endpointslice::EndpointSliceController::new(cx));
-    go.run(5, endpoints::EndpointsController::new(cx));
-    go.run(5, endpointslicemirroring::EndpointSliceMirroringController::new(cx));
-    go.run(2, scaletozero::ScaleToZeroController::new(cx));
-    go.run(2, serviceaccount::ServiceAccountController::new(cx));
-    go.run(2, rootca::RootCaPublisher::new(cx));
-    go.run(4, namespace::NamespaceController::new(cx));
-    go.run(4, nodelifecycle::NodeLifecycleController::new(cx));
-    go.run(8, tainteviction::TaintEvictionController::new(cx));
-    go.run(2, disruption::DisruptionController::new(cx));
-    go.run_part("disruption-controller", 1, disruption::StalePodDisruption::new(cx));
-    go.run(5, resourcequota::ResourceQuotaController::new(cx));
-    go.run(1, clusterroleaggregation::ClusterRoleAggregationController::new(cx));
-    if go.selects("bootstrap-signer-controller") {
-        go.run(1, bootstrap::signer::BootstrapSignerController::new(cx));
-    }
-    if go.selects("token-cleaner-controller") {
-        go.run(1, bootstrap::tokencleaner::TokenCleanerController::new(cx));
-    }
-    go.run(1, legacytokencleaner::LegacyTokenCleaner::new(cx));
-    go.run(5, certificates::approving::ApprovingController::new(cx));
-    go.run(1, certificates::cleaner::CleanerController::new(cx));
-    go.run(2, podgc::PodGarbageCollector::new(cx));
-    go.run(2, ttlafterfinished::TtlAfterFinishedController::new(cx));
+    let go = Starter { cx, token, tasks };
+    go.run(5, replicaset::ReplicaSetController::<ReplicaSet>::new);
+    go.run(5, replicaset::ReplicaSetController::<ReplicationController>::new);
+    go.run(5, deployment::DeploymentController::new);
+    go.run(5, statefulset::StatefulSetController::new);
+    go.run(2, daemonset::DaemonSetController::new);
+    go.run(5, job::JobController::new);
+    go.run(5, cronjob::CronJobController::new);
+    go.run(5, horizontalpodautoscaler::HorizontalPodAutoscalerController::new);
+    go.run(5, endpointslice::EndpointSliceController::new);
+    go.run(5, endpoints::EndpointsController::new);
+    go.run(5, endpointslicemirroring::EndpointSliceMirroringController::new);
+    go.run(2, scaletozero::ScaleToZeroController::new);
+    go.run(2, serviceaccount::ServiceAccountController::new);
+    go.run(2, rootca::RootCaPublisher::new);
+    go.run(4, namespace::NamespaceController::new);
+    go.run(4, nodelifecycle::NodeLifecycleController::new);
+    go.run(8, tainteviction::TaintEvictionController::new);
+    go.run(2, disruption::DisruptionController::new);
+    go.run_part("disruption-controller", 1, disruption::StalePodDisruption::new);
+    go.run(5, resourcequota::ResourceQuotaController::new);
+    go.run(1, clusterroleaggregation::ClusterRoleAggregationController::new);
+    go.run(1, bootstrap::signer::BootstrapSignerController::new);
+    go.run(1, bootstrap::tokencleaner::TokenCleanerController::new);
+    go.run(1, legacytokencleaner::LegacyTokenCleaner::new);
+    go.run(5, certificates::approving::ApprovingController::new);
+    go.run(1, certificates::cleaner::CleanerController::new);
+    go.run(2, podgc::PodGarbageCollector::new);
+    go.run(2, ttlafterfinished::TtlAfterFinishedController::new);
     // One worker: two claims never choose the same volume.
-    go.run(1, persistentvolume::BinderController::new(cx));
-    go.run(2, volumeexpand::ExpandController::new(cx));
-    go.run(2, volumeprotection::ClaimProtectionController::new(cx));
-    go.run(2, volumeprotection::VolumeProtectionController::new(cx));
-    go.run(5, ephemeralvolume::EphemeralVolumeController::new(cx));
+    go.run(1, persistentvolume::BinderController::new);
+    go.run(2, volumeexpand::ExpandController::new);
+    go.run(2, volumeprotection::ClaimProtectionController::new);
+    go.run(2, volumeprotection::VolumeProtectionController::new);
+    go.run(5, ephemeralvolume::EphemeralVolumeController::new);
     if let Some(keys) = &cx.options.keys {
-        go.run(5, serviceaccounttoken::ServiceAccountTokenController::new(cx, keys.clone()));
-        go.run(5, certificates::signing::SigningController::new(cx, keys.clone()));
+        go.run(5, |cx| serviceaccounttoken::ServiceAccountTokenController::new(cx, keys.clone()));
+        go.run(5, |cx| certificates::signing::SigningController::new(cx, keys.clone()));
     }
     if cx.options.node_cidrs.is_some() {
-        go.run(1, nodeipam::NodeIpamController::new(cx));
+        go.run(1, nodeipam::NodeIpamController::new);
     }
-    if go.selects("garbage-collector-controller") {
-        go.spawn(garbagecollector::GarbageCollector::new(cx).run(token.clone()));
+    let collector = "garbage-collector-controller";
+    if go.selects(collector) {
+        go.spawn(garbagecollector::GarbageCollector::new(&cx.of(collector)).run(token.clone()));
     }
 }
 
 struct Starter<'a> {
+    cx: &'a Context,
     token: &'a CancellationToken,
     tasks: &'a TaskTracker,
-    options: &'a Options,
-    ended: &'a CancellationToken,
 }
 
 impl Starter<'_> {
     fn spawn(&self, controller: impl Future<Output = ()> + Send + 'static) {
-        let ended = self.ended.clone().drop_guard();
+        let ended = self.cx.ended.clone().drop_guard();
         self.tasks.spawn(async move {
             let _ended = ended;
             controller.await;
@@ -131,20 +127,21 @@ impl Starter<'_> {
 
     fn selects(&self, name: &str) -> bool {
         debug_assert!(names().any(|known| known == name), "{name} is in the list of `selection`");
-        self.options.selection.includes(name)
+        self.cx.options.selection.includes(name)
     }
 
-    fn run<C: Controller>(&self, workers: usize, controller: C) {
-        self.run_part(C::NAME, workers, controller);
+    fn run<C: Controller>(&self, workers: usize, new: impl FnOnce(&Context) -> C) {
+        self.run_part(C::NAME, workers, new);
     }
 
-    /// Runs a part of the controller with this name.
-    fn run_part<C: Controller>(&self, name: &str, workers: usize, controller: C) {
+    /// Runs a part of the controller with this name, as its ServiceAccount.
+    fn run_part<C: Controller>(&self, name: &str, workers: usize, new: impl FnOnce(&Context) -> C) {
         if !self.selects(name) {
             return;
         }
+        let controller = new(&self.cx.of(name));
         let backoff = Backoff { max: Duration::from_secs(300), ..Backoff::default() };
-        let options = RunOptions { workers, backoff, metrics: self.options.queues.clone() };
+        let options = RunOptions { workers, backoff, metrics: self.cx.options.queues.clone() };
         self.spawn(run(Arc::new(controller), options, self.token.clone()));
     }
 }

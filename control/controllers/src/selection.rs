@@ -2,44 +2,49 @@
 
 use std::{fmt, str::FromStr};
 
-/// Every controller by upstream's name, with the older name that upstream takes too. `scale-to-zero-controller` is our own.
-const KNOWN: &[(&str, &str)] = &[
-    ("bootstrap-signer-controller", "bootstrapsigner"),
-    ("certificatesigningrequest-approving-controller", "csrapproving"),
-    ("certificatesigningrequest-cleaner-controller", "csrcleaner"),
-    ("certificatesigningrequest-signing-controller", "csrsigning"),
-    ("clusterrole-aggregation-controller", "clusterrole-aggregation"),
-    ("cronjob-controller", "cronjob"),
-    ("daemonset-controller", "daemonset"),
-    ("deployment-controller", "deployment"),
-    ("disruption-controller", "disruption"),
-    ("endpoints-controller", "endpoint"),
-    ("endpointslice-controller", "endpointslice"),
-    ("endpointslice-mirroring-controller", "endpointslicemirroring"),
-    ("ephemeral-volume-controller", "ephemeral-volume"),
-    ("garbage-collector-controller", "garbagecollector"),
-    ("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling"),
-    ("job-controller", "job"),
-    ("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner"),
-    ("namespace-controller", "namespace"),
-    ("node-ipam-controller", "nodeipam"),
-    ("node-lifecycle-controller", "nodelifecycle"),
-    ("persistentvolume-binder-controller", "persistentvolume-binder"),
-    ("persistentvolume-expander-controller", "persistentvolume-expander"),
-    ("persistentvolume-protection-controller", "pv-protection"),
-    ("persistentvolumeclaim-protection-controller", "pvc-protection"),
-    ("pod-garbage-collector-controller", "podgc"),
-    ("replicaset-controller", "replicaset"),
-    ("replicationcontroller-controller", "replicationcontroller"),
-    ("resourcequota-controller", "resourcequota"),
-    ("root-ca-certificate-publisher-controller", "root-ca-cert-publisher"),
-    ("scale-to-zero-controller", "scale-to-zero"),
-    ("serviceaccount-controller", "serviceaccount"),
-    ("serviceaccount-token-controller", "serviceaccount-token"),
-    ("statefulset-controller", "statefulset"),
-    ("taint-eviction-controller", "taint-eviction-controller"),
-    ("token-cleaner-controller", "tokencleaner"),
-    ("ttl-after-finished-controller", "ttl-after-finished"),
+/// Every controller by upstream's name, with the older name that upstream takes too, and the ServiceAccount of `kube-system` as which it writes, as
+/// upstream's; none is the controller manager itself. `scale-to-zero-controller` is our own.
+const KNOWN: &[(&str, &str, &str)] = &[
+    ("bootstrap-signer-controller", "bootstrapsigner", "bootstrap-signer"),
+    ("certificatesigningrequest-approving-controller", "csrapproving", "certificate-controller"),
+    ("certificatesigningrequest-cleaner-controller", "csrcleaner", "certificate-controller"),
+    ("certificatesigningrequest-signing-controller", "csrsigning", "certificate-controller"),
+    ("clusterrole-aggregation-controller", "clusterrole-aggregation", "clusterrole-aggregation-controller"),
+    ("cronjob-controller", "cronjob", "cronjob-controller"),
+    ("daemonset-controller", "daemonset", "daemon-set-controller"),
+    ("deployment-controller", "deployment", "deployment-controller"),
+    ("disruption-controller", "disruption", "disruption-controller"),
+    ("endpoints-controller", "endpoint", "endpoint-controller"),
+    ("endpointslice-controller", "endpointslice", "endpointslice-controller"),
+    ("endpointslice-mirroring-controller", "endpointslicemirroring", "endpointslicemirroring-controller"),
+    ("ephemeral-volume-controller", "ephemeral-volume", "ephemeral-volume-controller"),
+    ("garbage-collector-controller", "garbagecollector", "generic-garbage-collector"),
+    ("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling", "horizontal-pod-autoscaler"),
+    ("job-controller", "job", "job-controller"),
+    (
+        "legacy-serviceaccount-token-cleaner-controller",
+        "legacy-service-account-token-cleaner",
+        "legacy-service-account-token-cleaner",
+    ),
+    ("namespace-controller", "namespace", "namespace-controller"),
+    ("node-ipam-controller", "nodeipam", "node-controller"),
+    ("node-lifecycle-controller", "nodelifecycle", "node-controller"),
+    ("persistentvolume-binder-controller", "persistentvolume-binder", "persistent-volume-binder"),
+    ("persistentvolume-expander-controller", "persistentvolume-expander", "expand-controller"),
+    ("persistentvolume-protection-controller", "pv-protection", "pv-protection-controller"),
+    ("persistentvolumeclaim-protection-controller", "pvc-protection", "pvc-protection-controller"),
+    ("pod-garbage-collector-controller", "podgc", "pod-garbage-collector"),
+    ("replicaset-controller", "replicaset", "replicaset-controller"),
+    ("replicationcontroller-controller", "replicationcontroller", "replication-controller"),
+    ("resourcequota-controller", "resourcequota", "resourcequota-controller"),
+    ("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", "root-ca-cert-publisher"),
+    ("scale-to-zero-controller", "scale-to-zero", "scale-to-zero-controller"),
+    ("serviceaccount-controller", "serviceaccount", "service-account-controller"),
+    ("serviceaccount-token-controller", "serviceaccount-token", ""),
+    ("statefulset-controller", "statefulset", "statefulset-controller"),
+    ("taint-eviction-controller", "taint-eviction-controller", "node-controller"),
+    ("token-cleaner-controller", "tokencleaner", "token-cleaner"),
+    ("ttl-after-finished-controller", "ttl-after-finished", "ttl-after-finished-controller"),
 ];
 
 /// Those that `*` does not mean, as upstream.
@@ -47,7 +52,12 @@ const OFF_BY_DEFAULT: &[&str] = &["bootstrap-signer-controller", "token-cleaner-
 
 /// The names of all controllers, sorted.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    KNOWN.iter().map(|(name, _)| *name)
+    KNOWN.iter().map(|(name, _, _)| *name)
+}
+
+/// The ServiceAccount of `kube-system` as which a controller writes; empty is the controller manager.
+pub fn account(controller: &str) -> &'static str {
+    KNOWN.iter().find(|(name, _, _)| *name == controller).map_or("", |(_, _, account)| account)
 }
 
 /// Which controllers run. `*` is all of them that are on by default, `-x` all but x where there is a `*` too, and `x` that one; the first that
@@ -95,8 +105,8 @@ fn item(text: &str) -> Result<Item, String> {
         return Ok(Item::All);
     }
     let plain = text.strip_prefix('-').unwrap_or(text);
-    let known = KNOWN.iter().find(|(name, older)| *name == plain || *older == plain);
-    let Some((name, _)) = known else {
+    let known = KNOWN.iter().find(|(name, older, _)| *name == plain || *older == plain);
+    let Some((name, _, _)) = known else {
         let all = names().collect::<Vec<_>>().join(", ");
         return Err(format!("{plain:?} is not in the list of known controllers; there are {all}"));
     };

@@ -1,20 +1,27 @@
 //! The objects that must exist: four namespaces, the system PriorityClasses, a RuntimeClass for each runtime, the StorageClass of volumes on
 //! the nodes, Service `default/kubernetes` with its endpoints, the day since which the use of tokens of Secrets is noted, and the Lease of this
-//! server. They are created concurrently at start, so that they share group commits, and reconciled while the server runs.
+//! server. They are created concurrently at start, so that they share group commits, and reconciled while the server runs. The roles and bindings
+//! that every cluster has are written after the start, which they do not hold up: until then they count as if they were there ([`crate::Rbac`]).
 
 use crate::{
     Settings,
     core::serviceaccount::{LAST_USED, day, is_day},
+    rbac::{
+        policy,
+        reconcile::{self, Change},
+    },
     scheduling::priorityclass::SYSTEM,
 };
 use anyhow::{Context as _, bail};
+use api::Object;
 use axum::body::Body;
-use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use server::{Server, Service, User};
-use std::{net::IpAddr, time::Duration};
+use server::{Objects, Server, Service, User};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// The namespaces that always exist.
@@ -27,12 +34,19 @@ const LEASE: i64 = 3600;
 const LOCAL_CLASS: &str = "local";
 /// The ConfigMap that says since when the use of tokens of Secrets is noted, as upstream's.
 const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
+/// How many roles and bindings are written at the same time.
+const ROLE_WRITES: usize = 16;
+/// The check of readiness that fails when the roles cannot be written, by upstream's name.
+const ROLES_CHECK: &str = "poststarthook/rbac/bootstrap-roles";
 /// The field manager, as upstream's.
 const MANAGER: &str = "fieldManager=kube-apiserver";
 
 /// Writes the objects that must exist, as any client would.
 pub struct Bootstrap {
     service: Service,
+    objects: Arc<dyn Objects>,
+    /// Why the roles could not be written.
+    roles_failure: Arc<Mutex<Option<String>>>,
     settings: Settings,
     /// Wall-clock time.
     clock: api::Clock,
@@ -42,7 +56,10 @@ impl Bootstrap {
     /// For a server.
     pub fn new(server: &Server, settings: Settings, clock: api::Clock) -> Self {
         let user = User::new("system:apiserver", &["system:masters", "system:authenticated"]);
-        Self { service: server.service_for(user), settings, clock }
+        let roles_failure = Arc::new(Mutex::new(None));
+        let failure = roles_failure.clone();
+        server.checks().register(ROLES_CHECK, true, move || failure.lock().clone().map_or(Ok(()), Err));
+        Self { service: server.service_for(user), objects: server.objects(), roles_failure, settings, clock }
     }
 
     /// Creates missing objects.
@@ -92,8 +109,20 @@ impl Bootstrap {
         self.reconcile(collection.to_owned(), object, true).await
     }
 
-    /// Reconciles until `shutdown`.
-    pub async fn run(&self, shutdown: &CancellationToken) {
+    /// Reconciles until `shutdown`. The roles and bindings that every cluster has are written once `started` is over, so that they take no time
+    /// from a start.
+    pub async fn run(&self, started: impl Future<Output = ()>, shutdown: &CancellationToken) {
+        let roles = async {
+            started.await;
+            while !self.keep_roles().await {
+                tokio::time::sleep(PERIOD).await;
+            }
+        };
+        tokio::join!(shutdown.run_until_cancelled(roles), self.keep(shutdown));
+    }
+
+    /// Keeps the objects of the server.
+    async fn keep(&self, shutdown: &CancellationToken) {
         let mut period = tokio::time::interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -107,6 +136,73 @@ impl Bootstrap {
             }
             self.label_used().await;
         }
+    }
+
+    /// Writes the roles and bindings that every cluster has. Whether that is done.
+    async fn keep_roles(&self) -> bool {
+        let failure = self.reconcile_roles().await.err().map(|error| format!("{error:#}"));
+        if let Some(error) = &failure {
+            tracing::warn!("cannot write the roles that every cluster has: {error}");
+        }
+        let done = failure.is_none();
+        *self.roles_failure.lock() = failure;
+        done
+    }
+
+    /// Creates the roles and bindings that every cluster has, and completes those that lack something.
+    async fn reconcile_roles(&self) -> anyhow::Result<()> {
+        let mut writes = Vec::new();
+        for entry in policy::roles() {
+            let resource = if entry.namespace.is_empty() { "clusterroles" } else { "roles" };
+            writes.extend(self.role_write(resource, entry.namespace, &entry.name, entry.object(), reconcile::role));
+        }
+        for entry in policy::bindings() {
+            let resource = if entry.namespace.is_empty() { "clusterrolebindings" } else { "rolebindings" };
+            writes.extend(self.role_write(resource, entry.namespace, &entry.name, entry.object(), reconcile::binding));
+        }
+        let writes = writes.into_iter().map(|(path, change)| self.write_role(path, change));
+        stream::iter(writes).buffer_unordered(ROLE_WRITES).try_collect::<()>().await?;
+        self.settings.rbac.reconciled();
+        Ok(())
+    }
+
+    /// What is to be written so that the object is as wanted, and where its collection is.
+    fn role_write(
+        &self,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+        wanted: Value,
+        judge: fn(&Object, &Value) -> Change,
+    ) -> Option<(String, RoleWrite)> {
+        let place = if namespace.is_empty() { String::new() } else { format!("namespaces/{namespace}/") };
+        let collection = format!("/apis/rbac.authorization.k8s.io/v1/{place}{resource}");
+        let stored = self.objects.get("rbac.authorization.k8s.io", resource, namespace, name);
+        let write = match stored.map(|stored| judge(&stored, &wanted)) {
+            Some(Change::Nothing) => return None,
+            None => RoleWrite::Create(wanted),
+            Some(Change::Update(new)) => RoleWrite::Update(new.into_value()),
+            Some(Change::Recreate) => RoleWrite::Recreate(wanted),
+        };
+        Some((collection, write))
+    }
+
+    async fn write_role(&self, collection: String, write: RoleWrite) -> anyhow::Result<()> {
+        let (RoleWrite::Create(object) | RoleWrite::Update(object) | RoleWrite::Recreate(object)) = &write;
+        let path = format!("{collection}/{}", object["metadata"]["name"].as_str().unwrap_or_default());
+        let body = object.to_string().into_bytes();
+        if matches!(write, RoleWrite::Recreate(_)) {
+            let (code, answer) = self.call(Method::DELETE, &path, "", Vec::new()).await?;
+            if !code.is_success() && code != StatusCode::NOT_FOUND {
+                bail!("cannot delete {path}: {answer}");
+            }
+        }
+        let (method, place) = match write {
+            RoleWrite::Update(_) => (Method::PUT, &path),
+            _ => (Method::POST, &collection),
+        };
+        let (code, answer) = self.call(method, &format!("{place}?{MANAGER}"), "application/json", body).await?;
+        if code.is_success() { Ok(()) } else { bail!("cannot write {path}: {answer}") }
     }
 
     /// Notes in the Secrets of tokens that were used on which day that was.
@@ -164,6 +260,13 @@ impl Bootstrap {
         let answer = response.into_body().collect().await?.to_bytes();
         Ok((code, String::from_utf8_lossy(&answer).into_owned()))
     }
+}
+
+/// How a role or binding is written.
+enum RoleWrite {
+    Create(Value),
+    Update(Value),
+    Recreate(Value),
 }
 
 /// The first address of the Service range: that of Service `kubernetes`.

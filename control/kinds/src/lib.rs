@@ -46,9 +46,10 @@ pub use crate::{
     admission::imageadvice::ImageAdvice,
     capabilities::Capabilities,
     core::serviceaccount::tokens::{self, Tokens},
+    rbac::authorizer::Rbac,
 };
 
-use crate::authorization::{defaultroles::DefaultRoles, privileged, selfreviews};
+use crate::authorization::{nodes::Nodes, privileged, reviews};
 use ipnet::IpNet;
 use server::{
     Resource, Verb,
@@ -78,19 +79,21 @@ pub struct Settings {
     pub local_volumes: Option<String>,
     /// What node, scheduler and controllers honour; of other fields users are warned.
     pub capabilities: Capabilities,
+    /// The authorizer by roles, which every server of the kinds has: a new one.
+    pub rbac: Rbac,
 }
 
 impl Settings {
     /// What a server of the built-in kinds is made of: resources, admission, authentication, authorization and documents.
     pub fn parts(&self) -> server::Parts {
         let authorizer: Arc<dyn Authorizer> =
-            Arc::new(Union::new(vec![Arc::new(privileged::Privileged), Arc::new(DefaultRoles)]));
+            Arc::new(Union::new(vec![Arc::new(privileged::Privileged), Arc::new(Nodes), Arc::new(self.rbac.clone())]));
         server::Parts {
             resources: resources(self, &authorizer),
             admission: admission::all(self, &authorizer),
             authenticators: vec![Arc::new(self.tokens.clone())],
             authorizer,
-            exempt: privileged::is_privileged,
+            exempt: privileged::is_exempt,
             documents: self.tokens.documents(),
         }
     }
@@ -102,8 +105,8 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
     let [of_pods, of_services] = metrics::custommetrics::resources();
     let [autoscaler, autoscaler_v1] = autoscaling::horizontalpodautoscaler::resources();
     let capabilities = &settings.capabilities;
-    let [role, cluster_role] = rbac::roles::resources(capabilities);
-    let [role_binding, cluster_role_binding] = rbac::bindings::resources(capabilities);
+    let [role, cluster_role] = rbac::roles::resources();
+    let [role_binding, cluster_role_binding] = rbac::bindings::resources();
     let mut all = vec![
         core::pod::binding::resource(),
         core::configmap::resource(),
@@ -152,7 +155,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
             .category("api-extensions")
             .cluster_scoped(),
     ];
-    all.extend(selfreviews::resources(authorizer));
+    all.extend(reviews::resources(&settings.tokens, authorizer));
     all
 }
 

@@ -1,6 +1,6 @@
 //! Helpers for the tests of kinds: objects from YAML, a context, and results as text.
 
-use crate::{Capabilities, Settings, core::serviceaccount::tokens};
+use crate::{Capabilities, Rbac, Settings, core::serviceaccount::tokens};
 use api::{GroupVersionKind, Object, invalid};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -47,6 +47,7 @@ pub(crate) fn settings() -> Settings {
         runtimes: Vec::new(),
         local_volumes: None,
         capabilities: Capabilities::default(),
+        rbac: Rbac::default(),
     }
 }
 

@@ -89,6 +89,8 @@ fn the_table_is_kubernetes() {
         custom.metrics.k8s.io/v1beta2 | services | MetricValueList | ns |  |  |  | http_requests_per_second(get)
         apiextensions.k8s.io/v1 | customresourcedefinitions | CustomResourceDefinition | cluster | crd,crds | api-extensions | get,list,watch |
         authentication.k8s.io/v1 | selfsubjectreviews | SelfSubjectReview | cluster |  |  | create |
+        authentication.k8s.io/v1 | tokenreviews | TokenReview | cluster |  |  | create |
+        authorization.k8s.io/v1 | localsubjectaccessreviews | LocalSubjectAccessReview | ns |  |  | create |
         authorization.k8s.io/v1 | selfsubjectaccessreviews | SelfSubjectAccessReview | cluster |  |  | create |
         authorization.k8s.io/v1 | selfsubjectrulesreviews | SelfSubjectRulesReview | cluster |  |  | create |
         authorization.k8s.io/v1 | subjectaccessreviews | SubjectAccessReview | cluster |  |  | create |

@@ -1,6 +1,6 @@
 //! Authorization by a chain of authorizers. The texts are upstream's.
 
-use crate::{User, request::RequestInfo};
+use crate::{Objects, User, request::RequestInfo};
 use api::{GroupVersionResource, Status};
 use serde_json::{Value, json};
 use std::{borrow::Cow, sync::Arc};
@@ -53,6 +53,8 @@ pub struct Rules {
     pub documents: Vec<DocumentRule>,
     /// An authorizer cannot list its rules.
     pub incomplete: bool,
+    /// What went wrong meanwhile; the rules are those that could be found.
+    pub error: String,
 }
 
 /// Verbs on resources. `*` is all.
@@ -64,6 +66,8 @@ pub struct ResourceRule {
     pub groups: Vec<Cow<'static, str>>,
     /// `deployments`, `pods/log`.
     pub resources: Vec<Cow<'static, str>>,
+    /// Names of objects; none for all of them.
+    pub names: Vec<Cow<'static, str>>,
 }
 
 /// Verbs on paths. `*` at the end is everything below.
@@ -78,22 +82,39 @@ pub struct DocumentRule {
 impl Rules {
     /// The status of a `SelfSubjectRulesReview`.
     pub fn status(&self) -> Value {
-        let resource = |r: &ResourceRule| json!({"apiGroups": r.groups, "resources": r.resources, "verbs": r.verbs});
-        let document = |r: &DocumentRule| json!({"nonResourceURLs": r.paths, "verbs": r.verbs});
+        let resource = |r: &ResourceRule| {
+            let mut rule = json!({"verbs": r.verbs, "apiGroups": r.groups, "resources": r.resources});
+            if !r.names.is_empty() {
+                rule["resourceNames"] = json!(r.names);
+            }
+            rule
+        };
         let resources: Vec<Value> = self.resources.iter().map(resource).collect();
+        let document = |r: &DocumentRule| json!({"verbs": r.verbs, "nonResourceURLs": r.paths});
         let documents: Vec<Value> = self.documents.iter().map(document).collect();
-        json!({"resourceRules": resources, "nonResourceRules": documents, "incomplete": self.incomplete})
+        let mut status =
+            json!({"resourceRules": resources, "nonResourceRules": documents, "incomplete": self.incomplete});
+        if !self.error.is_empty() {
+            status["evaluationError"] = json!(self.error);
+        }
+        status
     }
 }
 
 /// Decides what users may do.
 #[async_trait::async_trait]
 pub trait Authorizer: Send + Sync + 'static {
-    /// Decides about a request of the user.
-    async fn authorize(&self, user: &User, wanted: &Attributes<'_>) -> Decision;
+    /// Decides about a request of the user. `objects` are those of the server.
+    async fn authorize(&self, objects: &dyn Objects, user: &User, wanted: &Attributes<'_>) -> Decision;
+
+    /// Why [`Authorizer::authorize`] decides so, for reviews and refusals; empty where there is nothing to say. Requests that are allowed do not
+    /// ask for it.
+    async fn reason(&self, _objects: &dyn Objects, _user: &User, _wanted: &Attributes<'_>) -> String {
+        String::new()
+    }
 
     /// What the user may do in a namespace and at the cluster scope.
-    async fn rules_for(&self, user: &User, namespace: &str) -> Rules;
+    async fn rules_for(&self, objects: &dyn Objects, user: &User, namespace: &str) -> Rules;
 }
 
 /// A chain of authorizers: the first that has an opinion decides.
@@ -108,9 +129,9 @@ impl Union {
 
 #[async_trait::async_trait]
 impl Authorizer for Union {
-    async fn authorize(&self, user: &User, wanted: &Attributes<'_>) -> Decision {
+    async fn authorize(&self, objects: &dyn Objects, user: &User, wanted: &Attributes<'_>) -> Decision {
         for authorizer in &self.0 {
-            match authorizer.authorize(user, wanted).await {
+            match authorizer.authorize(objects, user, wanted).await {
                 Decision::NoOpinion => {}
                 decision => return decision,
             }
@@ -118,20 +139,44 @@ impl Authorizer for Union {
         Decision::NoOpinion
     }
 
-    async fn rules_for(&self, user: &User, namespace: &str) -> Rules {
+    /// That of the authorizer who decides, or those of all.
+    async fn reason(&self, objects: &dyn Objects, user: &User, wanted: &Attributes<'_>) -> String {
+        let mut all = Vec::new();
+        for authorizer in &self.0 {
+            let reason = authorizer.reason(objects, user, wanted).await;
+            if authorizer.authorize(objects, user, wanted).await != Decision::NoOpinion {
+                return reason;
+            }
+            if !reason.is_empty() {
+                all.push(reason);
+            }
+        }
+        all.join("\n")
+    }
+
+    async fn rules_for(&self, objects: &dyn Objects, user: &User, namespace: &str) -> Rules {
         let mut all = Rules::default();
         for authorizer in &self.0 {
-            let rules = authorizer.rules_for(user, namespace).await;
+            let rules = authorizer.rules_for(objects, user, namespace).await;
             all.resources.extend(rules.resources);
             all.documents.extend(rules.documents);
             all.incomplete |= rules.incomplete;
+            if !rules.error.is_empty() {
+                let comma = if all.error.is_empty() { "" } else { ", " };
+                all.error = format!("{}{comma}{}", all.error, rules.error);
+            }
         }
         all
     }
 }
 
 /// Allows the request or answers 403.
-pub(crate) async fn require(authorizer: &dyn Authorizer, user: &User, info: &RequestInfo) -> Result<(), Status> {
+pub(crate) async fn require(
+    authorizer: &dyn Authorizer,
+    objects: &dyn Objects,
+    user: &User,
+    info: &RequestInfo,
+) -> Result<(), Status> {
     let wanted = match info.is_resource {
         true => Attributes {
             verb: &info.verb,
@@ -141,14 +186,14 @@ pub(crate) async fn require(authorizer: &dyn Authorizer, user: &User, info: &Req
             subresource: &info.subresource,
             namespace: &info.namespace,
             name: &info.name,
-            path: &info.path,
+            path: "",
         },
         false => Attributes { verb: &info.verb, path: &info.path, ..Attributes::default() },
     };
-    let reason = match authorizer.authorize(user, &wanted).await {
+    let reason = match authorizer.authorize(objects, user, &wanted).await {
         Decision::Allow => return Ok(()),
         Decision::Deny(reason) => reason,
-        Decision::NoOpinion => String::new(),
+        Decision::NoOpinion => authorizer.reason(objects, user, &wanted).await,
     };
     let mut why = refusal(user, info);
     if !reason.is_empty() {
@@ -185,20 +230,38 @@ fn quote(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::request::Query;
     use http::Uri;
+
+    /// Nothing is stored.
+    pub(crate) struct NoObjects;
+
+    impl Objects for NoObjects {
+        fn get(&self, _: &str, _: &str, _: &str, _: &str) -> Option<Arc<api::Object>> {
+            None
+        }
+        fn list(&self, _: &str, _: &str, _: &str) -> Vec<Arc<api::Object>> {
+            Vec::new()
+        }
+        fn changes(&self, _: &str, _: &str) -> store::Changes {
+            store::Changes::default()
+        }
+    }
 
     /// Says the same to everybody.
     struct Says(Decision);
 
     #[async_trait::async_trait]
     impl Authorizer for Says {
-        async fn authorize(&self, _: &User, _: &Attributes<'_>) -> Decision {
+        async fn authorize(&self, _: &dyn Objects, _: &User, _: &Attributes<'_>) -> Decision {
             self.0.clone()
         }
-        async fn rules_for(&self, _: &User, _: &str) -> Rules {
+        async fn reason(&self, _: &dyn Objects, _: &User, _: &Attributes<'_>) -> String {
+            format!("says {:?}", self.0)
+        }
+        async fn rules_for(&self, _: &dyn Objects, _: &User, _: &str) -> Rules {
             Rules { incomplete: self.0 == Decision::NoOpinion, ..Rules::default() }
         }
     }
@@ -207,7 +270,7 @@ mod tests {
         let all = said.iter().map(|d| Arc::new(Says(d.clone())) as Arc<dyn Authorizer>).collect();
         let uri: Uri = target.parse().expect("a target");
         let info = RequestInfo::of(&method.parse().expect("a method"), &uri, &Query::of(&uri));
-        require(&Union::new(all), &User::new("u<x>", &[]), &info).await
+        require(&Union::new(all), &NoObjects, &User::new("u<x>", &[]), &info).await
     }
 
     #[tokio::test]
@@ -228,7 +291,14 @@ mod tests {
             }
         }
         let union = Union::new(vec![Arc::new(Says(Decision::Allow)), Arc::new(Says(Decision::NoOpinion))]);
-        assert!(union.rules_for(&User::default(), "").await.incomplete);
+        assert!(union.rules_for(&NoObjects, &User::default(), "").await.incomplete);
+        let (nobody, wanted) = (User::default(), Attributes::default());
+        assert_eq!(union.reason(&NoObjects, &nobody, &wanted).await, "says Allow");
+        let nothing = || Arc::new(Says(Decision::NoOpinion)) as Arc<dyn Authorizer>;
+        let union = Union::new(vec![nothing(), nothing()]);
+        assert_eq!(union.reason(&NoObjects, &nobody, &wanted).await, "says NoOpinion\nsays NoOpinion");
+        let refused = decide(&[Decision::NoOpinion], "GET", "/version").await.expect_err("no opinion");
+        assert!(refused.message.ends_with(": says NoOpinion"), "{}", refused.message);
     }
 
     #[tokio::test]

@@ -94,9 +94,9 @@ async fn process(
     event.user = Some(user.clone());
     let (mut parts, body) = request.into_parts();
     let asked = user.clone();
-    let user = impersonation::impersonate(server.authorizer(), user, &mut parts.headers).await?;
+    let user = impersonation::impersonate(server.authorizer(), server, user, &mut parts.headers).await?;
     event.impersonated = Some(user.clone()).filter(|user| !Arc::ptr_eq(user, &asked));
-    authz::require(server.authorizer(), &user, &info).await?;
+    authz::require(server.authorizer(), server, &user, &info).await?;
     // Only authorized requests count against the limits.
     let class = class(&route, &info, &query);
     let seat = server.limits().take_user_seat(caller, &user, class)?.map(Arc::new);

@@ -5,7 +5,7 @@ use api::{Object, names::SAFE_ALPHABET};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
-use store::Changes;
+use store::{Changes, Revision};
 
 /// The user of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +32,16 @@ impl User {
     }
 }
 
+/// What changed of a resource.
+pub struct Delta {
+    /// The changes are complete up to this revision.
+    pub revision: Revision,
+    /// The changes are all objects: what was known before counts no more.
+    pub whole: bool,
+    /// Namespace, name and the object after each change, the oldest first; `None` is a deletion.
+    pub changes: Vec<(String, String, Option<Arc<Object>>)>,
+}
+
 /// A view of the stored objects, always current; never touches the disk. Objects carry `metadata.resourceVersion`.
 pub trait Objects: Send + Sync + 'static {
     /// One object. `namespace` is empty for cluster-scoped kinds.
@@ -40,6 +50,12 @@ pub trait Objects: Send + Sync + 'static {
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>>;
     /// Notifies of changes of a resource's objects from now on.
     fn changes(&self, group: &str, resource: &str) -> Changes;
+    /// What changed of a resource's objects after a revision; without one, or where that is not known any more, all of them.
+    fn since(&self, group: &str, resource: &str, _revision: Option<Revision>) -> Delta {
+        let objects = self.list(group, resource, "").into_iter();
+        let changes = objects.map(|object| (object.namespace().to_owned(), object.name().to_owned(), Some(object)));
+        Delta { revision: 0, whole: true, changes: changes.collect() }
+    }
 }
 
 /// Uids and random name parts from one seeded generator.

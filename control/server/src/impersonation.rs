@@ -2,7 +2,7 @@
 //! user. Follows "User impersonation" of the page on authentication.
 
 use crate::{
-    User, authn,
+    Objects, User, authn,
     authz::{self, Authorizer},
     request::{RequestInfo, percent_decode},
 };
@@ -22,6 +22,7 @@ const ACCOUNT: &str = "system:serviceaccount:";
 /// The effective user of a request: `user` itself, or the one that it impersonates, if that is permitted. The headers are removed.
 pub(crate) async fn impersonate(
     authorizer: &dyn Authorizer,
+    objects: &dyn Objects,
     user: Arc<User>,
     headers: &mut HeaderMap,
 ) -> Result<Arc<User>, Status> {
@@ -38,7 +39,7 @@ pub(crate) async fn impersonate(
             subresource: subresource.to_owned(),
             ..RequestInfo::default()
         };
-        authz::require(authorizer, &user, &info).await?;
+        authz::require(authorizer, objects, &user, &info).await?;
     }
     tracing::debug!(user = user.name, "impersonates {}", wanted.name);
     Ok(Arc::new(wanted.user()))
@@ -118,6 +119,7 @@ impl ImpersonatedUser {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authz::tests::NoObjects;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
@@ -131,10 +133,10 @@ mod tests {
 
     #[async_trait::async_trait]
     impl Authorizer for Masters {
-        async fn authorize(&self, user: &User, _: &authz::Attributes<'_>) -> authz::Decision {
+        async fn authorize(&self, _: &dyn Objects, user: &User, _: &authz::Attributes<'_>) -> authz::Decision {
             if user.in_group("system:masters") { authz::Decision::Allow } else { authz::Decision::NoOpinion }
         }
-        async fn rules_for(&self, _: &User, _: &str) -> authz::Rules {
+        async fn rules_for(&self, _: &dyn Objects, _: &User, _: &str) -> authz::Rules {
             authz::Rules::default()
         }
     }
@@ -157,12 +159,12 @@ mod tests {
             ),
         ] {
             let mut headers = headers(&asked);
-            let user = impersonate(&Masters, admin(), &mut headers).await.expect("allowed");
+            let user = impersonate(&Masters, &NoObjects, admin(), &mut headers).await.expect("allowed");
             assert_eq!((user.name.as_str(), &user.groups), (name, &groups.iter().map(|g| (*g).to_owned()).collect()));
             assert!(headers.is_empty(), "nobody after it sees the headers");
         }
         let asked = [(USER, "bob"), (UID, "7"), ("impersonate-extra-example.com%2fscope", "x")];
-        let user = impersonate(&Masters, admin(), &mut headers(&asked)).await.expect("allowed");
+        let user = impersonate(&Masters, &NoObjects, admin(), &mut headers(&asked)).await.expect("allowed");
         assert_eq!((user.uid.as_str(), &user.extra["example.com/scope"]), ("7", &vec!["x".to_owned()]));
     }
 
@@ -170,7 +172,8 @@ mod tests {
     async fn others_may_not_and_a_group_needs_a_user() {
         let bob = Arc::new(User::new("bob", &["system:authenticated"]));
         let refused = async |asked: &[(&'static str, &'static str)]| {
-            let status = impersonate(&Masters, bob.clone(), &mut headers(asked)).await.expect_err("refused");
+            let status =
+                impersonate(&Masters, &NoObjects, bob.clone(), &mut headers(asked)).await.expect_err("refused");
             (status.code, status.message)
         };
         assert_eq!(
@@ -181,7 +184,8 @@ mod tests {
             refused(&[(USER, "system:serviceaccount:n:s")]).await.1,
             "serviceaccounts \"s\" is forbidden: User \"bob\" cannot impersonate resource \"serviceaccounts\" in API group \"\" in the namespace \"n\""
         );
-        let status = impersonate(&Masters, admin(), &mut headers(&[(GROUP, "g")])).await.expect_err("whose group");
+        let status =
+            impersonate(&Masters, &NoObjects, admin(), &mut headers(&[(GROUP, "g")])).await.expect_err("whose group");
         assert_eq!(status.code, 500);
     }
 }

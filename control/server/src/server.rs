@@ -1,7 +1,7 @@
 //! The server as a value: its parts, and the look-up of stored objects.
 
 use crate::{
-    Context, Ids, Names, Objects, Resource, User, admission::Admission, audit::Audit, authn::Authenticator,
+    Context, Delta, Ids, Names, Objects, Resource, User, admission::Admission, audit::Audit, authn::Authenticator,
     authz::Authorizer, call::Call, context::Operation, dialer::Dialer, health::Checks, limits::Limits,
     metrics::Metrics, nodes::Nodes, parsed::Parsed, payload::Item, registry::Registry,
 };
@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::{net::SocketAddr, sync::Arc};
-use store::{Changes, Store};
+use store::{Changes, Event, Revision, Store};
 use tokio_util::sync::CancellationToken;
 
 /// What the process provides to a server.
@@ -222,4 +222,29 @@ impl Objects for Server {
         let prefix = self.registry().load().find(group, resource).map(|found| found.prefix());
         prefix.map_or_else(Changes::default, |prefix| self.store().changes(&prefix))
     }
+
+    fn since(&self, group: &str, resource: &str, revision: Option<Revision>) -> Delta {
+        match self.registry().load().find(group, resource) {
+            Some(found) => delta(self.store(), &found.prefix(), revision),
+            None => Delta { revision: 0, whole: true, changes: Vec::new() },
+        }
+    }
+}
+
+/// What changed under a prefix after a revision.
+pub(crate) fn delta(store: &Store<Item>, prefix: &str, since: Option<Revision>) -> Delta {
+    let named = |key: &str, object: Option<Arc<Object>>| {
+        let path = key.strip_prefix(prefix).unwrap_or_default();
+        let (namespace, name) = path.split_once('/').unwrap_or(("", path));
+        (namespace.to_owned(), name.to_owned(), object)
+    };
+    let object = |item: &Item| Arc::new(item.stored().object());
+    if let Some(Ok((revision, events))) = since.map(|since| store.events_since(prefix, since)) {
+        let after = |event: &Event<Item>| event.after.as_ref().map(|entry| object(&entry.payload));
+        let changes = events.iter().map(|event| named(event.key(), after(event)));
+        return Delta { revision, whole: false, changes: changes.collect() };
+    }
+    let snapshot = store.snapshot(None).expect("the newest state is always there");
+    let changes = snapshot.range(prefix, None).map(|entry| named(&entry.key, Some(object(&entry.payload))));
+    Delta { revision: snapshot.revision(), whole: true, changes: changes.collect() }
 }

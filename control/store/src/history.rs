@@ -118,6 +118,13 @@ impl<T> History<T> {
         Ok(watch)
     }
 
+    /// The newest revision, and the events under `prefix` after `since`.
+    pub(crate) fn events_since(&self, prefix: &str, since: Revision) -> Result<(Revision, Vec<Event<T>>), Error<T>> {
+        self.covers(since)?;
+        let events = self.after(since).filter(|event| event.key().starts_with(prefix)).cloned().collect();
+        Ok((self.revision, events))
+    }
+
     /// No further events will happen: a watch that starts now ends after its past events.
     pub(crate) fn close(&mut self) {
         self.closed = true;

@@ -117,6 +117,11 @@ impl<T: Payload> Store<T> {
         self.state.history.lock().watch(prefix, since, self.state.options.watch_queue)
     }
 
+    /// The newest revision, and the events under `prefix` after `since` up to it, without a watch.
+    pub fn events_since(&self, prefix: &str, since: Revision) -> Result<(Revision, Vec<Event<T>>), Error<T>> {
+        self.state.history.lock().events_since(prefix, since)
+    }
+
     /// Tracks the revision of the last change under `prefix`, from now on.
     pub fn changes(&self, prefix: &str) -> Changes {
         let mut all = self.state.changes.lock();

@@ -115,19 +115,16 @@ fn a_token_of_a_secret_is_somebody_until_its_account_goes() {
 }
 
 #[test]
-fn roles_are_kept_shown_and_said_to_grant_nothing_yet() {
+fn roles_are_kept_shown_and_collected() {
     let Some(machine) = super::machine() else { return };
     let c = machine.up(&[]);
-    let warned = |args: &[&str]| {
+    let quiet = |args: &[&str]| {
         let output = c.kubectl_output(args, "");
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(
-            output.status.success() && text.contains("sampan does not grant permissions by roles yet"),
-            "{args:?}: {text}"
-        );
+        assert!(output.status.success() && text.is_empty(), "{args:?}: {text}");
     };
-    warned(&["create", "role", "reader", "--verb=get,list", "--resource=pods,deployments.apps"]);
-    warned(&[
+    quiet(&["create", "role", "reader", "--verb=get,list", "--resource=pods,deployments.apps"]);
+    quiet(&[
         "create",
         "rolebinding",
         "readers",
@@ -136,9 +133,9 @@ fn roles_are_kept_shown_and_said_to_grant_nothing_yet() {
         "--group=g",
         "--serviceaccount=default:s",
     ]);
-    warned(&["create", "clusterrole", "system:x", "--verb=get", "--non-resource-url=/healthz"]);
-    warned(&["create", "clusterrole", "all", "--aggregation-rule=rbac.example.com/to-all=true"]);
-    warned(&["create", "clusterrolebinding", "xs", "--clusterrole=system:x", "--group=g"]);
+    quiet(&["create", "clusterrole", "system:x", "--verb=get", "--non-resource-url=/healthz"]);
+    quiet(&["create", "clusterrole", "all", "--aggregation-rule=rbac.example.com/to-all=true"]);
+    quiet(&["create", "clusterrolebinding", "xs", "--clusterrole=system:x", "--group=g"]);
     let described = c.kubectl(&["describe", "role", "reader"]);
     assert!(described.contains("deployments.apps") && described.contains("[get list]"), "{described}");
     let wide = c.kubectl(&["get", "rolebinding", "readers", "-o", "wide", "--no-headers"]);

@@ -105,6 +105,7 @@ impl ControlPlane {
             capabilities: kinds::Capabilities::new(
                 agent::HONOURED.iter().chain(network::HONOURED).copied().chain(scheduler::honoured()),
             ),
+            rbac: kinds::Rbac::default(),
         };
         let options = server::Options {
             store: store.clone(),
@@ -122,17 +123,13 @@ impl ControlPlane {
         bootstrap.ensure().await.context("cannot start the API server")?;
         let tls = server::tls::config(&serving, &credentials.authority.certificate)?;
         serve(group, &server, dependencies.listener, tls)?;
-        group.essential_silent("API server's own objects", {
-            let token = group.token.clone();
-            async move { bootstrap.run(&token).await }
-        });
         group.essential_silent("writer of the store", {
             let (store, token) = (store.clone(), group.token.clone());
             async move {
                 tokio::select! { () = token.cancelled() => {}, () = store.ended() => {} }
             }
         });
-        // One set of informers for all components with the same rights.
+        // One set of informers for all components: they read as the controller manager, who may list and watch everything.
         let manager = as_user(&server, "system:kube-controller-manager", &[]).named("kube-controller-manager");
         let informers = Informers::new(manager.clone(), group.token.clone(), group.tasks.clone());
         informers.register(&mut process.metrics.lock());
@@ -143,6 +140,10 @@ impl ControlPlane {
         let plane = Self { store, credentials: Arc::new(credentials), signed, serving, informers, server };
         plane.control(config, process, group, manager).await;
         plane.schedule(config, process, group).await;
+        group.essential_silent("API server's own objects", {
+            let (token, informers) = (group.token.clone(), plane.informers.clone());
+            async move { bootstrap.run(async move { informers.synced().await }, &token).await }
+        });
         Ok(plane)
     }
 
@@ -160,10 +161,14 @@ impl ControlPlane {
         options.local_volumes = Some(agent::LOCAL_VOLUMES.to_owned());
         options.queues.register(&mut process.metrics.lock());
         let elector = elector(config, process, &client, "kube-controller-manager");
-        let informers = self.informers.clone();
+        let (informers, server) = (self.informers.clone(), self.server.clone());
+        let accounts: controllers::Accounts = Arc::new(move |account: &str| match account {
+            "" => client.clone(),
+            account => as_account(&server, account).named("kube-controller-manager"),
+        });
         lead(group, "controllers", elector, move |token| {
             let tasks = TaskTracker::new();
-            let context = controllers::Context::new(client, informers, options, tasks.clone());
+            let context = controllers::Context::new(accounts, informers, options, tasks.clone());
             controllers::start(&context, &token, &tasks);
             tasks.close();
             async move {
@@ -191,6 +196,12 @@ impl ControlPlane {
         scheduler.register(&mut process.metrics.lock());
         lead(group, "scheduler", elector, |token| async move { scheduler.run(token).await }).await;
     }
+}
+
+/// A client of a controller: it has the rights of its ServiceAccount, which needs not exist.
+fn as_account(server: &Server, account: &str) -> Client {
+    let user = format!("system:serviceaccount:kube-system:{account}");
+    as_user(server, &user, &["system:serviceaccounts", "system:serviceaccounts:kube-system"])
 }
 
 fn as_user(server: &Server, user: &str, groups: &[&str]) -> Client {

@@ -33,7 +33,8 @@ fn collector() -> GarbageCollector {
     let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
     let informers = Informers::new(client.clone(), token, tasks.clone());
     let clock = api::Clock::new(|| jiff::Timestamp::UNIX_EPOCH);
-    GarbageCollector::new(&Context::new(client, informers, crate::Options::new(clock, String::new()), tasks))
+    let accounts = Arc::new(move |_: &str| client.clone());
+    GarbageCollector::new(&Context::new(accounts, informers, crate::Options::new(clock, String::new()), tasks))
 }
 
 #[tokio::test(start_paused = true)]

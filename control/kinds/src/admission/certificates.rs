@@ -4,7 +4,7 @@
 use api::{Object, Status, csr::Request};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use server::{
-    Operation, User,
+    Context, Operation,
     admission::{Admission, Attributes, forbidden},
     authz::{self, Authorizer, Decision},
 };
@@ -29,7 +29,7 @@ fn signer(object: &Object) -> &str {
 }
 
 /// Whether the user may do this for a signer, or for all signers of its domain.
-async fn may(authorizer: &dyn Authorizer, user: &User, verb: &str, signer: &str) -> bool {
+async fn may(authorizer: &dyn Authorizer, cx: &Context, verb: &str, signer: &str) -> bool {
     let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
     for name in [signer, domain.as_str()] {
         let wanted = authz::Attributes {
@@ -40,7 +40,7 @@ async fn may(authorizer: &dyn Authorizer, user: &User, verb: &str, signer: &str)
             name,
             ..authz::Attributes::default()
         };
-        if authorizer.authorize(user, &wanted).await == Decision::Allow {
+        if authorizer.authorize(&*cx.objects, &cx.user, &wanted).await == Decision::Allow {
             return true;
         }
     }
@@ -62,7 +62,7 @@ impl Admission for CertificateApproval {
 
     async fn validate(&self, attributes: &Attributes, object: &Object) -> Result<(), Status> {
         let signer = signer(attributes.old.as_deref().unwrap_or(object));
-        if may(&*self.0, &attributes.context.user, "approve", signer).await {
+        if may(&*self.0, &attributes.context, "approve", signer).await {
             return Ok(());
         }
         let why = format!("user not permitted to approve requests with signerName {signer:?}");
@@ -90,7 +90,7 @@ impl Admission for CertificateSigning {
             return Ok(());
         }
         let signer = signer(old.unwrap_or(object));
-        if may(&*self.0, &attributes.context.user, "sign", signer).await {
+        if may(&*self.0, &attributes.context, "sign", signer).await {
             return Ok(());
         }
         let why = format!("user not permitted to sign requests with signerName {signer:?}");
@@ -132,7 +132,7 @@ mod tests {
     use crate::testing::{Stored, context_for, parse};
     use rcgen::{CertificateParams, DnType, KeyPair};
     use server::{
-        Resource,
+        Objects, Resource, User,
         authz::{Attributes as Wanted, Rules},
         strategy::Plain,
     };
@@ -142,13 +142,13 @@ mod tests {
 
     #[async_trait::async_trait]
     impl Authorizer for Only {
-        async fn authorize(&self, _: &User, wanted: &Wanted<'_>) -> Decision {
+        async fn authorize(&self, _: &dyn Objects, _: &User, wanted: &Wanted<'_>) -> Decision {
             let about = wanted.group == GROUP && wanted.resource == "signers";
             let allowed = about && wanted.verb == self.0 && wanted.name == self.1;
             if allowed { Decision::Allow } else { Decision::NoOpinion }
         }
 
-        async fn rules_for(&self, _: &User, _: &str) -> Rules {
+        async fn rules_for(&self, _: &dyn Objects, _: &User, _: &str) -> Rules {
             Rules::default()
         }
     }

@@ -4,6 +4,7 @@
 mod certificates;
 mod defaultstorageclass;
 mod defaulttolerationseconds;
+mod escalationcheck;
 pub(crate) mod imageadvice;
 mod limitranger;
 mod namespacelifecycle;
@@ -35,6 +36,7 @@ pub(crate) fn all(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<
         Arc::new(storageobjectinuseprotection::StorageObjectInUseProtection),
         Arc::new(persistentvolumeclaimresize::PersistentVolumeClaimResize),
         Arc::new(runtimeclass::RuntimeClass),
+        Arc::new(escalationcheck::EscalationCheck { authorizer: authorizer.clone(), rbac: settings.rbac.clone() }),
         Arc::new(certificates::CertificateApproval(authorizer.clone())),
         Arc::new(certificates::CertificateSigning(authorizer.clone())),
         Arc::new(certificates::CertificateSubjectRestriction),

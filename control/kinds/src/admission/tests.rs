@@ -71,6 +71,7 @@ fn the_order_is_upstreams() {
             "StorageObjectInUseProtection",
             "PersistentVolumeClaimResize",
             "RuntimeClass",
+            "EscalationCheck",
             "CertificateApproval",
             "CertificateSigning",
             "CertificateSubjectRestriction",

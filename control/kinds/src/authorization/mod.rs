@@ -1,5 +1,6 @@
-//! Authorization without RBAC, and the self reviews.
+//! Who may do what before roles are asked, and the reviews.
 
-pub(crate) mod defaultroles;
+pub(crate) mod accessreviews;
+pub(crate) mod nodes;
 pub(crate) mod privileged;
-pub(crate) mod selfreviews;
+pub(crate) mod reviews;

@@ -1,7 +1,7 @@
 //! RoleBinding and ClusterRoleBinding: who has a role. The role cannot change.
 
-use super::{GROUP, NOT_ENFORCED};
-use crate::{Capabilities, at::At, cells, edit, rules};
+use super::GROUP;
+use crate::{at::At, cells, edit, rules};
 use api::{Cause, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -37,15 +37,13 @@ const USERS: &str = "Group";
 
 /// The strategy of both.
 struct Bindings {
-    capabilities: Capabilities,
     namespaced: bool,
 }
 
 /// The resources.
-pub(crate) fn resources(capabilities: &Capabilities) -> [Resource; 2] {
+pub(crate) fn resources() -> [Resource; 2] {
     let made = |resource: &str, kind: &str, namespaced: bool| {
-        let bindings = Bindings { capabilities: capabilities.clone(), namespaced };
-        let made = Resource::new(GROUP, "v1", resource, kind, bindings).creating_on_update();
+        let made = Resource::new(GROUP, "v1", resource, kind, Bindings { namespaced }).creating_on_update();
         if namespaced { made } else { made.cluster_scoped() }
     };
     [made("rolebindings", "RoleBinding", true), made("clusterrolebindings", "ClusterRoleBinding", false)]
@@ -97,15 +95,6 @@ impl Strategy for Bindings {
         }
         let shown = new.printed("io.k8s.api.rbac.v1.RoleRef");
         vec![Cause::invalid_shown(&new.field(), &shown, "cannot change roleRef")]
-    }
-
-    fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
-        let (role, mut out) = (At::of(object, "roleRef"), Vec::new());
-        if old.is_none() {
-            let name = if self.namespaced { "rolebinding.roleRef" } else { "clusterrolebinding.roleRef" };
-            self.capabilities.warn(name, role, 1, &mut out).unless_honoured(role, NOT_ENFORCED);
-        }
-        out
     }
 }
 
@@ -167,12 +156,8 @@ impl TableConvertor for Bindings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{context, created, errors, row, update_errors};
+    use crate::testing::{created, errors, row, update_errors};
     use expect_test::expect;
-
-    fn bindings(namespaced: bool) -> Bindings {
-        Bindings { capabilities: Capabilities::default(), namespaced }
-    }
 
     fn text(rest: &str) -> String {
         format!("{{metadata: {{name: 'a:b'}}, {rest}}}")
@@ -210,13 +195,13 @@ mod tests {
                 "#]],
             ),
         ] {
-            expected.assert_eq(&errors(&bindings(namespaced), &text(rest)));
+            expected.assert_eq(&errors(&Bindings { namespaced }, &text(rest)));
         }
     }
 
     #[test]
     fn the_role_of_a_binding_stays() {
-        let kind = bindings(true);
+        let kind = Bindings { namespaced: true };
         let old = created(&kind, &text("roleRef: {kind: Role, name: a}"));
         let mut new = old.clone();
         new.set(&["subjects"], json!([{"kind": "User", "name": "u", "apiGroup": GROUP}]));
@@ -226,13 +211,12 @@ mod tests {
             roleRef: Invalid value: {"APIGroup":"rbac.authorization.k8s.io","Kind":"Role","Name":"b"}: cannot change roleRef
         "#]]
         .assert_eq(&update_errors(&kind, &new, &old));
-        assert_eq!(kind.warnings(&context(), &old, None), [format!("roleRef: {NOT_ENFORCED}")]);
-        assert!(kind.warnings(&context(), &new, Some(&old)).is_empty());
     }
 
     #[test]
     fn a_row_shows_the_role_and_who_has_it() {
         let rest = "roleRef: {kind: ClusterRole, name: view}, subjects: [{kind: User, name: u}, {kind: User, name: v}, {kind: Group, name: g}, {kind: ServiceAccount, name: s, namespace: ns}]";
-        expect!["a:b | ClusterRole/view | <unknown> | u, v | g | ns/s"].assert_eq(&row(&bindings(true), &text(rest)));
+        expect!["a:b | ClusterRole/view | <unknown> | u, v | g | ns/s"]
+            .assert_eq(&row(&Bindings { namespaced: true }, &text(rest)));
     }
 }

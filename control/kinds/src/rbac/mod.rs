@@ -1,9 +1,13 @@
-//! rbac.authorization.k8s.io: roles and who has them.
+//! rbac.authorization.k8s.io: roles, who has them, and what they allow.
 
+pub(crate) mod authorizer;
 pub(crate) mod bindings;
+pub(crate) mod escalation;
+pub(crate) mod index;
+pub(crate) mod policy;
+pub(crate) mod reconcile;
 pub(crate) mod roles;
+pub(crate) mod rule;
+mod ruleset;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
-
-/// What is said of a new role or binding as long as no authorizer reads them.
-const NOT_ENFORCED: &str = "sampan does not grant permissions by roles yet: system:masters may do everything, ServiceAccounts may discover and ask about themselves";

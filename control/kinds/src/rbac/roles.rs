@@ -1,7 +1,7 @@
 //! Role and ClusterRole: permissions. The rules of a ClusterRole with an `aggregationRule` are those of others.
 
-use super::{GROUP, NOT_ENFORCED};
-use crate::{Capabilities, at::At, rules};
+use super::GROUP;
+use crate::{at::At, rules};
 use api::{Cause, Object, names, selector::Selector};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -9,15 +9,13 @@ use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Plai
 
 /// The strategy of both.
 struct Roles {
-    capabilities: Capabilities,
     namespaced: bool,
 }
 
 /// The resources.
-pub(crate) fn resources(capabilities: &Capabilities) -> [Resource; 2] {
+pub(crate) fn resources() -> [Resource; 2] {
     let made = |resource: &str, kind: &str, namespaced: bool| {
-        let roles = Roles { capabilities: capabilities.clone(), namespaced };
-        let made = Resource::new(GROUP, "v1", resource, kind, roles).creating_on_update();
+        let made = Resource::new(GROUP, "v1", resource, kind, Roles { namespaced }).creating_on_update();
         if namespaced { made } else { made.cluster_scoped() }
     };
     [made("roles", "Role", true), made("clusterroles", "ClusterRole", false)]
@@ -38,15 +36,6 @@ impl Strategy for Roles {
         }
         if !self.namespaced {
             aggregation(At::of(object, "aggregationRule"), &mut out);
-        }
-        out
-    }
-
-    fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
-        let (rules, mut out) = (At::of(object, "rules"), Vec::new());
-        if old.is_none() {
-            let name = if self.namespaced { "role.rules" } else { "clusterrole.rules" };
-            self.capabilities.warn(name, rules, 1, &mut out).unless_honoured(rules, NOT_ENFORCED);
         }
         out
     }
@@ -109,12 +98,8 @@ impl TableConvertor for Roles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{context, errors, parse};
+    use crate::testing::errors;
     use expect_test::expect;
-
-    fn roles(namespaced: bool, honoured: &[&'static str]) -> Roles {
-        Roles { capabilities: Capabilities::new(honoured.iter().copied()), namespaced }
-    }
 
     #[test]
     fn each_fault_has_upstreams_text() {
@@ -149,17 +134,9 @@ mod tests {
                 "#]],
             ),
         ] {
-            expected.assert_eq(&errors(&roles(namespaced, &[]), &format!("{{metadata: {{name: 'a:b'}}, {text}}}")));
+            expected.assert_eq(&errors(&Roles { namespaced }, &format!("{{metadata: {{name: 'a:b'}}, {text}}}")));
         }
-        assert!(roles(true, &[]).validate_name("system:a:B", false).is_empty());
-        assert_eq!(roles(true, &[]).validate_name("a/b", false), ["may not contain '/'"]);
-    }
-
-    #[test]
-    fn a_new_role_is_warned_of_until_an_authorizer_reads_roles() {
-        let role = parse("{metadata: {name: a}, rules: [{verbs: [get], apiGroups: [''], resources: [pods]}]}");
-        let said = |honoured: &[&'static str], old| roles(true, honoured).warnings(&context(), &role, old);
-        assert_eq!(said(&[], None), [format!("rules: {NOT_ENFORCED}")]);
-        assert!(said(&["role.rules"], None).is_empty() && said(&[], Some(&role)).is_empty());
+        assert!(Roles { namespaced: true }.validate_name("system:a:B", false).is_empty());
+        assert_eq!(Roles { namespaced: true }.validate_name("a/b", false), ["may not contain '/'"]);
     }
 }

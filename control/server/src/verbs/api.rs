@@ -55,7 +55,7 @@ impl Api for Server {
 
     async fn require(&self, call: &Call, verb: &str) -> Result<(), Status> {
         let info = RequestInfo { verb: verb.to_owned(), ..call.info.clone() };
-        authz::require(self.authorizer(), &call.user, &info).await
+        authz::require(self.authorizer(), self, &call.user, &info).await
     }
 
     async fn proxy(&self, backend: &Backend, call: Call) -> Result<Response<Body>, Status> {

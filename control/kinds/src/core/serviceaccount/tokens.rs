@@ -217,17 +217,33 @@ impl Tokens {
 
     /// The user of a token, if all bound objects still exist.
     pub fn user(&self, token: &str, now: Timestamp, objects: &dyn Objects) -> Option<User> {
+        self.review(token, &[self.issuer()], now, objects).map(|(user, _)| user)
+    }
+
+    /// The user of a token, and for which of these audiences it is: for one of them at least. The token of a Secret is for the API.
+    pub(crate) fn review(
+        &self,
+        token: &str,
+        audiences: &[&str],
+        now: Timestamp,
+        objects: &dyn Objects,
+    ) -> Option<(User, Vec<String>)> {
+        let for_some = |of: &[String]| -> Option<Vec<String>> {
+            let found: Vec<String> = of.iter().filter(|one| audiences.contains(&one.as_str())).cloned().collect();
+            (!found.is_empty()).then_some(found)
+        };
         match self.verified(token)? {
             Verified::Bound(claims) => {
-                let ours = claims.aud.iter().any(|a| a == self.issuer());
-                if ours && is_current(&claims, now) { user_of(&claims, objects) } else { None }
+                let found = for_some(&claims.aud)?;
+                if is_current(&claims, now) { Some((user_of(&claims, objects)?, found)) } else { None }
             }
             Verified::Legacy(claims) => {
+                let found = for_some(&[self.issuer().to_owned()])?;
                 let (user, label) = claims.user(token, objects)?;
                 if let Some(day) = legacy::used_on(&label, now) {
                     self.0.used.lock().insert((claims.namespace, claims.secret), day);
                 }
-                Some(user)
+                Some((user, found))
             }
         }
     }
