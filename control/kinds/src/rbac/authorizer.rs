@@ -17,7 +17,7 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// Decides by the roles and bindings that are stored. A clone is the same authorizer.
 ///
-/// Until [`Rbac::reconciled`] the roles and bindings that every cluster has count as if they were stored already, so that a start does not
+/// Until they are written, the roles and bindings that every cluster has count as if they were stored already, so that a start does not
 /// wait for them: what an owner keeps from being reconciled is not among them.
 #[derive(Clone)]
 pub struct Rbac(Arc<Inner>);
