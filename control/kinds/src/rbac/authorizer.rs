@@ -1,14 +1,14 @@
 //! The authorizer by roles.
 
 use super::{
-    index::{Bindings, RoleRef, Roles},
+    index::{Binding, Bindings, RoleRef, Roles, Subject},
     policy,
     rule::{Rule, Word},
     ruleset::{Missing, RuleSet, aggregate},
 };
 use parking_lot::RwLock;
 use server::{
-    Index, Indexed, Objects, User,
+    Indexed, Objects, User,
     authz::{Attributes, Authorizer, Decision, DocumentRule, ResourceRule, Rules},
 };
 use std::sync::{Arc, OnceLock};
@@ -17,7 +17,7 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// Decides by the roles and bindings that are stored. A clone is the same authorizer.
 ///
-/// Until [`Rbac::reconciled`] the roles and bindings that every cluster has count as if they were stored already, so that a start does not
+/// Until they are written, the roles and bindings that every cluster has count as if they were stored already, so that a start does not
 /// wait for them: what an owner keeps from being reconciled is not among them.
 #[derive(Clone)]
 pub struct Rbac(Arc<Inner>);
@@ -72,8 +72,16 @@ impl Unwritten {
             };
             let scope = known.in_namespace(entry.namespace);
             let known = scope.and_then(|scope| scope.bindings.get(&*entry.name));
-            if let Some(object) = known.is_none_or(|binding| !binding.is_own).then(|| entry.object()) {
-                into.put(entry.namespace, &entry.name, api::Object::from_value(object).as_ref());
+            if known.is_none_or(|binding| !binding.is_own) {
+                let (kind, role) = entry.role();
+                let role = Arc::new(RoleRef { kind: kind.into(), name: role.into() });
+                let subjects = entry.subjects().map(|(kind, namespace, name)| Subject {
+                    kind: kind.into(),
+                    namespace: namespace.into(),
+                    name: name.into(),
+                });
+                let binding = Binding { role, subjects: subjects.collect(), is_own: false };
+                into.insert(entry.namespace, &entry.name, binding);
             }
         }
         new

@@ -78,15 +78,27 @@ pub(crate) struct BindingEntry {
 }
 
 impl BindingEntry {
+    /// Kind and name of the role.
+    pub(crate) fn role(&self) -> (&'static str, &str) {
+        (if self.namespace.is_empty() { "ClusterRole" } else { "Role" }, &self.role)
+    }
+
+    /// Kind, namespace and name of who has it.
+    pub(crate) fn subjects(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+        self.holders.iter().map(|holder| match *holder {
+            Holder::User(name) => ("User", "", name),
+            Holder::Group(name) => ("Group", "", name),
+            Holder::Account(name) => ("ServiceAccount", SYSTEM, name),
+        })
+    }
+
     /// The object.
     pub(crate) fn object(&self) -> Value {
-        let (kind, role) = match self.namespace {
-            "" => ("ClusterRoleBinding", "ClusterRole"),
-            _ => ("RoleBinding", "Role"),
-        };
+        let (role_kind, role) = self.role();
+        let kind = format!("{role_kind}Binding");
         let mut object = json!({"apiVersion": format!("{GROUP}/v1"), "kind": kind,
             "metadata": metadata(self.namespace, &self.name),
-            "roleRef": {"apiGroup": GROUP, "kind": role, "name": self.role}});
+            "roleRef": {"apiGroup": GROUP, "kind": role_kind, "name": role}});
         if !self.holders.is_empty() {
             object["subjects"] = self.holders.iter().map(|holder| holder.to_value()).collect();
         }
