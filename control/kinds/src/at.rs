@@ -36,34 +36,37 @@ impl<'a> At<'a> {
         Self { steps: [Step::Index(0); DEPTH], len: 0, value }
     }
 
-    fn step(mut self, step: Step<'a>, value: Option<&'a Value>) -> Self {
-        if self.len < DEPTH {
-            self.steps[self.len] = step;
-            self.len += 1;
+    // Not by value: rustc 1.95 then gives two places that are compared one memory (DestinationPropagation of an optimised build), and a rule
+    // that a field may not change never holds.
+    fn step(&self, step: Step<'a>, value: Option<&'a Value>) -> Self {
+        let mut next = *self;
+        if next.len < DEPTH {
+            next.steps[next.len] = step;
+            next.len += 1;
         }
-        self.value = value.unwrap_or(&NULL);
-        self
+        next.value = value.unwrap_or(&NULL);
+        next
     }
 
     /// A field of this object.
-    pub(crate) fn get(self, name: &'a str) -> Self {
+    pub(crate) fn get(&self, name: &'a str) -> Self {
         let value = self.value.get(name);
         self.step(Step::Field(name), value)
     }
 
     /// A field further down.
-    pub(crate) fn down(self, names: &[&'a str]) -> Self {
-        names.iter().fold(self, |at, name| at.get(name))
+    pub(crate) fn down(&self, names: &[&'a str]) -> Self {
+        names.iter().fold(*self, |at, name| at.get(name))
     }
 
     /// An entry of this map.
-    pub(crate) fn key(self, name: &'a str) -> Self {
+    pub(crate) fn key(&self, name: &'a str) -> Self {
         let value = self.value.get(name);
         self.step(Step::Key(name), value)
     }
 
     /// An element of this list.
-    pub(crate) fn index(self, index: usize) -> Self {
+    pub(crate) fn index(&self, index: usize) -> Self {
         let value = self.value.get(index);
         self.step(Step::Index(index), value)
     }
@@ -86,7 +89,7 @@ impl<'a> At<'a> {
     }
 
     /// The value, `null` when absent.
-    pub(crate) fn value(self) -> &'a Value {
+    pub(crate) fn value(&self) -> &'a Value {
         self.value
     }
 
