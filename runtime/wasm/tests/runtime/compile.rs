@@ -127,7 +127,7 @@ fn module(bodies: Vec<Vec<u8>>) -> Vec<u8> {
 #[tokio::test]
 async fn a_compile_bomb_runs_into_its_limits() {
     let node = Node::with(|options| options.compiler.cpu = Duration::from_secs(1)).await;
-    let error = refused(&node, &bomb(300, 5000)).await;
+    let error = refused(&node, &bomb(1200, 5000)).await;
     assert_eq!(exhausted(&error), "compiling it takes more than the allowed 1 s of CPU time");
     let node = Node::with(|options| options.compiler.timeout = Duration::from_millis(300)).await;
     assert_eq!(exhausted(&refused(&node, &bomb(300, 5000)).await), "not compiled after 0 s: given up");
