@@ -9,7 +9,7 @@ use std::{borrow::Cow, fmt};
 /// # Errors
 /// The bytes are no object.
 pub(crate) fn field(object: &[u8], name: &str) -> Result<Map<String, Value>, Error> {
-    Fields { part: "", wanted: &[("", name)] }.deserialize(&mut serde_json::Deserializer::from_slice(object))
+    read(object, Pick { part: Some(""), wanted: &[("", name)] })
 }
 
 /// Fields of the parts of an object: `("spec", "nodeName")`.
@@ -17,19 +17,22 @@ pub(crate) fn field(object: &[u8], name: &str) -> Result<Map<String, Value>, Err
 /// # Errors
 /// The bytes, or the parts in them, are no objects.
 pub(crate) fn parts(object: &[u8], wanted: &[(&str, &str)]) -> Result<Map<String, Value>, Error> {
-    Parts(wanted).deserialize(&mut serde_json::Deserializer::from_slice(object))
+    read(object, Pick { part: None, wanted })
 }
 
-/// The fields of the parts of an object.
-struct Parts<'a>(&'a [(&'a str, &'a str)]);
+fn read(object: &[u8], pick: Pick<'_>) -> Result<Map<String, Value>, Error> {
+    pick.deserialize(&mut serde_json::Deserializer::from_slice(object))
+}
 
-/// The fields of one part.
-struct Fields<'a> {
-    part: &'a str,
+/// What is read of an object.
+#[derive(Clone, Copy)]
+struct Pick<'a> {
+    /// Of the object as a whole (`None`) the parts that are wanted; of a part its fields.
+    part: Option<&'a str>,
     wanted: &'a [(&'a str, &'a str)],
 }
 
-impl<'de> DeserializeSeed<'de> for Parts<'_> {
+impl<'de> DeserializeSeed<'de> for Pick<'_> {
     type Value = Map<String, Value>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -37,7 +40,7 @@ impl<'de> DeserializeSeed<'de> for Parts<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Parts<'_> {
+impl<'de> Visitor<'de> for Pick<'_> {
     type Value = Map<String, Value>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -47,41 +50,17 @@ impl<'de> Visitor<'de> for Parts<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut out = Map::new();
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            if self.0.iter().any(|(part, _)| *part == key) {
-                let fields = map.next_value_seed(Fields { part: &key, wanted: self.0 })?;
-                out.insert(key.into_owned(), Value::Object(fields));
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(out)
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Fields<'_> {
-    type Value = Map<String, Value>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Fields<'_> {
-    type Value = Map<String, Value>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut out = Map::new();
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            if self.wanted.contains(&(self.part, &*key)) {
-                let value = map.next_value()?;
-                out.insert(key.into_owned(), value);
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
+            let value = match self.part {
+                None if self.wanted.iter().any(|(part, _)| *part == key) => {
+                    Value::Object(map.next_value_seed(Pick { part: Some(&key), ..self })?)
+                }
+                Some(part) if self.wanted.contains(&(part, &*key)) => map.next_value()?,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            out.insert(key.into_owned(), value);
         }
         Ok(out)
     }
