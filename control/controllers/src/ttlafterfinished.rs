@@ -22,7 +22,7 @@ impl TtlAfterFinishedController {
     }
 }
 
-/// The time until the Job is deleted: `None` for never, zero for now.
+/// The time until the Job is deleted: `None` if it never is, zero if it is due.
 pub(crate) fn time_left(job: &Job, now: Timestamp) -> Option<Duration> {
     let ttl = job.spec.as_ref()?.ttl_seconds_after_finished?;
     let conditions = job.status.as_ref()?.conditions.as_ref()?;

@@ -69,7 +69,8 @@ pub struct Resource {
     pub deprecation: Option<&'static str>,
     /// Lists in its objects may have any length (Endpoints).
     pub long_lists: bool,
-    /// The kind is not implemented: its list is always empty, and a write is refused with an explanation.
+    /// There can be no objects: the list is empty, and a write is refused with an explanation. For kinds that clients ask for without a look at
+    /// discovery.
     pub absent: bool,
 }
 
@@ -154,7 +155,7 @@ impl Resource {
         self.rename(|names| names.categories.push(name.to_owned()))
     }
 
-    /// The kind is not implemented: its list is always empty.
+    /// There can be no objects: see [`Resource::absent`].
     pub fn not_here_yet(mut self) -> Self {
         self.absent = true;
         self

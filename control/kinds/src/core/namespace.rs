@@ -9,7 +9,7 @@ use server::{Column, Context, Resource, Scope, Strategy, TableConvertor, Verb, s
 
 const COLUMNS: &[Column] = &[Column::name(), Column::new("Status", "The status of the namespace"), Column::age()];
 
-/// Labels of Pod Security, and what is not implemented of each.
+/// Labels of Pod Security, and what a user is warned of who sets one: *Access* brings their admission plugin.
 const POD_SECURITY: [(&str, &str); 3] = [
     ("enforce", "not enforced by sampan yet: pods of any security level are taken"),
     ("audit", "not honoured by sampan yet: nothing is noted of pods beyond that level"),

@@ -274,7 +274,8 @@ fn warnings(object: &Object) -> Vec<String> {
     out
 }
 
-/// Warnings about fields that are accepted but not implemented yet.
+/// Warnings about what a field asks for and this cluster cannot do: nothing here assigns load balancers, and a node's network may lack others
+/// ([`Capabilities`]).
 fn unenforced(capabilities: &Capabilities, spec: At<'_>, out: &mut Vec<String>) {
     let mut warn = capabilities.warn("service.spec", spec, usize::MAX, out);
     if spec.get("type").str() == "LoadBalancer" {
