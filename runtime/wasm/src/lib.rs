@@ -73,7 +73,6 @@ mod keyvalue;
 mod limits;
 mod load;
 mod long_polls;
-mod malloc_trim;
 mod memory;
 mod metrics;
 mod options;

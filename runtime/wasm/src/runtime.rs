@@ -13,7 +13,6 @@ use crate::{
     guest::{Io, Shared},
     http::Handler,
     image::{Image, Kind},
-    malloc_trim::MallocTrim,
     memory::MemoryAccount,
     metrics::{GaugeCollector, GaugeValues, Metrics},
     pairs::Pairs,
@@ -83,7 +82,6 @@ struct Inner {
     metrics: Arc<Metrics>,
     source: Arc<SourceLines>,
     core_dumps: Arc<CoreDumps>,
-    malloc_trim: MallocTrim,
 }
 
 #[derive(Clone)]
@@ -124,7 +122,6 @@ impl Wasmtime {
             images: PreparedImages::new(Compilers::new(options.compiler.clone(), cache, metrics.clone())),
             metrics,
             memory: MemoryAccount::node(options.memory, options.memory_probe.clone()),
-            malloc_trim: MallocTrim::default(),
             files: budget::NodeFiles::new(options.files.max_open),
             space: budget::DiskSpace::new(options.files.writable_bytes.clone()),
             placeholder: files::placeholder(&options.cache)
@@ -563,9 +560,6 @@ impl Runtime for Wasmtime {
         self.stop(id, Duration::ZERO).await?;
         self.0.containers.lock().remove(id);
         self.0.images.forget_unused();
-        if let Some(pool) = self.0.pool.made() {
-            self.0.malloc_trim.schedule(pool.handle());
-        }
         Ok(())
     }
 
