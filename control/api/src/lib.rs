@@ -13,6 +13,7 @@ pub mod csr;
 #[cfg(test)]
 mod hostile_tests;
 pub mod json;
+pub mod legacytoken;
 pub mod names;
 mod object;
 pub mod patch;

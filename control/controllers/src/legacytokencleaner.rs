@@ -5,7 +5,10 @@
 //! labels Secrets with the day of use, and says in a ConfigMap since when it does; before that nobody knows what is unused.
 
 use crate::{Context, meta};
-use api::Clock;
+use api::{
+    Clock,
+    legacytoken::{INVALID_SINCE, LAST_USED, TRACKING, day, parse_day},
+};
 use client::{Client, Controller, DeleteOptions, Informer, Key, Next, Patch, Target, Wakeups};
 use jiff::{SignedDuration, Timestamp, civil::Date, tz::TimeZone};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount, Volume};
@@ -15,12 +18,6 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 const TYPE: &str = "kubernetes.io/service-account-token";
 const NAME: &str = "kubernetes.io/service-account.name";
 const UID: &str = "kubernetes.io/service-account.uid";
-/// The label with the day on which the token was last used.
-const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
-/// The label with the day since which the token is not accepted.
-const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
-/// The ConfigMap in `kube-system` that says, by `since`, from which day on use is noted.
-const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
 /// How often all Secrets are looked at. Upstream's.
 const PERIOD: Duration = Duration::from_secs(24 * 3600);
 /// How long a token is unused before it becomes invalid, and then before it is deleted. Upstream's default.
@@ -51,7 +48,7 @@ impl LegacyTokenCleaner {
     async fn tracked_since(&self) -> client::Result<Option<Date>> {
         let found = self.client.find::<ConfigMap>("kube-system", TRACKING).await?;
         let since = found.as_ref().and_then(|map| map.data.as_ref()?.get("since"));
-        Ok(since.and_then(|text| parse(text)))
+        Ok(since.and_then(|text| parse_day(text)))
     }
 
     /// The account that a Secret is of, if it is the one of that uid.
@@ -96,15 +93,6 @@ enum Action {
     Delete,
 }
 
-/// A day as labels say it; `None` for another text.
-fn parse(text: &str) -> Option<Date> {
-    Date::strptime("%Y-%m-%d", text).ok().filter(|day| day.to_string() == text)
-}
-
-fn day(time: Timestamp) -> Date {
-    time.to_zoned(TimeZone::UTC).date()
-}
-
 /// Whether use has been noted for so long that what has no note is unused.
 fn knows(since: Date, now: Timestamp) -> bool {
     let begin = since.tomorrow().and_then(|day| day.to_zoned(TimeZone::UTC)).map(|begin| begin.timestamp());
@@ -117,7 +105,7 @@ fn plan(secret: &Secret, account: Option<&ServiceAccount>, named: impl FnOnce() 
     let label = |key: &str| secret.metadata.labels.as_ref().and_then(|labels| labels.get(key));
     let is_young = meta::created(&secret.metadata) >= before || meta::is_deleting(&secret.metadata);
     // A day that cannot be read tells nothing.
-    let is_used = label(LAST_USED).is_some_and(|text| parse(text).is_none_or(|used| used >= day(before)));
+    let is_used = label(LAST_USED).is_some_and(|text| parse_day(text).is_none_or(|used| used >= day(before)));
     if secret.type_.as_deref() != Some(TYPE) || is_young || is_used {
         return Action::Keep;
     }
@@ -126,7 +114,7 @@ fn plan(secret: &Secret, account: Option<&ServiceAccount>, named: impl FnOnce() 
     if !is_generated || named() {
         return Action::Keep;
     }
-    match label(INVALID_SINCE).and_then(|text| parse(text)) {
+    match label(INVALID_SINCE).and_then(|text| parse_day(text)) {
         None => Action::Invalidate(day(now).to_string()),
         Some(since) if since < day(before) => Action::Delete,
         Some(_) => Action::Keep,
@@ -248,11 +236,11 @@ mod tests {
 
     #[test]
     fn nothing_is_known_before_use_was_noted_for_a_year() {
-        let since = parse("2027-06-15").expect("a day");
+        let since = parse_day("2027-06-15").expect("a day");
         for (now, wanted) in [("2028-06-14T23:59:59Z", false), ("2028-06-15T00:00:00Z", true)] {
             assert_eq!(knows(since, now.parse().expect("a time")), wanted, "{now}");
         }
-        assert_eq!((parse("2027-06-31"), parse("2027-06-15T00:00:00Z"), parse("")), (None, None, None));
+        assert_eq!((parse_day("2027-06-31"), parse_day("2027-06-15T00:00:00Z"), parse_day("")), (None, None, None));
     }
 
     #[test]

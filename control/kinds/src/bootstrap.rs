@@ -5,7 +5,6 @@
 
 use crate::{
     Settings,
-    core::serviceaccount::{LAST_USED, day, is_day},
     rbac::{
         policy,
         reconcile::{self, Change},
@@ -13,7 +12,10 @@ use crate::{
     scheduling::priorityclass::SYSTEM,
 };
 use anyhow::{Context as _, bail};
-use api::Object;
+use api::{
+    Object,
+    legacytoken::{LAST_USED, TRACKING, day, parse_day},
+};
 use axum::body::Body;
 use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use http::{Method, Request, StatusCode, header};
@@ -32,8 +34,6 @@ const PERIOD: Duration = Duration::from_secs(10);
 const LEASE: i64 = 3600;
 /// The StorageClass of volumes on the nodes, and the default.
 const LOCAL_CLASS: &str = "local";
-/// The ConfigMap that says since when the use of tokens of Secrets is noted, as upstream's.
-const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
 /// How many roles and bindings are written at the same time.
 const ROLE_WRITES: usize = 16;
 /// The check of readiness that fails when the roles cannot be written, by upstream's name.
@@ -101,11 +101,11 @@ impl Bootstrap {
         let collection = "/api/v1/namespaces/kube-system/configmaps";
         let (code, answer) = self.call(Method::GET, &format!("{collection}/{TRACKING}"), "", Vec::new()).await?;
         let map: Value = if code.is_success() { serde_json::from_str(&answer)? } else { Value::Null };
-        if map["data"]["since"].as_str().is_some_and(is_day) {
+        if map["data"]["since"].as_str().and_then(parse_day).is_some() {
             return Ok(());
         }
         let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": TRACKING, "namespace": "kube-system"},
-            "data": {"since": day(self.clock.now())}});
+            "data": {"since": day(self.clock.now()).to_string()}});
         self.reconcile(collection.to_owned(), object, true).await
     }
 

@@ -1,9 +1,12 @@
 //! Tokens of Secrets (`kubernetes.io/service-account-token`): they name a Secret, have no end, and are valid as long as that Secret holds them
 //! and its account is there. Upstream calls them legacy tokens.
 
-use api::Object;
+use api::{
+    Object,
+    legacytoken::{INVALID_SINCE, LAST_USED, day},
+};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use jiff::{SignedDuration, Timestamp, civil::Date, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use server::{Objects, User};
 use sha2::{Digest, Sha256};
@@ -11,11 +14,6 @@ use std::collections::BTreeMap;
 
 /// The issuer of such tokens.
 pub(crate) const ISSUER: &str = "kubernetes/serviceaccount";
-/// The day on which the token was last used.
-pub(crate) const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
-/// Since when the token is not accepted any more.
-const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
-
 /// The claims of the token of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LegacyClaims {
@@ -83,20 +81,11 @@ impl LegacyClaims {
     }
 }
 
-/// Whether a text is a day, as labels say it.
-pub(crate) fn is_day(text: &str) -> bool {
-    Date::strptime("%Y-%m-%d", text).is_ok_and(|day| day.to_string() == text)
-}
-
-/// The day of a time, as the label says it.
-pub(crate) fn day(time: Timestamp) -> String {
-    time.to_zoned(TimeZone::UTC).date().to_string()
-}
-
 /// What the label is to be, unless it says so or is a day ahead, because another server's clock is.
 pub(crate) fn used_on(label: &str, now: Timestamp) -> Option<String> {
-    let today = day(now);
-    let tomorrow = now.checked_add(SignedDuration::from_hours(24)).map(day).unwrap_or_default();
+    let on = |time: Timestamp| day(time).to_string();
+    let today = on(now);
+    let tomorrow = now.checked_add(SignedDuration::from_hours(24)).map(on).unwrap_or_default();
     (label != today && label != tomorrow).then_some(today)
 }
 

@@ -4,8 +4,6 @@ mod legacy;
 mod token;
 pub mod tokens;
 
-pub(crate) use self::legacy::{LAST_USED, day, is_day};
-
 use self::tokens::Tokens;
 use crate::{cells, edit::drop_zero};
 use api::{GroupVersionKind, Object};
