@@ -349,7 +349,7 @@ impl FakeApi {
         axum::Json(self.get(own)).into_response()
     }
 
-    /// The name of the key of tokens for the audience `jwt`, which are JSON web tokens.
+    /// The name of the key of tokens for audiences that begin with `jwt`, which are JSON web tokens.
     pub(crate) fn sign_with(&self, key: &'static str) {
         self.0.objects.lock().key = key;
     }
@@ -369,7 +369,7 @@ impl FakeApi {
         let expires =
             base + jiff::SignedDuration::from_secs(body["spec"]["expirationSeconds"].as_i64().unwrap_or(3600));
         let key = self.0.objects.lock().key;
-        let token = match body["spec"]["audiences"][0] == "jwt" {
+        let token = match body["spec"]["audiences"][0].as_str().is_some_and(|audience| audience.starts_with("jwt")) {
             false => format!("token-{number}"),
             true => {
                 let names: Vec<&str> = path.split('/').collect();

@@ -130,4 +130,16 @@ mod tests {
         api.sign_with("other");
         assert_ne!(restarted(&api, &of("a"), &kept, begin).await.0, kept);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn audiences_that_users_choose_are_known_up_to_a_bound() {
+        let (api, now) = (FakeApi::new(), crate::tests::epoch());
+        let tokens = Tokens::new(api.client());
+        for number in 0..200 {
+            let source = TokenSource { audience: format!("jwt-{number}"), ..of("a") };
+            tokens.get(&source, now, async { None }).await.expect("a token");
+            assert!(tokens.known() <= 64, "after {number}");
+        }
+        assert!(tokens.known() > 0);
+    }
 }

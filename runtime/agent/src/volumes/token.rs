@@ -14,6 +14,9 @@ use k8s_openapi::api::{
 use parking_lot::Mutex;
 use std::collections::HashMap;
 
+/// The most audiences whose maker is known.
+const MAX_MAKERS: usize = 64;
+
 /// The parameters of a token.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TokenSource {
@@ -120,11 +123,27 @@ impl Tokens {
         let Some((text, expires)) = status else {
             return Err(client::Error::Decode("a TokenRequest without token and time".into()));
         };
-        match Maker::of(&text) {
-            Some(maker) => drop(self.makers.lock().insert(source.audience.clone(), maker)),
-            None => drop(self.makers.lock().remove(&source.audience)),
-        }
+        self.learn(&source.audience, Maker::of(&text));
         Ok(Token::new(text, now, expires))
+    }
+
+    /// How many audiences are known.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        self.makers.lock().len()
+    }
+
+    /// Notes who makes the tokens of an audience now. Users choose audiences: when there are many, all are forgotten, and tokens in volumes are
+    /// requested again.
+    fn learn(&self, audience: &str, maker: Option<Maker>) {
+        let mut makers = self.makers.lock();
+        if makers.len() >= MAX_MAKERS && !makers.contains_key(audience) {
+            makers.clear();
+        }
+        match maker {
+            Some(maker) => drop(makers.insert(audience.to_owned(), maker)),
+            None => drop(makers.remove(audience)),
+        }
     }
 
     /// Removes the tokens of a pod from the cache.
