@@ -16,6 +16,15 @@ impl Capabilities {
         Self(Arc::new(fields.into_iter().collect()))
     }
 
+    /// The warning on a write of a kind that is served but on which no component acts yet. `kind` is the kind's name; it is acted on once its name
+    /// in lower case is among what is honoured.
+    pub(crate) fn nothing_acts_on(&self, kind: &str) -> Vec<String> {
+        if self.0.contains(kind.to_lowercase().as_str()) {
+            return Vec::new();
+        }
+        vec![format!("{kind} is stored, but nothing in this cluster acts on it yet")]
+    }
+
     /// Collects warnings about fields below `root`, which `kubectl explain` calls `name`; at most `most` of them.
     pub(crate) fn warn<'a>(
         &'a self,
@@ -78,6 +87,14 @@ impl FieldWarnings<'_> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_kind_is_warned_of_until_somebody_acts_on_it() {
+        let capabilities = Capabilities::new(["ingress"]);
+        assert!(capabilities.nothing_acts_on("Ingress").is_empty());
+        let said = "NetworkPolicy is stored, but nothing in this cluster acts on it yet";
+        assert_eq!(capabilities.nothing_acts_on("NetworkPolicy"), [said]);
+    }
 
     #[test]
     fn a_field_is_warned_of_until_somebody_honours_it() {
