@@ -196,12 +196,14 @@ impl Cause {
 
     /// `f: Too long: may not be more than N bytes`.
     pub fn too_long(field: &FieldPath, max: usize) -> Self {
-        Self::new(CauseKind::TooLong, field, format!("Too long: may not be more than {max} bytes"))
+        let unit = if max == 1 { "byte" } else { "bytes" };
+        Self::new(CauseKind::TooLong, field, format!("Too long: may not be more than {max} {unit}"))
     }
 
     /// `f: Too many: N: must have at most M items`.
     pub fn too_many(field: &FieldPath, actual: usize, max: usize) -> Self {
-        Self::new(CauseKind::TooMany, field, format!("Too many: {actual}: must have at most {max} items"))
+        let unit = if max == 1 { "item" } else { "items" };
+        Self::new(CauseKind::TooMany, field, format!("Too many: {actual}: must have at most {max} {unit}"))
     }
 
     /// `f: Invalid value: <value>: field is immutable`.
