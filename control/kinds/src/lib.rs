@@ -10,6 +10,7 @@
 mod address;
 mod admission;
 mod annotations;
+mod apiextensions;
 mod apps;
 mod at;
 mod authorization;
@@ -52,9 +53,9 @@ pub use crate::{
 use crate::authorization::{nodes::Nodes, privileged, reviews};
 use ipnet::IpNet;
 use server::{
-    Resource, Verb,
+    Resource,
     authz::{Authorizer, Union},
-    strategy::Plain,
+    webhook::Webhooks,
 };
 use std::{net::SocketAddr, ops::RangeInclusive, sync::Arc};
 
@@ -81,6 +82,8 @@ pub struct Settings {
     pub capabilities: Capabilities,
     /// The authorizer by roles, which every server of the kinds has: a new one.
     pub rbac: Rbac,
+    /// What calls webhooks: a new one.
+    pub webhooks: Webhooks,
 }
 
 impl Settings {
@@ -90,6 +93,8 @@ impl Settings {
             Arc::new(Union::new(vec![Arc::new(privileged::Privileged), Arc::new(Nodes), Arc::new(self.rbac.clone())]));
         server::Parts {
             resources: resources(self, &authorizer),
+            webhooks: Some(self.webhooks.clone()),
+            definitions: Some(Arc::new(apiextensions::customresource::CustomResources(self.webhooks.clone()))),
             admission: admission::all(self, &authorizer),
             authenticators: vec![Arc::new(self.tokens.clone())],
             authorizer,
@@ -149,18 +154,8 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         metrics::podmetrics::resource(),
         of_pods,
         of_services,
-        // Which there are is what kubectl asks before it says that it does not know a kind.
-        none_yet("apiextensions.k8s.io", "customresourcedefinitions", "CustomResourceDefinition")
-            .short(&["crd", "crds"])
-            .category("api-extensions")
-            .cluster_scoped(),
+        apiextensions::customresourcedefinition::resource(),
     ];
     all.extend(reviews::resources(&settings.tokens, authorizer));
     all
-}
-
-/// A kind that is not here yet: there are none, and none can be made. kubectl asks for some kinds without a look at discovery
-/// (`cluster-info dump`) and gives up where one is not found.
-fn none_yet(group: &str, resource: &str, kind: &str) -> Resource {
-    Resource::new(group, "v1", resource, kind, Plain).verbs(&[Verb::Get, Verb::List, Verb::Watch]).not_here_yet()
 }
