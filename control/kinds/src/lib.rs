@@ -9,6 +9,7 @@
 
 mod address;
 mod admission;
+mod admissionregistration;
 mod annotations;
 mod apps;
 mod at;
@@ -20,6 +21,7 @@ mod capabilities;
 mod cells;
 mod certificates;
 mod claims;
+mod clientconfig;
 mod coordination;
 pub mod core;
 mod discovery;
@@ -34,6 +36,7 @@ mod rbac;
 mod rules;
 mod scheduling;
 mod storage;
+mod url;
 
 #[cfg(test)]
 mod hostile_tests;
@@ -100,6 +103,7 @@ impl Settings {
 }
 
 /// Every built-in resource, in the order of discovery.
+#[allow(clippy::too_many_lines)] // a list
 fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resource> {
     let [event, grouped_event] = events::event::resources();
     let [of_pods, of_services] = metrics::custommetrics::resources();
@@ -140,6 +144,12 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         cluster_role,
         role_binding,
         role,
+        admissionregistration::mutatingadmissionpolicy::resource(capabilities),
+        admissionregistration::mutatingadmissionpolicybinding::resource(capabilities),
+        admissionregistration::mutatingwebhookconfiguration::resource(capabilities),
+        admissionregistration::validatingadmissionpolicy::resource(capabilities),
+        admissionregistration::validatingadmissionpolicybinding::resource(capabilities),
+        admissionregistration::validatingwebhookconfiguration::resource(capabilities),
         scheduling::priorityclass::resource(capabilities),
         coordination::lease::resource(),
         node::runtimeclass::resource(),

@@ -78,6 +78,12 @@ fn the_table_is_kubernetes() {
         rbac.authorization.k8s.io/v1 | clusterroles | ClusterRole | cluster |  |  | all8 |
         rbac.authorization.k8s.io/v1 | rolebindings | RoleBinding | ns |  |  | all8 |
         rbac.authorization.k8s.io/v1 | roles | Role | ns |  |  | all8 |
+        admissionregistration.k8s.io/v1 | mutatingadmissionpolicies | MutatingAdmissionPolicy | cluster |  | api-extensions | all8 |
+        admissionregistration.k8s.io/v1 | mutatingadmissionpolicybindings | MutatingAdmissionPolicyBinding | cluster |  | api-extensions | all8 |
+        admissionregistration.k8s.io/v1 | mutatingwebhookconfigurations | MutatingWebhookConfiguration | cluster |  | api-extensions | all8 |
+        admissionregistration.k8s.io/v1 | validatingadmissionpolicies | ValidatingAdmissionPolicy | cluster |  | api-extensions | all8 | status(get,patch,update)
+        admissionregistration.k8s.io/v1 | validatingadmissionpolicybindings | ValidatingAdmissionPolicyBinding | cluster |  | api-extensions | all8 |
+        admissionregistration.k8s.io/v1 | validatingwebhookconfigurations | ValidatingWebhookConfiguration | cluster |  | api-extensions | all8 |
         scheduling.k8s.io/v1 | priorityclasses | PriorityClass | cluster | pc |  | all8 |
         coordination.k8s.io/v1 | leases | Lease | ns |  |  | all8 |
         node.k8s.io/v1 | runtimeclasses | RuntimeClass | cluster |  |  | all8 |
