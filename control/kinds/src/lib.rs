@@ -11,6 +11,7 @@ mod address;
 mod admission;
 mod admissionregistration;
 mod annotations;
+mod apiregistration;
 mod apps;
 mod at;
 mod authorization;
@@ -128,6 +129,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         core::secret::resource(),
         core::serviceaccount::resource(settings.tokens.clone()),
         core::service::resource(settings),
+        apiregistration::apiservice::resource(capabilities),
         apps::controllerrevision::resource(),
         apps::daemonset::resource(capabilities),
         apps::deployment::resource(capabilities),

@@ -62,6 +62,7 @@ fn the_table_is_kubernetes() {
         v1 | secrets | Secret | ns |  |  | all8 |
         v1 | serviceaccounts | ServiceAccount | ns | sa |  | all8 | token(create) → TokenRequest
         v1 | services | Service | ns | svc | all | all8 | proxy(create,delete,get,patch,update) → ServiceProxyOptions; status(get,patch,update)
+        apiregistration.k8s.io/v1 | apiservices | APIService | cluster |  | api-extensions | all8 | status(get,patch,update)
         apps/v1 | controllerrevisions | ControllerRevision | ns |  |  | all8 |
         apps/v1 | daemonsets | DaemonSet | ns | ds | all | all8 | status(get,patch,update)
         apps/v1 | deployments | Deployment | ns | deploy | all | all8 | scale(get,patch,update) → Scale; status(get,patch,update)
