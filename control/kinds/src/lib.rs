@@ -34,6 +34,7 @@ mod podspec;
 mod policy;
 mod quantities;
 mod rbac;
+mod resource;
 mod rules;
 mod scheduling;
 mod storage;
@@ -156,6 +157,10 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         coordination::lease::resource(),
         node::runtimeclass::resource(),
         discovery::endpointslice::resource(),
+        resource::deviceclass::resource(capabilities),
+        resource::resourceclaim::resource(capabilities),
+        resource::resourceclaimtemplate::resource(capabilities),
+        resource::resourceslice::resource(capabilities),
         storage::storageclass::resource(),
         metrics::nodemetrics::resource(),
         metrics::podmetrics::resource(),

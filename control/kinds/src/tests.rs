@@ -89,6 +89,10 @@ fn the_table_is_kubernetes() {
         coordination.k8s.io/v1 | leases | Lease | ns |  |  | all8 |
         node.k8s.io/v1 | runtimeclasses | RuntimeClass | cluster |  |  | all8 |
         discovery.k8s.io/v1 | endpointslices | EndpointSlice | ns |  |  | all8 |
+        resource.k8s.io/v1 | deviceclasses | DeviceClass | cluster |  |  | all8 |
+        resource.k8s.io/v1 | resourceclaims | ResourceClaim | ns |  |  | all8 | status(get,patch,update)
+        resource.k8s.io/v1 | resourceclaimtemplates | ResourceClaimTemplate | ns |  |  | all8 |
+        resource.k8s.io/v1 | resourceslices | ResourceSlice | cluster |  |  | all8 |
         storage.k8s.io/v1 | storageclasses | StorageClass | cluster | sc |  | all8 |
         metrics.k8s.io/v1beta1 | nodes | NodeMetrics | cluster |  |  | get,list |
         metrics.k8s.io/v1beta1 | pods | PodMetrics | ns |  |  | get,list |

@@ -177,13 +177,17 @@ mod tests {
                 "{version: v1, group: a.example, groupPriorityMinimum: 20000, versionPriority: 1000, service: {name: s, namespace: ns}}",
                 expect![[""]],
             ),
-            ("x", "{}", expect![[r#"
+            (
+                "x",
+                "{}",
+                expect![[r#"
                 metadata.name: Invalid value: "x": must be `spec.version+"."+spec.group`: "."
                 spec.group: Required value: only v1 may have an empty group and it better be legacy kube
                 spec.version: Invalid value: "": a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')
                 spec.groupPriorityMinimum: Invalid value: 0: must be positive and less than 20000
                 spec.versionPriority: Invalid value: 0: must be positive and less than 1000
-            "#]]),
+            "#]],
+            ),
             (
                 "a%",
                 "{version: v2, groupPriorityMinimum: 20001, versionPriority: -1, caBundle: YWI=, insecureSkipTLSVerify: true}",
@@ -222,7 +226,8 @@ mod tests {
               reason: Local
               status: "True"
               type: Available
-        "#]].assert_eq(&api::yaml::to_string(local.at(&["status"]).unwrap()));
+        "#]]
+        .assert_eq(&api::yaml::to_string(local.at(&["status"]).unwrap()));
         let other =
             created(&services(), &text("v1.", "{service: {name: s}}").replace("spec:", "status: {a: b}, spec:"));
         assert_eq!((other.int_at(&["spec", "service", "port"]), other.at(&["status"])), (Some(443), None));
@@ -236,7 +241,8 @@ mod tests {
         expect![[r#"
             status.conditions[1].status: Unsupported value: "Maybe": supported values: "True", "False", "Unknown"
             status.conditions[2].status: Unsupported value: "": supported values: "True", "False", "Unknown"
-        "#]].assert_eq(&lines);
+        "#]]
+        .assert_eq(&lines);
     }
 
     #[test]
@@ -257,6 +263,7 @@ mod tests {
             v1. | Local | Unknown | <unknown>
             v1.a | ns/s | False (MissingEndpoints) | <unknown>
             v1.a | ns/s | True | <unknown>
-        "#]].assert_eq(&rows);
+        "#]]
+        .assert_eq(&rows);
     }
 }
