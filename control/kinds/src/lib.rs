@@ -48,7 +48,7 @@ mod testing;
 mod tests;
 
 pub use crate::{
-    admission::imageadvice::ImageAdvice,
+    admission::{imageadvice::ImageAdvice, webhooks},
     capabilities::Capabilities,
     core::serviceaccount::tokens::{self, Tokens},
     rbac::authorizer::Rbac,

@@ -15,6 +15,7 @@ mod runtimeclass;
 mod serviceaccount;
 mod storageobjectinuseprotection;
 mod taintnodes;
+pub mod webhooks;
 
 #[cfg(test)]
 mod tests;
