@@ -26,6 +26,7 @@ mod discovery;
 mod edit;
 mod events;
 mod metrics;
+mod networking;
 mod node;
 mod podspec;
 mod policy;
@@ -135,6 +136,11 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         batch::cronjob::resource(capabilities),
         batch::job::resource(capabilities),
         certificates::certificatesigningrequest::resource(),
+        networking::ingressclass::resource(),
+        networking::ingress::resource(capabilities),
+        networking::ipaddress::resource(capabilities),
+        networking::networkpolicy::resource(capabilities),
+        networking::servicecidr::resource(capabilities),
         policy::poddisruptionbudget::resource(),
         cluster_role_binding,
         cluster_role,

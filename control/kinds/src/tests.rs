@@ -73,6 +73,11 @@ fn the_table_is_kubernetes() {
         batch/v1 | cronjobs | CronJob | ns | cj | all | all8 | status(get,patch,update)
         batch/v1 | jobs | Job | ns |  | all | all8 | status(get,patch,update)
         certificates.k8s.io/v1 | certificatesigningrequests | CertificateSigningRequest | cluster | csr |  | all8 | approval(get,patch,update); status(get,patch,update)
+        networking.k8s.io/v1 | ingressclasses | IngressClass | cluster |  |  | all8 |
+        networking.k8s.io/v1 | ingresses | Ingress | ns | ing |  | all8 | status(get,patch,update)
+        networking.k8s.io/v1 | ipaddresses | IPAddress | cluster | ip |  | all8 |
+        networking.k8s.io/v1 | networkpolicies | NetworkPolicy | ns | netpol |  | all8 |
+        networking.k8s.io/v1 | servicecidrs | ServiceCIDR | cluster |  |  | all8 | status(get,patch,update)
         policy/v1 | poddisruptionbudgets | PodDisruptionBudget | ns | pdb |  | all8 | status(get,patch,update)
         rbac.authorization.k8s.io/v1 | clusterrolebindings | ClusterRoleBinding | cluster |  |  | all8 |
         rbac.authorization.k8s.io/v1 | clusterroles | ClusterRole | cluster |  |  | all8 |
