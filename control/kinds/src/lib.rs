@@ -25,6 +25,7 @@ pub mod core;
 mod discovery;
 mod edit;
 mod events;
+mod flowcontrol;
 mod metrics;
 mod networking;
 mod node;
@@ -101,6 +102,7 @@ impl Settings {
 }
 
 /// Every built-in resource, in the order of discovery.
+#[allow(clippy::too_many_lines)] // a list
 fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resource> {
     let [event, grouped_event] = events::event::resources();
     let [of_pods, of_services] = metrics::custommetrics::resources();
@@ -146,11 +148,13 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         cluster_role,
         role_binding,
         role,
+        storage::storageclass::resource(),
         scheduling::priorityclass::resource(capabilities),
         coordination::lease::resource(),
         node::runtimeclass::resource(),
         discovery::endpointslice::resource(),
-        storage::storageclass::resource(),
+        flowcontrol::flowschema::resource(capabilities),
+        flowcontrol::prioritylevelconfiguration::resource(capabilities),
         metrics::nodemetrics::resource(),
         metrics::podmetrics::resource(),
         of_pods,

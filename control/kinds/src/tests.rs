@@ -83,11 +83,13 @@ fn the_table_is_kubernetes() {
         rbac.authorization.k8s.io/v1 | clusterroles | ClusterRole | cluster |  |  | all8 |
         rbac.authorization.k8s.io/v1 | rolebindings | RoleBinding | ns |  |  | all8 |
         rbac.authorization.k8s.io/v1 | roles | Role | ns |  |  | all8 |
+        storage.k8s.io/v1 | storageclasses | StorageClass | cluster | sc |  | all8 |
         scheduling.k8s.io/v1 | priorityclasses | PriorityClass | cluster | pc |  | all8 |
         coordination.k8s.io/v1 | leases | Lease | ns |  |  | all8 |
         node.k8s.io/v1 | runtimeclasses | RuntimeClass | cluster |  |  | all8 |
         discovery.k8s.io/v1 | endpointslices | EndpointSlice | ns |  |  | all8 |
-        storage.k8s.io/v1 | storageclasses | StorageClass | cluster | sc |  | all8 |
+        flowcontrol.apiserver.k8s.io/v1 | flowschemas | FlowSchema | cluster |  |  | all8 | status(get,patch,update)
+        flowcontrol.apiserver.k8s.io/v1 | prioritylevelconfigurations | PriorityLevelConfiguration | cluster |  |  | all8 | status(get,patch,update)
         metrics.k8s.io/v1beta1 | nodes | NodeMetrics | cluster |  |  | get,list |
         metrics.k8s.io/v1beta1 | pods | PodMetrics | ns |  |  | get,list |
         custom.metrics.k8s.io/v1beta2 | pods | MetricValueList | ns |  |  |  | http_requests_per_second(get)

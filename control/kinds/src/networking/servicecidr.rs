@@ -18,9 +18,6 @@ const COLUMNS: &[Column] = &[
     Column::age(),
 ];
 
-/// Metadata that a write of the status does not change.
-const KEPT: [&str; 4] = ["labels", "annotations", "finalizers", "ownerReferences"];
-
 struct Ranges(Capabilities);
 
 /// The resource.
@@ -41,7 +38,7 @@ impl Strategy for Ranges {
     }
 
     fn prepare_status(&self, _cx: &Context, object: &mut Object, old: &Object) {
-        KEPT.iter().for_each(|part| edit::keep_at(object, old, &["metadata", part]));
+        edit::keep_metadata(object, old);
     }
 
     fn validate(&self, cx: &Context, object: &Object) -> Vec<Cause> {
