@@ -83,7 +83,12 @@ fn the_table_is_kubernetes() {
         rbac.authorization.k8s.io/v1 | clusterroles | ClusterRole | cluster |  |  | all8 |
         rbac.authorization.k8s.io/v1 | rolebindings | RoleBinding | ns |  |  | all8 |
         rbac.authorization.k8s.io/v1 | roles | Role | ns |  |  | all8 |
+        storage.k8s.io/v1 | csidrivers | CSIDriver | cluster |  |  | all8 |
+        storage.k8s.io/v1 | csinodes | CSINode | cluster |  |  | all8 |
+        storage.k8s.io/v1 | csistoragecapacities | CSIStorageCapacity | ns |  |  | all8 |
         storage.k8s.io/v1 | storageclasses | StorageClass | cluster | sc |  | all8 |
+        storage.k8s.io/v1 | volumeattachments | VolumeAttachment | cluster |  |  | all8 | status(get,patch,update)
+        storage.k8s.io/v1 | volumeattributesclasses | VolumeAttributesClass | cluster | vac |  | all8 |
         scheduling.k8s.io/v1 | priorityclasses | PriorityClass | cluster | pc |  | all8 |
         coordination.k8s.io/v1 | leases | Lease | ns |  |  | all8 |
         node.k8s.io/v1 | runtimeclasses | RuntimeClass | cluster |  |  | all8 |

@@ -127,7 +127,7 @@ mod tests {
         for (spec, expected) in [
             (&*"{controller: example.com/a/b}".to_owned(), expect![[""]]),
             (
-                "{controller: example.com/a, parameters: {apiGroup: k8s.example, kind: K, name: n, scope: Namespace, namespace: ns}}",
+                "{controller: example.com/a, parameters: {apiGroup: k8s.example, kind: K, name: one, scope: Namespace, namespace: ns}}",
                 expect![[""]],
             ),
             (
@@ -148,7 +148,7 @@ mod tests {
             "#]],
             ),
             (
-                "{controller: 'EXAMPLE/a b', parameters: {apiGroup: '', kind: K, name: n, namespace: x}}",
+                "{controller: 'EXAMPLE/a b', parameters: {apiGroup: '', kind: K, name: one, namespace: x}}",
                 expect![[r#"
                 spec.controller: Invalid value: "EXAMPLE": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
                 spec.controller: Invalid value: "a b": Invalid path (regex used for validation is '[A-Za-z0-9/\-._~%!$&'()*+,;=:]+')
@@ -157,13 +157,13 @@ mod tests {
             "#]],
             ),
             (
-                "{controller: a/b, parameters: {kind: K, name: n, scope: Namespace}}",
+                "{controller: a/b, parameters: {kind: K, name: one, scope: Namespace}}",
                 expect![[r#"
                 spec.parameters.namespace: Required value: `parameters.scope` is set to 'Namespace'
             "#]],
             ),
             (
-                "{controller: a/b, parameters: {kind: K, name: n, scope: Namespace, namespace: A}}",
+                "{controller: a/b, parameters: {kind: K, name: one, scope: Namespace, namespace: A}}",
                 expect![[r#"
                 spec.parameters.namespace: Invalid value: "A": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')
             "#]],
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn the_controller_stays() {
-        let old = created(&Classes, &text("{controller: example.com/a, parameters: {kind: K, name: n}}"));
+        let old = created(&Classes, &text("{controller: example.com/a, parameters: {kind: K, name: one}}"));
         assert_eq!(old.str_at(&["spec", "parameters", "scope"]), Some("Cluster"));
         let mut new = old.clone();
         new.set(&["spec", "parameters", "name"], "m");
@@ -197,10 +197,10 @@ mod tests {
     #[test]
     fn a_row_shows_the_parameters() {
         expect!["c | a/b | <none> | <unknown>"].assert_eq(&row(&Classes, &text("{controller: a/b}")));
-        expect!["c | a/b | K/ | <unknown>"]
-            .assert_eq(&row(&Classes, &text("{controller: a/b, parameters: {kind: K, name: n}}")));
-        let text = text("{controller: a/b, parameters: {apiGroup: g.example, kind: K, name: n}}")
+        expect!["c | a/b | K/one | <unknown>"]
+            .assert_eq(&row(&Classes, &text("{controller: a/b, parameters: {kind: K, name: one}}")));
+        let text = text("{controller: a/b, parameters: {apiGroup: g.example, kind: K, name: one}}")
             .replace("name: c", "name: c, annotations: {ingressclass.kubernetes.io/is-default-class: 'true'}");
-        expect!["c (default) | a/b | K.g.example/ | <unknown>"].assert_eq(&row(&Classes, &text));
+        expect!["c (default) | a/b | K.g.example/one | <unknown>"].assert_eq(&row(&Classes, &text));
     }
 }
