@@ -45,26 +45,25 @@ impl Strategy for Nodes {
     }
 
     fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
-        let list = At::of(object, "spec").get("drivers");
-        let mut new: HashMap<&str, Vec<At<'_>>> = HashMap::new();
-        for driver in list.items() {
-            new.entry(driver.get("name").str()).or_default().push(driver);
-        }
         // The volumes that a node can have may change.
         let fixed = |driver: At<'_>| {
             let mut value = driver.value().clone();
             value.as_object_mut().into_iter().for_each(|fields| drop(fields.remove("allocatable")));
             value
         };
+        let list = At::of(object, "spec").get("drivers");
+        let mut new: HashMap<&str, Vec<Value>> = HashMap::new();
+        for driver in list.items() {
+            new.entry(driver.get("name").str()).or_default().push(fixed(driver));
+        }
         let mut out = Vec::new();
         for old in At::of(old, "spec").get("drivers").items() {
+            // Each once: what is stored names no driver twice.
+            let Some(drivers) = new.remove(old.get("name").str()) else { continue };
             let was = fixed(old);
-            for driver in new.get(old.get("name").str()).into_iter().flatten() {
-                let is = fixed(*driver);
-                if !edit::deep_equal(&is, &was) {
-                    let shown = list.with(&is).printed("io.k8s.api.storage.v1.CSINodeDriver");
-                    out.push(Cause::invalid_shown(&list.field(), &shown, "field is immutable"));
-                }
+            for is in drivers.iter().filter(|is| !edit::deep_equal(is, &was)) {
+                let shown = list.with(is).printed("io.k8s.api.storage.v1.CSINodeDriver");
+                out.push(Cause::invalid_shown(&list.field(), &shown, "field is immutable"));
             }
         }
         out
