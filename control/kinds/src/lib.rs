@@ -112,6 +112,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
     let [role_binding, cluster_role_binding] = rbac::bindings::resources();
     let mut all = vec![
         core::pod::binding::resource(),
+        core::componentstatus::resource(&settings.identity),
         core::configmap::resource(),
         core::endpoints::resource(),
         event,

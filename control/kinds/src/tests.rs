@@ -47,6 +47,7 @@ fn the_table_is_kubernetes() {
     }
     expect![[r#"
         v1 | bindings | Binding | ns |  |  | create |
+        v1 | componentstatuses | ComponentStatus | cluster | cs |  | get,list |
         v1 | configmaps | ConfigMap | ns | cm |  | all8 |
         v1 | endpoints | Endpoints | ns | ep |  | all8 |
         v1 | events | Event | ns | ev |  | all8 |

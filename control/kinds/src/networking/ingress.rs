@@ -17,7 +17,7 @@ const COLUMNS: &[Column] = &[
 ];
 
 /// The annotation that named the class before `spec.ingressClassName`.
-const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+pub(crate) const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// What paths may not contain, and what they may not end with.
 const BAD_PARTS: [&str; 5] = ["//", "/./", "/../", "%2f", "%2F"];

@@ -30,7 +30,9 @@ pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
 impl Strategy for Ranges {
     fn default(&self, object: &mut Object) {
         edit::object(&mut object.0, "spec");
-        edit::object(&mut object.0, "status");
+        for condition in edit::objects(edit::object(&mut object.0, "status"), "conditions") {
+            ["reason", "message"].into_iter().for_each(|field| edit::fill(condition, field, ""));
+        }
     }
 
     fn prepare_create(&self, _cx: &Context, object: &mut Object) {
