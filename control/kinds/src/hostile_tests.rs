@@ -11,8 +11,11 @@ use crate::{
     batch::job,
     core::{endpoints, node, pod, service},
     discovery::endpointslice,
+    flowcontrol::{flowschema, prioritylevelconfiguration},
+    networking::{ingress, networkpolicy},
     node::runtimeclass,
     resource::{deviceclass, resourceclaim, resourceclaimtemplate, resourceslice},
+    storage::csinode,
     testing::{self, context, now},
 };
 use api::{Cause, GroupVersionKind, Object, invalid};
@@ -417,4 +420,92 @@ fn devices_are_looked_up_too() {
     let (old, mut new) = (object(slice(devices.clone(), json!(null))), object(slice(devices, json!(null))));
     new.set(&["spec", "nodeName"], "n");
     assert!(!slices().validate_update(&context(), &new, &old).is_empty());
+}
+
+/// An object of any kind with a spec.
+fn with_spec(kind: &str, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "d", "uid": "u"}, "spec": spec})
+}
+
+#[test]
+fn rules_of_networks_are_looked_up() {
+    let policies = networkpolicy::Policies(Default::default());
+    let policy = |what: &str, rules: Value| all_of_it(what, &policies, with_spec("NetworkPolicy", "x", rules));
+    let net = |i: usize| format!("10.{}.{}.0/24", i / 250, i % 250);
+    let parts = || list(LIST, |i| json!(net(i)));
+    let block = |_| json!({"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": parts()}}]});
+    assert_eq!(policy("excepted networks", json!({"ingress": filling(block)})), []);
+    let peers = |_| json!({"to": list(LIST, |i| json!({"ipBlock": {"cidr": net(i)}}))});
+    assert_eq!(policy("peers", json!({"egress": filling(peers)})), []);
+    let odd = |_| json!({"to": list(LIST, |i| json!({"ipBlock": {"cidr": format!("2001:DB8:{i:x}::/48")}}))});
+    assert_eq!(policy("peers of another spelling", json!({"egress": filling(odd)})), []);
+    let selected = |_| json!({"from": list(LIST, |_| json!({"podSelector": {"matchExpressions": [{"key": "-", "operator": "-"}]}}))});
+    assert!(!policy("selectors", json!({"ingress": filling(selected)})).is_empty());
+    let wrong = |_| json!({"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": list(LIST, |_| json!("x"))}}]});
+    assert!(!policy("no networks", json!({"ingress": filling(wrong)})).is_empty());
+    let ports = |_| json!({"ports": list(LIST, |i| json!({"port": i, "endPort": i + 1}))});
+    assert!(!policy("ports", json!({"ingress": filling(ports), "policyTypes": list(LIST, |_| json!("x"))})).is_empty());
+    let values = json!({"matchExpressions": [{"key": "k", "operator": "In", "values": list(LIST, |_| json!("-"))}]});
+    let selected = |_| json!({"from": list(LIST, |_| json!({"podSelector": {}}))});
+    assert!(!policy("values", json!({"podSelector": values, "ingress": filling(selected)})).is_empty());
+}
+
+#[test]
+fn rules_of_ingresses_are_looked_up() {
+    let ingresses = ingress::Ingresses(Default::default());
+    let ingress = |what: &str, spec: Value| {
+        let points = list(LIST, |i| json!({"ip": format!("10.0.{}.{}", i / 250, i % 250), "hostname": named("h", i)}));
+        let mut object = with_spec("Ingress", "x", spec);
+        object["status"] = json!({"loadBalancer": {"ingress": points}});
+        all_of_it(what, &ingresses, object)
+    };
+    let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+    let path = |i: usize| json!({"path": format!("/{i}"), "pathType": "Prefix", "backend": backend});
+    let rules = list(LIST, |i| json!({"host": named("h", i), "http": {"paths": [path(i)]}}));
+    let tls = list(LIST, |i| json!({"hosts": [named("h", i)], "secretName": "s"}));
+    assert_eq!(ingress("hosts", json!({"rules": rules, "tls": tls})), []);
+    let rule = |i| json!({"host": named("h", i), "http": {"paths": list(LIST, path)}});
+    assert_eq!(ingress("paths", json!({"rules": filling(rule)})), []);
+    let same = |_| json!({"host": "h", "http": {"paths": list(LIST, |_| path(0))}});
+    assert_eq!(ingress("equal paths", json!({"rules": filling(same)})), []);
+    let bad = |_| json!({"host": "-", "http": {"paths": list(LIST, |_| json!({"pathType": "Exact", "path": "//%2f%2F/..", "backend": {}}))}});
+    assert!(!ingress("bad paths", json!({"rules": filling(bad)})).is_empty());
+    let hosts = |_| json!({"hosts": list(LIST, |_| json!("*"))});
+    assert!(!ingress("bad hosts", json!({"defaultBackend": backend, "tls": filling(hosts)})).is_empty());
+    let long = "/a".repeat(1 << 20);
+    let path = json!({"path": long, "pathType": "Prefix", "backend": backend});
+    assert_eq!(ingress("a long path", json!({"rules": [{"http": {"paths": [path]}}]})), []);
+}
+
+#[test]
+fn flows_and_drivers_are_looked_up() {
+    let schemas = flowschema::Schemas(Default::default());
+    let schema = |what: &str, name: &str, rules: Value| {
+        let spec = json!({"priorityLevelConfiguration": {"name": "l"}, "rules": rules});
+        all_of_it(what, &schemas, with_spec("FlowSchema", name, spec))
+    };
+    let subjects = || list(LIST, |i| json!({"kind": "User", "user": {"name": named("u", i)}}));
+    let verbs = || list(LIST, |_| json!("get"));
+    let names = || list(LIST, |i| json!(named("n", i)));
+    let resources = || json!([{"verbs": verbs(), "apiGroups": names(), "resources": names(), "namespaces": names()}]);
+    let rule = |_| json!({"subjects": subjects(), "resourceRules": resources()});
+    assert_eq!(schema("flows", "x", filling(rule)), []);
+    assert!(!schema("a fixed flow", "catch-all", filling(rule)).is_empty());
+    let wrong =
+        || json!([{"verbs": list(LIST, |i| json!(named("v", i))), "nonResourceURLs": list(LIST, |_| json!("a"))}]);
+    let rule = |_| json!({"subjects": list(LIST, |_| json!({})), "nonResourceRules": wrong()});
+    assert!(!schema("wrong flows", "x", filling(rule)).is_empty());
+    let levels = prioritylevelconfiguration::Levels(Default::default());
+    let numbers = json!({"queues": i64::MAX, "handSize": i64::MAX, "queueLengthLimit": i64::MIN});
+    let spec = json!({"type": "Limited", "limited": {"limitResponse": {"type": "Queue", "queuing": numbers}}});
+    let level = with_spec("PriorityLevelConfiguration", "x", spec);
+    assert!(!all_of_it("a level", &levels, level).is_empty());
+    let node = |what: &str, drivers: Value| {
+        all_of_it(what, &csinode::Nodes, with_spec("CSINode", "x", json!({"drivers": drivers})))
+    };
+    let drivers = list(LIST, |i| json!({"name": named("d", i), "nodeID": "i", "topologyKeys": ["k"]}));
+    assert_eq!(node("drivers", drivers), []);
+    assert!(!node("equal drivers", list(LIST, |_| json!({"name": "d", "nodeID": "i"}))).is_empty());
+    let keys = |i| json!({"name": named("d", i), "nodeID": "i", "topologyKeys": names()});
+    assert_eq!(node("topology keys", filling(keys)), []);
 }

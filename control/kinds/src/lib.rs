@@ -28,7 +28,9 @@ pub mod core;
 mod discovery;
 mod edit;
 mod events;
+mod flowcontrol;
 mod metrics;
+mod networking;
 mod node;
 mod podspec;
 mod policy;
@@ -115,6 +117,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
     let [role_binding, cluster_role_binding] = rbac::bindings::resources();
     let mut all = vec![
         core::pod::binding::resource(),
+        core::componentstatus::resource(&settings.identity),
         core::configmap::resource(),
         core::endpoints::resource(),
         event,
@@ -142,11 +145,22 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         batch::cronjob::resource(capabilities),
         batch::job::resource(capabilities),
         certificates::certificatesigningrequest::resource(),
+        networking::ingressclass::resource(),
+        networking::ingress::resource(capabilities),
+        networking::ipaddress::resource(capabilities),
+        networking::networkpolicy::resource(capabilities),
+        networking::servicecidr::resource(capabilities),
         policy::poddisruptionbudget::resource(),
         cluster_role_binding,
         cluster_role,
         role_binding,
         role,
+        storage::csidriver::resource(capabilities),
+        storage::csinode::resource(),
+        storage::csistoragecapacity::resource(),
+        storage::storageclass::resource(),
+        storage::volumeattachment::resource(capabilities),
+        storage::volumeattributesclass::resource(),
         admissionregistration::mutatingadmissionpolicy::resource(capabilities),
         admissionregistration::mutatingadmissionpolicybinding::resource(capabilities),
         admissionregistration::mutatingwebhookconfiguration::resource(capabilities),
@@ -161,7 +175,8 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         resource::resourceclaim::resource(capabilities),
         resource::resourceclaimtemplate::resource(capabilities),
         resource::resourceslice::resource(capabilities),
-        storage::storageclass::resource(),
+        flowcontrol::flowschema::resource(capabilities),
+        flowcontrol::prioritylevelconfiguration::resource(capabilities),
         metrics::nodemetrics::resource(),
         metrics::podmetrics::resource(),
         of_pods,

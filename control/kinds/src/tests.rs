@@ -48,6 +48,7 @@ fn the_table_is_kubernetes() {
     }
     expect![[r#"
         v1 | bindings | Binding | ns |  |  | create |
+        v1 | componentstatuses | ComponentStatus | cluster | cs |  | get,list |
         v1 | configmaps | ConfigMap | ns | cm |  | all8 |
         v1 | endpoints | Endpoints | ns | ep |  | all8 |
         v1 | events | Event | ns | ev |  | all8 |
@@ -75,11 +76,22 @@ fn the_table_is_kubernetes() {
         batch/v1 | cronjobs | CronJob | ns | cj | all | all8 | status(get,patch,update)
         batch/v1 | jobs | Job | ns |  | all | all8 | status(get,patch,update)
         certificates.k8s.io/v1 | certificatesigningrequests | CertificateSigningRequest | cluster | csr |  | all8 | approval(get,patch,update); status(get,patch,update)
+        networking.k8s.io/v1 | ingressclasses | IngressClass | cluster |  |  | all8 |
+        networking.k8s.io/v1 | ingresses | Ingress | ns | ing |  | all8 | status(get,patch,update)
+        networking.k8s.io/v1 | ipaddresses | IPAddress | cluster | ip |  | all8 |
+        networking.k8s.io/v1 | networkpolicies | NetworkPolicy | ns | netpol |  | all8 |
+        networking.k8s.io/v1 | servicecidrs | ServiceCIDR | cluster |  |  | all8 | status(get,patch,update)
         policy/v1 | poddisruptionbudgets | PodDisruptionBudget | ns | pdb |  | all8 | status(get,patch,update)
         rbac.authorization.k8s.io/v1 | clusterrolebindings | ClusterRoleBinding | cluster |  |  | all8 |
         rbac.authorization.k8s.io/v1 | clusterroles | ClusterRole | cluster |  |  | all8 |
         rbac.authorization.k8s.io/v1 | rolebindings | RoleBinding | ns |  |  | all8 |
         rbac.authorization.k8s.io/v1 | roles | Role | ns |  |  | all8 |
+        storage.k8s.io/v1 | csidrivers | CSIDriver | cluster |  |  | all8 |
+        storage.k8s.io/v1 | csinodes | CSINode | cluster |  |  | all8 |
+        storage.k8s.io/v1 | csistoragecapacities | CSIStorageCapacity | ns |  |  | all8 |
+        storage.k8s.io/v1 | storageclasses | StorageClass | cluster | sc |  | all8 |
+        storage.k8s.io/v1 | volumeattachments | VolumeAttachment | cluster |  |  | all8 | status(get,patch,update)
+        storage.k8s.io/v1 | volumeattributesclasses | VolumeAttributesClass | cluster | vac |  | all8 |
         admissionregistration.k8s.io/v1 | mutatingadmissionpolicies | MutatingAdmissionPolicy | cluster |  | api-extensions | all8 |
         admissionregistration.k8s.io/v1 | mutatingadmissionpolicybindings | MutatingAdmissionPolicyBinding | cluster |  | api-extensions | all8 |
         admissionregistration.k8s.io/v1 | mutatingwebhookconfigurations | MutatingWebhookConfiguration | cluster |  | api-extensions | all8 |
@@ -94,7 +106,8 @@ fn the_table_is_kubernetes() {
         resource.k8s.io/v1 | resourceclaims | ResourceClaim | ns |  |  | all8 | status(get,patch,update)
         resource.k8s.io/v1 | resourceclaimtemplates | ResourceClaimTemplate | ns |  |  | all8 |
         resource.k8s.io/v1 | resourceslices | ResourceSlice | cluster |  |  | all8 |
-        storage.k8s.io/v1 | storageclasses | StorageClass | cluster | sc |  | all8 |
+        flowcontrol.apiserver.k8s.io/v1 | flowschemas | FlowSchema | cluster |  |  | all8 | status(get,patch,update)
+        flowcontrol.apiserver.k8s.io/v1 | prioritylevelconfigurations | PriorityLevelConfiguration | cluster |  |  | all8 | status(get,patch,update)
         metrics.k8s.io/v1beta1 | nodes | NodeMetrics | cluster |  |  | get,list |
         metrics.k8s.io/v1beta1 | pods | PodMetrics | ns |  |  | get,list |
         custom.metrics.k8s.io/v1beta2 | pods | MetricValueList | ns |  |  |  | http_requests_per_second(get)

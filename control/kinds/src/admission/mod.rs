@@ -2,6 +2,7 @@
 //! ([`server::Objects`]), never from disk.
 
 mod certificates;
+mod defaultingressclass;
 mod defaultstorageclass;
 mod defaulttolerationseconds;
 mod escalationcheck;
@@ -43,6 +44,7 @@ pub(crate) fn all(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<
         Arc::new(certificates::CertificateApproval(authorizer.clone())),
         Arc::new(certificates::CertificateSigning(authorizer.clone())),
         Arc::new(certificates::CertificateSubjectRestriction),
+        Arc::new(defaultingressclass::DefaultIngressClass::default()),
     ];
     if let Some(advice) = &settings.image_advice {
         all.push(Arc::new(imageadvice::Images(advice.clone())));
