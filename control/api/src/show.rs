@@ -101,7 +101,9 @@ pub(crate) fn go_number(number: &serde_json::Number, json: bool) -> String {
 
 /// In quotes.
 pub(crate) fn quoted(text: &str) -> String {
-    Short::of(|out| write!(out, "{text:?}"))
+    // No more of it than is shown: the formatter looks for the end of what it need not escape, which may be megabytes away.
+    let head = &text[..text.floor_char_boundary(MAX_SHOWN + 4)];
+    Short::of(|out| write!(out, "{head:?}"))
 }
 
 /// A decoded value as Go's `%v` prints it: `map[name:a ports:[1 2]]`.

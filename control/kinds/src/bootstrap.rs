@@ -2,9 +2,12 @@
 //! the nodes, Service `default/kubernetes` with its endpoints, the day since which the use of tokens of Secrets is noted, and the Lease of this
 //! server. They are created concurrently at start, so that they share group commits, and reconciled while the server runs. The roles and bindings
 //! that every cluster has are written after the start, which they do not hold up: until then they count as if they were there ([`crate::Rbac`]).
+//! So are the FlowSchemas and PriorityLevelConfigurations of every cluster, and the ServiceCIDR `kubernetes`, which says from where Services
+//! have their addresses.
 
 use crate::{
     Settings,
+    flowcontrol::standard,
     rbac::{
         policy,
         reconcile::{self, Change},
@@ -40,6 +43,13 @@ const ROLE_WRITES: usize = 16;
 const ROLES_CHECK: &str = "poststarthook/rbac/bootstrap-roles";
 /// The field manager, as upstream's.
 const MANAGER: &str = "fieldManager=kube-apiserver";
+/// That of FlowSchemas and PriorityLevelConfigurations.
+const FAIRNESS_MANAGER: &str = "fieldManager=api-priority-and-fairness-config-producer-v1";
+/// The ServiceCIDR of the settings' range, and the field manager of its status.
+const RANGE: &str = "kubernetes";
+const RANGE_MANAGER: &str = "fieldManager=kubernetes-service-cidr-controller&force=true";
+/// How often those are reconciled.
+const SLOW_PERIOD: Duration = Duration::from_secs(60);
 
 /// Writes the objects that must exist, as any client would.
 pub struct Bootstrap {
@@ -113,12 +123,73 @@ impl Bootstrap {
     /// from a start.
     pub async fn run(&self, started: impl Future<Output = ()>, shutdown: &CancellationToken) {
         let roles = async {
-            started.await;
             while !self.keep_roles().await {
                 tokio::time::sleep(PERIOD).await;
             }
         };
-        tokio::join!(shutdown.run_until_cancelled(roles), self.keep(shutdown));
+        let others = async {
+            loop {
+                if let Err(error) = self.reconcile_fairness().await {
+                    tracing::warn!(
+                        "cannot write the flow schemas and priority levels that every cluster has: {error:#}"
+                    );
+                }
+                if let Err(error) = self.reconcile_range().await {
+                    tracing::warn!("cannot write the range of Services' addresses: {error:#}");
+                }
+                tokio::time::sleep(SLOW_PERIOD).await;
+            }
+        };
+        let after = async {
+            started.await;
+            tokio::join!(roles, others)
+        };
+        tokio::join!(shutdown.run_until_cancelled(after), self.keep(shutdown));
+    }
+
+    /// Writes the FlowSchemas and PriorityLevelConfigurations that every cluster has.
+    async fn reconcile_fairness(&self) -> anyhow::Result<()> {
+        let writes = standard::plan(self.objects.as_ref()).into_iter().map(|write| async move {
+            let (method, path, body) = match write {
+                standard::Write::Create(path, object) => (Method::POST, path, object.to_string()),
+                standard::Write::Update(path, object) => (Method::PUT, path, object.to_string()),
+                standard::Write::Delete(path) => (Method::DELETE, path, String::new()),
+            };
+            let media = if body.is_empty() { "" } else { "application/json" };
+            let place = format!("{path}?{FAIRNESS_MANAGER}");
+            let (code, answer) = self.call(method, &place, media, body.into_bytes()).await?;
+            // Somebody else wrote it at the same time: the next round looks again.
+            let elsewhere = matches!(code, StatusCode::CONFLICT | StatusCode::NOT_FOUND);
+            if code.is_success() || elsewhere { Ok(()) } else { bail!("cannot write {path}: {answer}") }
+        });
+        stream::iter(writes).buffer_unordered(ROLE_WRITES).try_collect::<()>().await
+    }
+
+    /// Writes the ServiceCIDR of the settings' range, and that it is ready. One with another range is left alone.
+    async fn reconcile_range(&self) -> anyhow::Result<()> {
+        const GROUP: &str = "networking.k8s.io";
+        let collection = format!("/apis/{GROUP}/v1/servicecidrs");
+        let head = json!({"apiVersion": format!("{GROUP}/v1"), "kind": "ServiceCIDR", "metadata": {"name": RANGE}});
+        let range = json!([self.settings.service_cidr.trunc().to_string()]);
+        let mut object = head.clone();
+        object["spec"] = json!({"cidrs": range});
+        self.reconcile(collection.clone(), object, false).await?;
+        let Some(stored) = self.objects.get(GROUP, "servicecidrs", "", RANGE) else { return Ok(()) };
+        let said = stored
+            .list_at(&["status", "conditions"])
+            .iter()
+            .any(|one| one["type"] == "Ready" && one["status"] != "Unknown");
+        if said || stored.is_deleting() || stored.at(&["spec", "cidrs"]) != Some(&range) {
+            return Ok(());
+        }
+        let ready = json!({"type": "Ready", "status": "True", "message": "Kubernetes default Service CIDR is ready",
+            "lastTransitionTime": api::time::rfc3339(self.clock.now())});
+        let mut status = head;
+        status["status"] = json!({"conditions": [ready]});
+        let path = format!("{collection}/{RANGE}/status?{RANGE_MANAGER}");
+        let (code, answer) =
+            self.call(Method::PATCH, &path, "application/apply-patch+yaml", status.to_string().into_bytes()).await?;
+        if code.is_success() { Ok(()) } else { bail!("cannot write {path}: {answer}") }
     }
 
     /// Keeps the objects of the server.

@@ -9,8 +9,10 @@
 
 mod address;
 mod admission;
+mod admissionregistration;
 mod annotations;
 mod apiextensions;
+mod apiregistration;
 mod apps;
 mod at;
 mod authorization;
@@ -21,20 +23,25 @@ mod capabilities;
 mod cells;
 mod certificates;
 mod claims;
+mod clientconfig;
 mod coordination;
 pub mod core;
 mod discovery;
 mod edit;
 mod events;
+mod flowcontrol;
 mod metrics;
+mod networking;
 mod node;
 mod podspec;
 mod policy;
 mod quantities;
 mod rbac;
+mod resource;
 mod rules;
 mod scheduling;
 mod storage;
+mod url;
 
 #[cfg(test)]
 mod hostile_tests;
@@ -44,7 +51,7 @@ mod testing;
 mod tests;
 
 pub use crate::{
-    admission::imageadvice::ImageAdvice,
+    admission::{imageadvice::ImageAdvice, webhooks},
     capabilities::Capabilities,
     core::serviceaccount::tokens::{self, Tokens},
     rbac::authorizer::Rbac,
@@ -105,6 +112,7 @@ impl Settings {
 }
 
 /// Every built-in resource, in the order of discovery.
+#[allow(clippy::too_many_lines)] // a list
 fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resource> {
     let [event, grouped_event] = events::event::resources();
     let [of_pods, of_services] = metrics::custommetrics::resources();
@@ -114,6 +122,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
     let [role_binding, cluster_role_binding] = rbac::bindings::resources();
     let mut all = vec![
         core::pod::binding::resource(),
+        core::componentstatus::resource(&settings.identity),
         core::configmap::resource(),
         core::endpoints::resource(),
         event,
@@ -129,6 +138,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         core::secret::resource(),
         core::serviceaccount::resource(settings.tokens.clone()),
         core::service::resource(settings),
+        apiregistration::apiservice::resource(capabilities),
         apps::controllerrevision::resource(),
         apps::daemonset::resource(capabilities),
         apps::deployment::resource(capabilities),
@@ -140,21 +150,43 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         batch::cronjob::resource(capabilities),
         batch::job::resource(capabilities),
         certificates::certificatesigningrequest::resource(),
+        networking::ingressclass::resource(),
+        networking::ingress::resource(capabilities),
+        networking::ipaddress::resource(capabilities),
+        networking::networkpolicy::resource(capabilities),
+        networking::servicecidr::resource(capabilities),
         policy::poddisruptionbudget::resource(),
         cluster_role_binding,
         cluster_role,
         role_binding,
         role,
+        storage::csidriver::resource(capabilities),
+        storage::csinode::resource(),
+        storage::csistoragecapacity::resource(),
+        storage::storageclass::resource(),
+        storage::volumeattachment::resource(capabilities),
+        storage::volumeattributesclass::resource(),
+        admissionregistration::mutatingadmissionpolicy::resource(capabilities),
+        admissionregistration::mutatingadmissionpolicybinding::resource(capabilities),
+        admissionregistration::mutatingwebhookconfiguration::resource(capabilities),
+        admissionregistration::validatingadmissionpolicy::resource(capabilities),
+        admissionregistration::validatingadmissionpolicybinding::resource(capabilities),
+        admissionregistration::validatingwebhookconfiguration::resource(capabilities),
+        apiextensions::customresourcedefinition::resource(),
         scheduling::priorityclass::resource(capabilities),
         coordination::lease::resource(),
         node::runtimeclass::resource(),
         discovery::endpointslice::resource(),
-        storage::storageclass::resource(),
+        resource::deviceclass::resource(capabilities),
+        resource::resourceclaim::resource(capabilities),
+        resource::resourceclaimtemplate::resource(capabilities),
+        resource::resourceslice::resource(capabilities),
+        flowcontrol::flowschema::resource(capabilities),
+        flowcontrol::prioritylevelconfiguration::resource(capabilities),
         metrics::nodemetrics::resource(),
         metrics::podmetrics::resource(),
         of_pods,
         of_services,
-        apiextensions::customresourcedefinition::resource(),
     ];
     all.extend(reviews::resources(&settings.tokens, authorizer));
     all

@@ -1,7 +1,7 @@
 //! `spec.conversion`: how objects are converted between versions.
 
-use crate::at::At;
-use api::{Cause, names};
+use crate::{at::At, clientconfig};
+use api::{Cause, Object, names};
 use serde_json::json;
 use std::collections::HashSet;
 
@@ -37,11 +37,12 @@ pub(super) fn validate(conversion: At<'_>, old: Option<At<'_>>, out: &mut Vec<Ca
         }
         return;
     }
-    let (url, service) = (config.get("url"), config.get("service"));
-    if !config.is_set() {
+    if config.is_set() {
+        let internal = json!({"conversion": {"webhookClientConfig": config.value()}});
+        let spec = Object::from_value(json!({"spec": internal})).unwrap_or_default();
+        clientconfig::validate(At::of(&spec, "spec").down(&["conversion", "webhookClientConfig"]), out);
+    } else {
         out.push(Cause::required(&config_field, "required when strategy is set to Webhook"));
-    } else if url.is_set() == service.is_set() {
-        out.push(Cause::required(&config_field, "exactly one of url or service is required"));
     }
     review_versions(
         versions,

@@ -88,7 +88,7 @@ pub(in crate::batch) fn job_spec(spec: At<'_>, out: &mut Vec<Cause>) {
     }
     let manager = spec.get("managedBy");
     if manager.is_set() {
-        domain_prefixed_path(manager, out);
+        rules::domain_prefixed_path(manager, out);
         if manager.str().len() > 63 {
             out.push(Cause::too_long(&manager.field(), 63));
         }
@@ -147,21 +147,6 @@ fn indexed(spec: At<'_>, out: &mut Vec<Cause>) {
                 out.push(at.invalid(HIGH));
             }
         }
-    }
-}
-
-fn domain_prefixed_path(at: At<'_>, out: &mut Vec<Cause>) {
-    let text = at.str();
-    match text.split_once('/') {
-        _ if text.is_empty() => out.push(at.required("")),
-        Some((host, path)) if !host.is_empty() && !path.is_empty() => {
-            at.invalid_all(names::dns1123_subdomain(host), out);
-            let legal = |c: char| c.is_ascii_alphanumeric() || "!$&'()*+,;=:@-._~%/".contains(c);
-            if !path.chars().all(legal) {
-                out.push(at.invalid("must be a valid path segment"));
-            }
-        }
-        _ => out.push(at.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")")),
     }
 }
 
