@@ -38,6 +38,8 @@ fn expressions_mean_what_they_mean_in_go() {
         (r"^(a|b|)$", "", "c"),
         (r"^#\ -$", "# -", "#-"),
         (r"(?m)^b$", "a\nb", "ab"),
+        ("^a(?i)(?s)*B$", "aab", "AAB"),
+        (r"\B", "aa", "aéa"),
     ] {
         assert!(matches(pattern, yes), "{pattern} matches {yes:?}");
         assert!(!matches(pattern, no), "{pattern} does not match {no:?}");
