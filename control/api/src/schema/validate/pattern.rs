@@ -109,7 +109,11 @@ fn translate(text: &str) -> Result<String, Wrong<'_>> {
                 (repeatable, rest) = (true, after);
             }
             '[' => (repeatable, rest) = (true, class(rest, &mut out)?),
-            '\\' => (repeatable, rest) = (true, outside_class(rest, &mut out)?),
+            '\\' => {
+                rest = outside_class(rest, &mut out)?;
+                // `\Q\E` is nothing.
+                repeatable |= out.len() > before;
+            }
             other => {
                 literal(other, &mut out);
                 (repeatable, rest) = (true, after);

@@ -51,6 +51,7 @@ fn errors_are_gos() {
     for (pattern, problem) in [
         ("+", "missing argument to repetition operator: `+`"),
         ("a|*?", "missing argument to repetition operator: `*?`"),
+        (r"\Q\E*", "missing argument to repetition operator: `*`"),
         ("({2})", "missing argument to repetition operator: `{2}`"),
         ("a**", "invalid nested repetition operator: `**`"),
         ("a+{2}?b", "invalid nested repetition operator: `+{2}?`"),
