@@ -79,9 +79,48 @@ impl Short {
     }
 }
 
-/// Compact JSON.
+/// Compact JSON as Go writes it.
 pub(crate) fn json(value: &Value) -> String {
-    Short::of(|out| write!(out, "{value}"))
+    Short::of(|out| write_json(value, out))
+}
+
+fn write_json(value: &Value, out: &mut Short) -> fmt::Result {
+    match value {
+        Value::Number(number) => out.write_str(&go_number(number, true)),
+        Value::String(text) => write_json_text(text, out),
+        Value::Array(list) => {
+            out.write_char('[')?;
+            for (i, element) in list.iter().enumerate() {
+                out.write_str(if i > 0 { "," } else { "" })?;
+                write_json(element, out)?;
+            }
+            out.write_char(']')
+        }
+        Value::Object(map) => {
+            out.write_char('{')?;
+            for (i, (key, element)) in map.iter().enumerate() {
+                out.write_str(if i > 0 { "," } else { "" })?;
+                write_json_text(key, out)?;
+                out.write_char(':')?;
+                write_json(element, out)?;
+            }
+            out.write_char('}')
+        }
+        other => write!(out, "{other}"),
+    }
+}
+
+/// Go escapes what HTML would read, and the line ends of JavaScript.
+fn write_json_text(text: &str, out: &mut Short) -> fmt::Result {
+    // The rest would be cut off.
+    let text = text.get(..text.floor_char_boundary(MAX_SHOWN + 1)).unwrap_or(text);
+    for c in Value::from(text).to_string().chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => write!(out, "\\u{:04x}", u32::from(c))?,
+            other => out.write_char(other)?,
+        }
+    }
+    Ok(())
 }
 
 /// A number as Go prints it, with `%v`, or in JSON.
@@ -188,6 +227,10 @@ mod tests {
         let value = json!({"spec": {"a": 1, "b": ["x", null]}});
         assert_eq!(go(&value), "map[spec:map[a:1 b:[x <nil>]]]");
         assert_eq!(json(&value), r#"{"spec":{"a":1,"b":["x",null]}}"#);
+        assert_eq!(
+            json(&json!([1.0, 1e7, 1e21, 1e-7, "<a> & \n", true])),
+            r#"[1,10000000,1e+21,1e-7,"\u003ca\u003e \u0026 \n",true]"#
+        );
         assert_eq!(quoted("a\"b"), r#""a\"b""#);
         assert_eq!(
             go_syntax(&value),

@@ -27,6 +27,7 @@ pub use decode::kind_of as json_kind;
 pub(crate) use empty::zero;
 pub(crate) use types::{Arena, Field, Kind, Node, NodeId, StructId};
 pub use types::{ListType, PatchStrategy, Shape};
+pub use validate::{Validator, check_pattern, validate_defaults, validate_defaults_and};
 
 /// A node of a structural schema. Cheap to clone.
 #[derive(Clone)]
@@ -194,8 +195,8 @@ impl Schema {
         zeros::fill(&self.arena, self.node, value);
     }
 
-    /// Sets the defaults of the schema: keys of list maps for built-in kinds (`protocol: TCP`), `default` for custom resources. The defaults in
-    /// Kubernetes' code are set by strategies.
+    /// Sets the defaults of the schema: keys of list maps for built-in kinds (`protocol: TCP`), `default` for custom resources, of which nulls
+    /// that are not allowed are removed, too. The defaults in Kubernetes' code are set by strategies.
     pub fn default(&self, value: &mut Value) {
         defaults::apply(&self.arena, self.node, value);
     }

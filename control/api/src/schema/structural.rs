@@ -51,7 +51,8 @@ impl Builder {
         };
         let mut node = Node::new(kind);
         node.lenient = true;
-        node.nullable = flag("nullable");
+        // Of entries without a schema nothing is asked.
+        node.nullable = flag("nullable") || schema.is_boolean();
         node.preserve = flag("x-kubernetes-preserve-unknown-fields");
         node.atomic = text("x-kubernetes-map-type") == "atomic";
         node.default = schema.get("default").cloned().map(Box::new);
@@ -183,6 +184,30 @@ mod tests {
         let mut value = json!({"spec": {"size": null, "mode": null, "items": [{"name": "a"}]}});
         schema().default(&mut value);
         assert_eq!(value, json!({"spec": {"size": 3, "mode": null, "items": [{"name": "a", "on": true}]}}));
+    }
+
+    #[test]
+    fn nulls_that_are_not_allowed_are_removed_or_replaced() {
+        let schema = Schema::from_open_api(&json!({"type": "object", "properties": {
+            "plain": {"type": "string"},
+            "nullable": {"type": "string", "nullable": true},
+            "default": {"type": "string", "default": "d"},
+            "any": {"x-kubernetes-preserve-unknown-fields": true},
+            "map": {"type": "object", "additionalProperties": {"type": "string"}},
+            "free": {"type": "object", "additionalProperties": true},
+            "list": {"type": "array", "items": {"type": "string"}},
+            "filled": {"type": "array", "items": {"type": "string", "default": "d"}},
+            "objects": {"type": "array", "items": {"type": "object", "properties": {"plain": {"type": "string"}}}},
+        }}));
+        let nulls = json!({"a": null, "b": "x"});
+        let mut value = json!({"plain": null, "nullable": null, "default": null, "any": null, "unknown": null, "map": nulls, "free": nulls,
+            "list": [null], "filled": [null, "x"], "objects": [{"plain": null}, null]});
+        schema.default(&mut value);
+        assert_eq!(
+            value,
+            json!({"nullable": null, "default": "d", "unknown": null, "map": {"b": "x"}, "free": nulls, "list": [null],
+                "filled": ["d", "x"], "objects": [{}, null]})
+        );
     }
 
     #[test]

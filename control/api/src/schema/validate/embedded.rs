@@ -208,7 +208,7 @@ fn finalizers(at: &FieldPath, list: Option<&Value>, causes: &mut Vec<Cause>) {
         refuse(at, name, &names::qualified_name(name), causes);
     }
     if has("orphan") && has("foregroundDeletion") {
-        let problem = "finalizer foregroundDeletion and orphan cannot be both set";
+        let problem = "finalizer orphan and foregroundDeletion cannot be both set";
         causes.push(Cause::invalid(at, list.unwrap_or(&Value::Null), problem));
     }
 }

@@ -7,9 +7,9 @@ use super::{
     place::Place,
     report::shown,
 };
-use crate::{Cause, CauseKind, FieldPath};
+use crate::{Cause, CauseKind, FieldPath, show};
 use serde_json::{Map, Value};
-use std::{borrow::Cow, collections::HashMap};
+use std::collections::HashMap;
 
 /// Most causes.
 const MAX_CAUSES: usize = 1000;
@@ -67,8 +67,8 @@ fn walk(place: Place<'_>, node: &Node, value: &Value, causes: &mut Vec<Cause>) {
 }
 
 /// The second appearance of each text.
-fn second<'a>(texts: impl Iterator<Item = Cow<'a, str>>) -> Vec<usize> {
-    let mut seen: HashMap<Cow<'a, str>, u8> = HashMap::new();
+fn second(texts: impl Iterator<Item = String>) -> Vec<usize> {
+    let mut seen: HashMap<String, u8> = HashMap::new();
     let mut found = Vec::new();
     for (index, text) in texts.enumerate() {
         let times = seen.entry(text).or_default();
@@ -80,26 +80,53 @@ fn second<'a>(texts: impl Iterator<Item = Cow<'a, str>>) -> Vec<usize> {
     found
 }
 
+/// The text of a value: of an object or a list that of Go's JSON, in which 1 and 1.0 are the same; they are not by themselves.
+fn text(value: &Value) -> String {
+    fn write(value: &Value, out: &mut String) {
+        match value {
+            Value::Number(number) => out.push_str(&show::go_number(number, true)),
+            Value::Array(list) => list.iter().for_each(|item| {
+                write(item, out);
+                out.push(',');
+            }),
+            Value::Object(map) => map.iter().for_each(|(key, child)| {
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push(':');
+                write(child, out);
+                out.push(',');
+            }),
+            scalar => out.push_str(&scalar.to_string()),
+        }
+        out.push(match value {
+            Value::Array(_) => ']',
+            Value::Object(_) => '}',
+            _ => ' ',
+        });
+    }
+    if !value.is_array() && !value.is_object() {
+        return value.to_string();
+    }
+    let mut out = String::new();
+    write(value, &mut out);
+    out
+}
+
 fn set(list: &[Value]) -> Vec<(usize, Value)> {
-    let found = second(list.iter().map(|item| Cow::Owned(item.to_string())));
+    let found = second(list.iter().map(text));
     found.into_iter().filter_map(|index| Some((index, list.get(index)?.clone()))).collect()
 }
 
 /// The elements are objects, or null, which is an object without keys.
 fn map(keys: &[Box<str>], list: &[Value]) -> Vec<(usize, Value)> {
-    let text = |item: &Value| {
-        let mut out = String::new();
-        for key in keys {
-            // A missing key is not one that is null.
-            out.push_str(&item.get(&**key).map(Value::to_string).unwrap_or_default());
-            out.push('\0');
-        }
-        Cow::Owned(out)
-    };
-    let keyed = |index: usize| {
-        let item = list.get(index)?;
+    let key = |item: &Value| {
         let present = keys.iter().filter_map(|key| Some((key.to_string(), item.get(&**key)?.clone())));
-        Some((index, Value::Object(present.collect::<Map<_, _>>())))
+        Value::Object(present.collect::<Map<_, _>>())
     };
-    second(list.iter().map(text)).into_iter().filter_map(keyed).collect()
+    let by_key = |item: &Value| match keys {
+        // A missing key is not one that is null.
+        [one] => item.get(&**one).map(text).unwrap_or_default(),
+        _ => text(&key(item)),
+    };
+    let found = second(list.iter().map(by_key));
+    found.into_iter().filter_map(|index| Some((index, key(list.get(index)?)))).collect()
 }

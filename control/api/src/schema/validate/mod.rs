@@ -37,7 +37,7 @@ pub struct Validator {
 
 impl Validator {
     /// Compiles a schema. Wrong regular expressions are no error here, but causes of the values that they concern, as upstream's; the validation
-    /// of the definition refuses them with [`Pattern::problem`].
+    /// of the definition refuses them with [`check_pattern`].
     ///
     /// # Errors
     /// The schema nests too deep.
@@ -79,14 +79,27 @@ impl Validator {
     }
 }
 
-/// The causes of the defaults of a definition's schema, for a schema that is structural. `at` is the field of the schema. Of a default that is
-/// valid so far, `rules` tells what else is wrong, given its field, its schema and its value: the rules in CEL.
-pub fn validate_defaults(
+/// The causes of the defaults of a definition's schema, for a schema that is structural. `at` is the field of the schema.
+pub fn validate_defaults(at: &FieldPath, schema: &Value) -> Vec<Cause> {
+    validate_defaults_and(at, schema, &mut |_, _, _| Vec::new())
+}
+
+/// As [`validate_defaults`]. Of a default that is valid so far, `rules` tells what else is wrong, given its field, its schema and its value: the
+/// rules in CEL.
+pub fn validate_defaults_and(
     at: &FieldPath,
     schema: &Value,
     rules: &mut dyn FnMut(&FieldPath, &Value, &Value) -> Vec<Cause>,
 ) -> Vec<Cause> {
     defaults::validate(at, schema, rules)
+}
+
+/// Checks a regular expression, which [`Validator`] compiles in the same way.
+///
+/// # Errors
+/// Go's text: ``error parsing regexp: missing closing ]: `[a` ``.
+pub fn check_pattern(pattern: &str) -> Result<(), String> {
+    Pattern::problem(pattern).map_or(Ok(()), Err)
 }
 
 /// Whether upstream would not run the rules in CEL because of these causes, and says so with a cause at no field.

@@ -3,6 +3,7 @@
 use super::report::Report;
 use crate::CauseKind;
 use serde_json::{Number, Value};
+use std::cmp::Ordering;
 
 /// What a schema says of numbers.
 #[derive(Debug, Default, PartialEq)]
@@ -99,31 +100,28 @@ pub(super) fn check(report: &mut Report<'_>, rules: Option<&Rules>, range: Range
         if let Some(factor) = rules.multiple_of {
             valid &= multiple(report, range, number, factor);
         }
-        if let Some(least) = rules.minimum {
-            valid &= fits(report, range, Parsed::Float(least), "Minimum boundary");
-            let (bad, bound) = match integers(range, parsed, least) {
-                Some((n, least)) => (n < least || (rules.exclusive_minimum && n == least), Number::from(least)),
+        let above = if rules.exclusive_minimum { "greater than" } else { "greater than or equal to" };
+        let below = if rules.exclusive_maximum { "less than" } else { "less than or equal to" };
+        for (bound, exclusive, what, least, name) in [
+            (rules.minimum, rules.exclusive_minimum, above, true, "Minimum boundary"),
+            (rules.maximum, rules.exclusive_maximum, below, false, "Maximum boundary"),
+        ] {
+            let Some(bound) = bound else { continue };
+            valid &= fits(report, range, Parsed::Float(bound), name);
+            let wanted = if least { Ordering::Greater } else { Ordering::Less };
+            let (order, number, bound) = match integers(range, parsed, bound) {
+                Some((n, bound)) => (Some(n.cmp(&bound)), Number::from(n), Number::from(bound)),
                 None => {
                     let x = parsed.as_f64();
-                    (x < least || (rules.exclusive_minimum && x <= least), float(least))
+                    (x.partial_cmp(&bound), float(x), float(bound))
                 }
             };
-            let what = if rules.exclusive_minimum { "greater than" } else { "greater than or equal to" };
+            let bad = !(order == Some(wanted) || (order == Some(Ordering::Equal) && !exclusive));
             valid &= !bad;
-            refuse(report, bad, number, what, &bound);
-        }
-        if let Some(most) = rules.maximum {
-            valid &= fits(report, range, Parsed::Float(most), "Maximum boundary");
-            let (bad, bound) = match integers(range, parsed, most) {
-                Some((n, most)) => (n > most || (rules.exclusive_maximum && n == most), Number::from(most)),
-                None => {
-                    let x = parsed.as_f64();
-                    (x > most || (rules.exclusive_maximum && x >= most), float(most))
-                }
-            };
-            let what = if rules.exclusive_maximum { "less than" } else { "less than or equal to" };
-            valid &= !bad;
-            refuse(report, bad, number, what, &bound);
+            if bad && report.listens() {
+                let bound = crate::show::go_number(&bound, false);
+                report.wrong(CauseKind::Invalid, &Value::Number(number), format_args!("should be {what} {bound}"));
+            }
         }
     }
     valid
@@ -141,13 +139,6 @@ fn float(x: f64) -> Number {
     Number::from_f64(x).unwrap_or_else(|| 0.into())
 }
 
-fn refuse(report: &mut Report<'_>, bad: bool, number: &Number, what: &str, bound: &Number) {
-    if bad && report.listens() {
-        let bound = crate::show::go_number(bound, false);
-        report.wrong(CauseKind::Invalid, &Value::Number(number.clone()), format_args!("should be {what} {bound}"));
-    }
-}
-
 fn fits(report: &mut Report<'_>, range: Range, number: Parsed, what: &str) -> bool {
     let fits = range.fits(number);
     if !fits && report.listens() {
@@ -160,12 +151,12 @@ fn fits(report: &mut Report<'_>, range: Range, number: Parsed, what: &str) -> bo
 fn multiple(report: &mut Report<'_>, range: Range, number: &Number, factor: f64) -> bool {
     let parsed = Parsed::of(number);
     let mut valid = fits(report, range, Parsed::Float(factor), "MultipleOf");
-    let (positive, divides, factor) = match integers(range, parsed, factor) {
-        Some((n, factor)) => (factor > 0, factor > 0 && n % factor == 0, Number::from(factor)),
+    let (positive, divides, number, factor) = match integers(range, parsed, factor) {
+        Some((n, factor)) => (factor > 0, factor > 0 && n % factor == 0, Number::from(n), Number::from(factor)),
         None => {
             let x = parsed.as_f64();
             let quotient = if factor < 1.0 { 1.0 / factor * x } else { x / factor };
-            (factor > 0.0, is_whole(quotient), float(factor))
+            (factor > 0.0, is_whole(quotient), float(x), float(factor))
         }
     };
     if !positive {
@@ -175,8 +166,7 @@ fn multiple(report: &mut Report<'_>, range: Range, number: &Number, factor: f64)
         valid = false;
         if report.listens() {
             let factor = crate::show::go_number(&factor, false);
-            let value = Value::Number(number.clone());
-            report.wrong(CauseKind::Invalid, &value, format_args!("should be a multiple of {factor}"));
+            report.wrong(CauseKind::Invalid, &Value::Number(number), format_args!("should be a multiple of {factor}"));
         }
     }
     valid

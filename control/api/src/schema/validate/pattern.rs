@@ -3,7 +3,7 @@
 //!
 //! Follows <https://pkg.go.dev/regexp/syntax>.
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex::{Regex, RegexBuilder};
 use std::{fmt::Write, sync::OnceLock};
 
 /// Most bytes of a compiled expression.
@@ -37,7 +37,7 @@ impl Pattern {
     /// Go's text about a wrong expression: ``error parsing regexp: missing argument to repetition operator: `+` ``.
     pub fn matches(&self, text: &str) -> Result<bool, &str> {
         let compiled = self.compiled.get_or_init(|| compile(&self.text));
-        compiled.as_ref().map(|regex| regex.is_match(text.as_bytes())).map_err(String::as_str)
+        compiled.as_ref().map(|regex| regex.is_match(text)).map_err(String::as_str)
     }
 
     /// What is wrong with an expression, in Go's words.
@@ -66,23 +66,28 @@ fn translate(text: &str) -> Result<String, Wrong<'_>> {
     let mut open = 0_usize;
     // Whether there is something that can be repeated, and where the last repetition began.
     let (mut repeatable, mut last): (bool, Option<&str>) = (false, None);
+    // Where the flags begin that stand directly in front.
+    let mut flags: Option<usize> = None;
     while let Some(first) = rest.chars().next() {
         if let Some(end) = operator(rest)? {
             let end = end.strip_prefix('?').unwrap_or(end);
             match last {
                 Some(last) => return Err(("invalid nested repetition operator", between(last, end))),
                 None if !repeatable => return Err(("missing argument to repetition operator", between(rest, end))),
-                None => out.push_str(between(rest, end)),
+                // Go repeats what stands in front of flags.
+                None => out.insert_str(flags.unwrap_or(out.len()), between(rest, end)),
             }
-            (last, rest) = (Some(rest), end);
+            (last, rest, flags) = (Some(rest), end, None);
             continue;
         }
+        let (before, flagged) = (out.len(), flags.take());
         let after = rest.get(first.len_utf8()..).unwrap_or_default();
         last = None;
         match first {
             '(' => {
                 let (opens, next) = group(rest, after, &mut out)?;
                 open += usize::from(opens);
+                flags = flagged.or(Some(before)).filter(|_| !opens);
                 if open > MAX_NESTING {
                     return Err(("expression nests too deeply", text));
                 }
@@ -104,7 +109,11 @@ fn translate(text: &str) -> Result<String, Wrong<'_>> {
                 (repeatable, rest) = (true, after);
             }
             '[' => (repeatable, rest) = (true, class(rest, &mut out)?),
-            '\\' => (repeatable, rest) = (true, outside_class(rest, &mut out)?),
+            '\\' => {
+                rest = outside_class(rest, &mut out)?;
+                // `\Q\E` is nothing.
+                repeatable |= out.len() > before;
+            }
             other => {
                 literal(other, &mut out);
                 (repeatable, rest) = (true, after);

@@ -38,6 +38,8 @@ fn expressions_mean_what_they_mean_in_go() {
         (r"^(a|b|)$", "", "c"),
         (r"^#\ -$", "# -", "#-"),
         (r"(?m)^b$", "a\nb", "ab"),
+        ("^a(?i)(?s)*B$", "aab", "AAB"),
+        (r"\B", "aa", "aéa"),
     ] {
         assert!(matches(pattern, yes), "{pattern} matches {yes:?}");
         assert!(!matches(pattern, no), "{pattern} does not match {no:?}");
@@ -49,6 +51,7 @@ fn errors_are_gos() {
     for (pattern, problem) in [
         ("+", "missing argument to repetition operator: `+`"),
         ("a|*?", "missing argument to repetition operator: `*?`"),
+        (r"\Q\E*", "missing argument to repetition operator: `*`"),
         ("({2})", "missing argument to repetition operator: `{2}`"),
         ("a**", "invalid nested repetition operator: `**`"),
         ("a+{2}?b", "invalid nested repetition operator: `+{2}?`"),

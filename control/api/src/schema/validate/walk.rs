@@ -157,6 +157,9 @@ impl Walk<'_> {
     /// Only the first failure of a string counts.
     fn text(&mut self, rules: Option<&TextRules>, text: &str) -> bool {
         let Some(rules) = rules else { return true };
+        if !self.report.spend(text.len() / 64) {
+            return false;
+        }
         if rules.most.is_some() || rules.least.is_some() {
             let length = i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
             if let Some(most) = rules.most.filter(|most| length > *most) {
@@ -186,7 +189,7 @@ impl Walk<'_> {
     }
 
     fn format(&mut self, node: &Node, check: super::formats::Check, text: &str) -> bool {
-        let valid = check(text);
+        let valid = self.report.spend(text.len() / 16) && check(text);
         if !valid && self.report.listens() {
             let rest = format_args!("must be of type {}: {}", node.format, crate::show::quoted(text));
             self.report.wrong(CauseKind::TypeInvalid, &json!(text), rest);
@@ -223,16 +226,24 @@ impl Walk<'_> {
             valid = false;
             self.report.too_many(list.len(), most);
         }
-        let mut seen = HashSet::new();
-        if rules.unique && !list.iter().all(|item| seen.insert(item.to_string())) {
+        if rules.unique && !self.is_unique(list) {
             valid = false;
             self.report.wrong(CauseKind::Invalid, &json!(""), format_args!("shouldn't contain duplicates"));
         }
         valid
     }
 
+    fn is_unique(&mut self, list: &[Value]) -> bool {
+        let mut seen = HashSet::new();
+        list.iter().all(|item| {
+            let text = item.to_string();
+            self.report.spend(1 + text.len() / 16) && seen.insert(text)
+        })
+    }
+
     fn object(&mut self, node: &Node, map: &Map<String, Value>, old: Option<&Value>) -> Outcome {
         let rules = node.object.as_deref();
+        self.report.spend(rules.map_or(0, |rules| rules.required.len() / 4) + map.len() / 4);
         let mut outcome = Outcome::new(rules.is_none_or(|rules| self.object_size(rules, map.len())), 0);
         match &node.additional {
             Additional::Forbidden => {
@@ -243,6 +254,7 @@ impl Walk<'_> {
             }
             Additional::Schema(entry) => {
                 for (key, value) in map.iter().filter(|(key, _)| node.property(key).is_none()) {
+                    self.report.spend(key.len() / 64);
                     let was = self.old_field(node, old, key);
                     let mark = self.report.enter_entry(key);
                     outcome.add(self.value(entry, value, was));

@@ -1,7 +1,7 @@
 use super::*;
 
 fn defaults(schema: &Value) -> Vec<String> {
-    texts(&validate_defaults(&FieldPath::new("schema"), schema, &mut |_, _, _| Vec::new()))
+    texts(&validate_defaults(&FieldPath::new("schema"), schema))
 }
 
 #[test]
@@ -60,11 +60,17 @@ fn rules_are_asked_about_good_defaults() {
         "b": {"type": "integer", "default": "x"},
     }});
     let mut asked = Vec::new();
-    let causes = validate_defaults(&FieldPath::new("s"), &schema, &mut |at, schema, default| {
+    let causes = validate_defaults_and(&FieldPath::new("s"), &schema, &mut |at, schema, default| {
         asked.push(format!("{at} {schema} {default}"));
         vec![Cause::forbidden(at, "no")]
     });
     assert_eq!(asked, [r#"s.properties[a].default {"default":1,"type":"integer"} 1"#]);
     assert_eq!(causes.first().map(ToString::to_string).as_deref(), Some("s.properties[a].default: Forbidden: no"));
     assert_eq!(causes.len(), 2);
+}
+
+#[test]
+fn patterns_are_checked_as_they_are_used() {
+    assert_eq!(check_pattern("^a+$"), Ok(()));
+    assert_eq!(check_pattern("[a"), Err("error parsing regexp: missing closing ]: `[a`".to_owned()));
 }

@@ -38,6 +38,28 @@ fn work_is_bounded() {
 }
 
 #[test]
+fn long_texts_are_not_read_too_often() {
+    let text = "x".repeat(1 << 20);
+    for rules in [
+        json!({"minLength": 1 << 30}),
+        json!({"pattern": "y$"}),
+        json!({"format": "date"}),
+        json!({"properties": {}, "uniqueItems": true, "maxItems": 0}),
+    ] {
+        let branches = vec![rules; 5000];
+        let schema = json!({"type": "object", "properties": {"x": {"anyOf": branches, "type": "string"}}});
+        let value = if schema.to_string().contains("unique") { json!({"x": [text]}) } else { json!({"x": text}) };
+        let (_, time) = took(&schema, &value);
+        assert!(time < Duration::from_secs(60), "{time:?}");
+    }
+    let nested: Vec<Value> =
+        (0..5000).map(|n| json!({"additionalProperties": {"type": "string", "minLength": n}})).collect();
+    let schema = json!({"type": "object", "properties": {"x": {"type": "object", "anyOf": nested}}});
+    let (_, time) = took(&schema, &json!({"x": {"k".repeat(1 << 20): 1}}));
+    assert!(time < Duration::from_secs(60), "{time:?}");
+}
+
+#[test]
 fn long_keys_do_not_multiply() {
     let schema = json!({"additionalProperties": {"additionalProperties": {"type": "string"}}});
     let inner: serde_json::Map<String, Value> = (0..5000).map(|n| (n.to_string(), json!(n))).collect();

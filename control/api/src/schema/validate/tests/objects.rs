@@ -20,6 +20,7 @@ fn the_second_appearance_in_a_set_is_a_duplicate() {
         (json!([1.0, 1.0]), &["[l][1]: Duplicate value: 1"]),
         (json!([null, null, false, false]), &["[l][1]: Duplicate value: null", "[l][3]: Duplicate value: false"]),
         (json!([{"a": 1, "b": 2}, {"b": 2, "a": 1}, {}]), &[r#"[l][1]: Duplicate value: {"a":1,"b":2}"#]),
+        (json!([{"a": 1}, {"a": 1.0}, ["[]"], [[]]]), &[r#"[l][1]: Duplicate value: {"a":1}"#]),
         (json!([["a"], [], ["a"]]), &[r#"[l][2]: Duplicate value: ["a"]"#]),
     ] {
         let value = json!({"l": list});
@@ -54,6 +55,8 @@ fn two_elements_of_a_map_have_different_keys() {
         ),
         (&two, json!([{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 1}]), &none),
         (&two, json!([{"a": 1, "b": 1}, {"a": 1, "b": 1, "c": 1}]), &[r#"l[1]: Duplicate value: {"a":1,"b":1}"#]),
+        (&one, json!([{"a": 1}, {"a": 1.0}]), &none),
+        (&two, json!([{"a": 1}, {"a": 1.0}]), &[r#"l[1]: Duplicate value: {"a":1}"#]),
         (&two, json!([{"a": 1}, {"b": 1}, {"a": 1}]), &[r#"l[2]: Duplicate value: {"a":1}"#]),
     ] {
         assert_eq!(texts(&validator.validate_lists(&FieldPath::default(), &json!({"l": list}))), wanted, "{list}");

@@ -210,6 +210,17 @@ fn values_are_checked_with_upstreams_texts() {
 }
 
 #[test]
+fn a_bound_that_does_not_fit_the_type_is_compared_as_a_float() {
+    assert_eq!(
+        field(json!({"type": "integer", "maximum": 1.5}), json!(10_000_000)),
+        [
+            r#"<nil>: Invalid value: "": Maximum boundary value must be of type integer (default format) in field"#,
+            "field: Invalid value: 1e+07: field in body should be less than or equal to 1.5"
+        ]
+    );
+}
+
+#[test]
 fn what_is_right_has_no_causes() {
     for (schema, value) in [
         (json!({"type": "string", "maxLength": 3, "minLength": 3, "pattern": "ö"}), json!("äöü")),
