@@ -10,7 +10,6 @@ use server::{
     Ids, Options, Parts, Server,
     dialer::NoDialer,
     nodes::{NoNodes, Nodes, Stream},
-    webhook::Webhooks,
 };
 use std::{
     sync::{
@@ -100,7 +99,7 @@ pub fn settings(identity: &str) -> Settings {
             "pod.spec.volumes.secret",
         ]),
         rbac: kinds::Rbac::default(),
-        webhooks: Webhooks::new(Arc::new(NoDialer)),
+        webhooks: kinds::webhooks_by(Arc::new(NoDialer)),
     }
 }
 

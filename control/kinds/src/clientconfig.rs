@@ -3,6 +3,26 @@
 use crate::{at::At, edit, edit::Fields, rules, url};
 use api::{Cause, FieldPath, names};
 use serde_json::{Value, json};
+use server::{Objects, dialer::Dialer, webhook::Webhooks};
+use std::{net::SocketAddr, sync::Arc};
+
+/// The address of a Service's port, for calls of webhooks.
+fn address(objects: &dyn Objects, namespace: &str, name: &str, port: u16) -> Result<SocketAddr, String> {
+    let service = objects.get("", "services", namespace, name);
+    let service = service.ok_or_else(|| format!("service {name:?} not found"))?;
+    let has_port = |one: &Value| one["port"].as_u64() == Some(u64::from(port));
+    if !service.list_at(&["spec", "ports"]).iter().any(has_port) {
+        return Err(format!("no service port {port} found for service {name:?}"));
+    }
+    let address = service.str_at(&["spec", "clusterIP"]).and_then(|ip| ip.parse().ok());
+    let address = address.ok_or_else(|| format!("service {name:?} has no cluster address"))?;
+    Ok(SocketAddr::new(address, port))
+}
+
+/// What calls webhooks: Services are reached by `dialer`.
+pub fn webhooks_by(dialer: Arc<dyn Dialer>) -> Webhooks {
+    Webhooks::new(dialer, address)
+}
 
 /// The port of a Service, where none is given.
 pub(crate) fn default(config: &mut Fields) {

@@ -53,6 +53,7 @@ mod tests;
 pub use crate::{
     admission::{imageadvice::ImageAdvice, webhooks},
     capabilities::Capabilities,
+    clientconfig::webhooks_by,
     core::serviceaccount::tokens::{self, Tokens},
     rbac::authorizer::Rbac,
 };

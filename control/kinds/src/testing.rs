@@ -57,7 +57,7 @@ pub(crate) fn settings() -> Settings {
 
 /// Webhooks without a network.
 pub(crate) fn webhooks() -> Webhooks {
-    Webhooks::new(Arc::new(NoDialer))
+    crate::webhooks_by(Arc::new(NoDialer))
 }
 
 /// A minute into 2026.

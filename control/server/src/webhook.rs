@@ -94,6 +94,9 @@ impl Endpoint {
     }
 }
 
+/// Finds the address of a port of a Service, by namespace and name; or says why there is none.
+pub type Resolve = fn(&dyn Objects, &str, &str, u16) -> Result<SocketAddr, String>;
+
 /// The server whose webhooks are called, as far as a call needs it.
 pub(crate) trait Home: Send + Sync {
     /// Its objects, among which Services are looked up; `None` once it has ended.
@@ -109,6 +112,7 @@ pub struct Webhooks(Arc<Inner>);
 
 struct Inner {
     dialer: Arc<dyn Dialer>,
+    resolve: Resolve,
     /// The server that calls, once there is one.
     server: OnceLock<Box<dyn Home>>,
     /// By the digest of the authorities.
@@ -116,9 +120,9 @@ struct Inner {
 }
 
 impl Webhooks {
-    /// Services are reached by `dialer`.
-    pub fn new(dialer: Arc<dyn Dialer>) -> Self {
-        Self(Arc::new(Inner { dialer, server: OnceLock::new(), tls: Mutex::default() }))
+    /// Services are found by `resolve`, and reached by `dialer`.
+    pub fn new(dialer: Arc<dyn Dialer>, resolve: Resolve) -> Self {
+        Self(Arc::new(Inner { dialer, resolve, server: OnceLock::new(), tls: Mutex::default() }))
     }
 
     /// The server that calls; the first one counts.
@@ -197,15 +201,8 @@ impl Webhooks {
             }
             Target::Service { namespace, name, port, .. } => {
                 let objects = self.0.server.get().and_then(|server| server.objects());
-                let service = objects.and_then(|objects| objects.get("", "services", namespace, name));
-                let service = service.ok_or_else(|| format!("service {name:?} not found"))?;
-                let has_port = |one: &Value| one["port"].as_u64() == Some(u64::from(*port));
-                if !service.list_at(&["spec", "ports"]).iter().any(has_port) {
-                    return Err(format!("no service port {port} found for service {name:?}"));
-                }
-                let address = service.str_at(&["spec", "clusterIP"]).and_then(|ip| ip.parse().ok());
-                let address = address.ok_or_else(|| format!("service {name:?} has no cluster address"))?;
-                let to = SocketAddr::new(address, *port);
+                let objects = objects.ok_or("the server has ended")?;
+                let to = (self.0.resolve)(&*objects, namespace, name, *port)?;
                 self.0.dialer.connect(to).await.map_err(|e| failed(&to, e))
             }
         }

@@ -1,6 +1,5 @@
 //! The table of a custom resource: `additionalPrinterColumns`, or the age. Follows upstream's `tableconvertor`.
 
-use super::text;
 use crate::cells;
 use api::{Object, jsonpath::JsonPath};
 use jiff::Timestamp;
@@ -10,6 +9,10 @@ use server::{Column, columns};
 /// Upstream's descriptions of the metadata.
 const NAME: &str = "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names";
 const CREATED: &str = "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value.get(name).and_then(Value::as_str).unwrap_or_default()
+}
 
 /// The columns of one version.
 pub(super) struct Columns {

@@ -2,12 +2,15 @@
 //! `apiextensions-apiserver/pkg/registry/customresourcedefinition`.
 
 mod approval;
+mod conditions;
 mod conversion;
 mod open_api;
 mod path;
 mod structural;
 mod validate;
 mod version;
+
+pub(crate) use self::conditions::is_true;
 
 use self::validate::Known;
 use crate::{at::At, cells, edit};
@@ -35,12 +38,6 @@ pub(crate) fn resource() -> Resource {
         .with_status()
         .with_long_lists()
         .conditional_update_only()
-}
-
-/// Whether a condition is true.
-pub(crate) fn is_true(definition: &Object, condition: &str) -> bool {
-    let conditions = definition.list_at(&["status", "conditions"]);
-    conditions.iter().any(|one| one["type"] == condition && one["status"] == "True")
 }
 
 /// The version that is stored.
@@ -88,6 +85,10 @@ impl Strategy for Definitions {
 
     fn prepare_update(&self, _cx: &Context, object: &mut Object, _old: &Object) {
         note_storage_version(object);
+    }
+
+    fn allows_any_finalizer(&self) -> bool {
+        true
     }
 
     fn validate(&self, cx: &Context, object: &Object) -> Vec<Cause> {

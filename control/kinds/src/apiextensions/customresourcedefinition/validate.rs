@@ -1,7 +1,7 @@
 //! The rules of a definition as a whole. What all versions have in common is at the top level in upstream's internal type, which its errors
 //! name: `spec.validation` is the schema of a definition with one version.
 
-use super::{approval, conversion, is_true, open_api::Ratchet, version};
+use super::{approval, conditions::is_true, conversion, open_api::Ratchet, version};
 use crate::{at::At, edit};
 use api::{Cause, FieldPath, Object, names};
 use serde_json::{Value, json};

@@ -93,8 +93,7 @@ pub(super) fn schema(schema: &Value, field: &FieldPath, has_status: bool, ratche
     let mut sound = false;
     if structural::is_supported(root) {
         let causes = structural::validate(root, &at);
-        let defaults =
-            if causes.is_empty() { validate_defaults(&at, root, &mut |_, _, _| Vec::new()) } else { Vec::new() };
+        let defaults = if causes.is_empty() { validate_defaults(&at, root) } else { Vec::new() };
         sound = causes.is_empty() && defaults.is_empty();
         out.extend(causes);
         out.extend(defaults);
