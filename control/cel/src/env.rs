@@ -1,8 +1,10 @@
 //! What expressions may name, and the programs that are made of them.
 
 use crate::{
+    ast::Ast,
     budget::{Budget, Error},
     checker::{Checked, Scope, check},
+    estimate::{Sizes, estimate},
     eval::Run,
     issues::Issues,
     parser::parse,
@@ -56,11 +58,12 @@ impl Env {
         validate(&ast, text, &checked)?;
         let node = plan(&ast.root, &checked).map_err(|message| Issues::program(text, message))?;
         let output = checked.type_of(ast.root.id).clone();
-        Ok(Program(Arc::new(Inner { node, checked, output })))
+        Ok(Program(Arc::new(Inner { ast, node, checked, output })))
     }
 }
 
 struct Inner {
+    ast: Ast,
     node: Node,
     checked: Checked,
     output: Type,
@@ -79,6 +82,13 @@ impl Program {
     /// Whether it uses a variable.
     pub fn uses(&self, variable: &str) -> bool {
         self.0.checked.variables.iter().any(|name| **name == *variable)
+    }
+
+    /// What it costs at least and at most, by the sizes of the variables; [`Schema`](crate::Schema) knows those of its values.
+    /// Kubernetes refuses a rule of more than 10,000,000, and rules of more than 100,000,000 together, each times
+    /// [`max_cardinality`](crate::Schema::max_cardinality) or a smaller bound by the lists and maps around it.
+    pub fn cost(&self, sizes: &dyn Sizes) -> (u64, u64) {
+        estimate(&self.0.ast, &self.0.checked, sizes)
     }
 
     /// Runs it.

@@ -43,16 +43,23 @@ mod declarations;
 mod env;
 mod equality;
 mod escape;
+mod estimate;
+mod estimate_calls;
+#[cfg(test)]
+mod estimate_tests;
 mod eval;
 mod functions;
 mod issues;
 mod json;
 mod lexer;
+#[cfg(test)]
+mod library_tests;
 mod macros;
 mod metering;
 mod opaque;
 mod parser;
 mod plan;
+mod ranges;
 mod schema;
 #[cfg(test)]
 mod schema_tests;
@@ -68,6 +75,7 @@ mod value;
 pub use budget::{Budget, Error};
 pub use env::{Activation, Env, Program};
 pub use escape::{escape, unescape};
+pub use estimate::Sizes;
 pub use issues::Issues;
 pub use opaque::{
     AUTHORIZER, Attributes, Authorizer, CIDR, Check, Cidr, DECISION, Decision, FORMAT, Format, GROUP_CHECK, IP, Opaque,

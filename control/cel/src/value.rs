@@ -3,7 +3,7 @@
 use crate::{
     budget::{Budget, Error},
     escape::{escape, unescape},
-    opaque::Opaque,
+    opaque::{Attributes, Authorizer, Check, Opaque},
     schema::{Schema, Shape},
     time::{Stamp, parse_date, parse_schema_duration, parse_timestamp},
     types::Object,
@@ -148,6 +148,16 @@ impl<'a> Value<'a> {
     /// A value of a library.
     pub fn opaque(opaque: Opaque) -> Self {
         Value::Opaque(Arc::new(opaque))
+    }
+
+    /// The value of `authorizer`: it asks about the user of the request.
+    pub fn authorizer(authorizer: Arc<dyn Authorizer>) -> Self {
+        Self::opaque(Opaque::Authorizer(Check { authorizer, attributes: Attributes::default() }))
+    }
+
+    /// The value of `authorizer.requestResource`: a check of what the request is for.
+    pub fn request_resource(authorizer: Arc<dyn Authorizer>, attributes: Attributes) -> Self {
+        Self::opaque(Opaque::ResourceCheck(Check { authorizer, attributes }))
     }
 
     /// An optional value.
