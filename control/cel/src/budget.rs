@@ -44,7 +44,7 @@ impl std::error::Error for Error {}
 const MEMORY: u64 = 128 << 20;
 
 /// How many small steps that have no cost of their own may be made: elements compared within elements, parts of texts.
-const WORK: u64 = 20_000_000;
+const WORK: u64 = 30_000_000;
 
 /// After how many rounds of a loop the caller is asked whether to go on.
 const CHECK_EVERY: u32 = 100;
@@ -73,6 +73,12 @@ impl<'s> Budget<'s> {
     #[must_use]
     pub fn with_memory(self, bytes: u64) -> Self {
         Self { memory: bytes, ..self }
+    }
+
+    /// How many small steps may be made that cost nothing: comparing what is within values, walking long texts.
+    #[must_use]
+    pub fn with_work(self, steps: u64) -> Self {
+        Self { work: steps, ..self }
     }
 
     /// Asked every hundred rounds of loops; if it says `true` the evaluation ends with [`Error::Interrupted`].
@@ -104,6 +110,11 @@ impl<'s> Budget<'s> {
         Ok(())
     }
 
+    /// Takes the steps of a pass over so many bytes of text, which is quick.
+    pub(crate) fn pass(&mut self, bytes: usize) -> Result<(), Error> {
+        self.work(bytes / 128)
+    }
+
     /// A round of a loop begins.
     pub(crate) fn round(&mut self) -> Result<(), Error> {
         self.rounds += 1;
@@ -125,8 +136,8 @@ impl<'s> Budget<'s> {
         if let Some((_, regex)) = self.regexes.iter().find(|(known, _)| **known == *pattern) {
             return Ok(regex.clone());
         }
-        // Compiling costs far more than a step for each letter.
-        self.work(pattern.len().saturating_mul(1000))?;
+        // Compiling takes far longer than a step for each letter.
+        self.work(pattern.len().saturating_mul(1000).saturating_add(100_000))?;
         let regex = compile(pattern).map_err(Error::new)?;
         if self.regexes.len() >= REGEXES {
             self.regexes.remove(0);

@@ -10,6 +10,12 @@ use crate::{
 };
 use std::{collections::BTreeMap, sync::Arc};
 
+/// After how many issues nothing more is looked at.
+const MOST_ISSUES: usize = 1000;
+
+/// How many parts a type may have.
+const MOST_PARTS: usize = 1024;
+
 /// Resolves names of object types that expressions make.
 pub(crate) type Resolver = dyn Fn(&str) -> Option<Type> + Send + Sync;
 
@@ -95,6 +101,10 @@ pub(crate) fn check(ast: &Ast, source: &str, scope: &Scope) -> Result<Checked, I
         return Err(checker.issues);
     }
     let types = checker.types.iter().map(|of| checker.mapping.substitute(of, true)).collect();
+    if checker.mapping.is_exhausted() {
+        checker.issues.add(None, "the types of the expression are too large");
+        return Err(checker.issues);
+    }
     let Checker { references, variables, most_locals: locals, .. } = checker;
     Ok(Checked { types, references, variables, locals })
 }
@@ -105,6 +115,13 @@ impl Checker<'_> {
     }
 
     fn set(&mut self, id: Id, of: Type) {
+        let mut most = MOST_PARTS;
+        let of = if of.is_at_most(&mut most) {
+            of
+        } else {
+            self.fault(id, "the type is too large".to_owned());
+            Type::Error
+        };
         if let Some(slot) = self.types.get_mut(id as usize) {
             *slot = of;
         }
@@ -125,6 +142,9 @@ impl Checker<'_> {
     }
 
     fn check(&mut self, expr: &Expr) {
+        if self.mapping.is_exhausted() || self.issues.count() > MOST_ISSUES {
+            return;
+        }
         match &expr.kind {
             Kind::Literal(literal) => {
                 let of = match literal {

@@ -340,6 +340,7 @@ impl<'a> Run<'_, 'a, '_> {
                 }
             }
             Value::Map(map) => {
+                self.budget.work(map.len().unwrap_or(0) / 4)?;
                 for key in map.keys()? {
                     let key = Value::from(key);
                     if let Some(var2) = it.var2 {

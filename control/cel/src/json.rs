@@ -8,7 +8,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value as Json;
 
 /// How many values JSON that is made of one may have.
-const MOST: usize = 1_000_000;
+const MOST: usize = 2_000_000;
 
 impl Value<'_> {
     /// The value as JSON: times and durations as text, bytes as base64, an empty optional as null.
@@ -31,14 +31,16 @@ fn json(value: &Value<'_>, left: &mut usize) -> Result<Json, String> {
         Value::Double(value) => {
             serde_json::Number::from_f64(*value).map(Json::Number).ok_or("a double that is no number has no JSON")?
         }
-        Value::String(text) => Json::String(text.to_string()),
+        Value::String(text) => {
+            *left = left.checked_sub(text.len() / 16).ok_or("the value is too large")?;
+            Json::String(text.to_string())
+        }
         Value::Bytes(bytes) => Json::String(STANDARD.encode(bytes)),
         Value::Timestamp(stamp) => Json::String(stamp.to_string()),
         Value::Duration(nanos) => Json::String(duration_text(*nanos)),
         Value::Optional(Some(value)) => json(value, left)?,
         Value::List(List::Json(elements, _)) => {
-            *left = left.checked_sub(elements.len()).ok_or("the value is too large")?;
-            Json::Array(elements.to_vec())
+            Json::Array(elements.iter().map(|element| copy(element, left)).collect::<Result<_, _>>()?)
         }
         Value::List(List::Owned(elements, _)) => {
             Json::Array(elements.iter().map(|element| json(element, left)).collect::<Result<_, _>>()?)
@@ -49,12 +51,32 @@ fn json(value: &Value<'_>, left: &mut usize) -> Result<Json, String> {
     })
 }
 
+/// JSON that an expression may hold many times.
+fn copy(value: &Json, left: &mut usize) -> Result<Json, String> {
+    let size = 1 + value.as_str().map_or(0, |text| text.len() / 16);
+    *left = left.checked_sub(size).ok_or("the value is too large")?;
+    Ok(match value {
+        Json::Array(elements) => {
+            Json::Array(elements.iter().map(|element| copy(element, left)).collect::<Result<_, _>>()?)
+        }
+        Json::Object(fields) => {
+            let mut made = serde_json::Map::new();
+            for (name, value) in fields.iter() {
+                made.insert(name.clone(), copy(value, left)?);
+            }
+            Json::Object(made)
+        }
+        other => other.clone(),
+    })
+}
+
 fn object(map: &Map<'_>, left: &mut usize) -> Result<serde_json::Map<String, Json>, String> {
     let mut made = serde_json::Map::new();
     match map {
         Map::Json(fields, _) => {
-            *left = left.checked_sub(fields.len()).ok_or("the value is too large")?;
-            made.clone_from(fields);
+            for (name, value) in fields.iter() {
+                made.insert(name.clone(), copy(value, left)?);
+            }
         }
         Map::Owned(entries) => {
             for (key, value) in &**entries {

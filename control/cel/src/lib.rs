@@ -59,6 +59,8 @@ mod metering;
 mod opaque;
 mod parser;
 mod plan;
+#[cfg(test)]
+mod properties_tests;
 mod ranges;
 mod schema;
 #[cfg(test)]

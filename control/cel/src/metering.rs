@@ -148,15 +148,27 @@ impl Cost {
         result: Option<&Value<'_>>,
         budget: &mut Budget<'_>,
     ) -> Result<u64, Error> {
+        match self {
+            Cost::Unit => return Ok(1),
+            Cost::Check => return Ok(CHECK),
+            Cost::Smaller | Cost::Equal => {
+                if self == Cost::Equal && matches!(args.first(), Some(Value::Opaque(_))) {
+                    return Ok(1);
+                }
+                let [a, b] = args else { return Ok(1) };
+                return Ok(times_factor(smaller(a, b, budget)?, TRAVERSAL));
+            }
+            _ => {}
+        }
+        for text in args.iter().chain(result).filter_map(Value::as_str) {
+            budget.pass(text.len())?;
+        }
         let size = |index: usize| args.get(index).map_or(1, Value::cost_size);
         Ok(match self {
-            Cost::Unit => 1,
-            Cost::Check => CHECK,
             Cost::Traverse { arg, times } => times_factor(size(arg), f64::from(times) * TRAVERSAL),
             Cost::Join => times_factor(result.map_or(0, Value::cost_size), 2.0 * TRAVERSAL),
             Cost::InList => size(1),
-            Cost::Equal if matches!(args.first(), Some(Value::Opaque(_))) => 1,
-            Cost::Smaller | Cost::Equal => times_factor(size(0).min(size(1)), TRAVERSAL),
+            Cost::Unit | Cost::Check | Cost::Smaller | Cost::Equal => 1,
             Cost::Concat => times_factor(size(0).saturating_add(size(1)), TRAVERSAL),
             Cost::Regex => {
                 times_factor(size(0).saturating_add(1), TRAVERSAL).saturating_mul(times_factor(size(1), REGEX))
@@ -190,6 +202,27 @@ impl Cost {
             Cost::SelfCompare { arg } => self_compare(args.get(arg))?,
             Cost::Sets { times } => size(0).saturating_mul(size(1)).saturating_mul(u64::from(times)).saturating_add(1),
         })
+    }
+}
+
+/// The smaller of two sizes. Of two texts the longer one is not looked at if it is longer in any case.
+fn smaller(a: &Value<'_>, b: &Value<'_>, budget: &mut Budget<'_>) -> Result<u64, Error> {
+    let (a, b) = match (a, b) {
+        (Value::String(x), Value::String(y)) if x.len() > y.len() => (b, a),
+        _ => (a, b),
+    };
+    if let Value::String(text) = a {
+        budget.pass(text.len())?;
+    }
+    let size = a.cost_size();
+    match b {
+        // A letter has four bytes at most.
+        Value::String(text) if (text.len() / 4) as u64 >= size => Ok(size),
+        Value::String(text) => {
+            budget.pass(text.len())?;
+            Ok(size.min(b.cost_size()))
+        }
+        other => Ok(size.min(other.cost_size())),
     }
 }
 

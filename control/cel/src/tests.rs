@@ -322,6 +322,49 @@ fn budgets_end_evaluations_in_the_middle() {
         shared = format!("optional.of({shared}).optMap(x, [x, x]).value()");
     }
     if let Ok(program) = Env::kubernetes().compile(&format!("{shared} == {shared}")) {
-        assert_eq!(program.eval(&Activation::new(), &mut Budget::new(u64::MAX)).err(), Some(Error::Budget), "work");
+        assert_eq!(
+            program.eval(&Activation::new(), &mut Budget::new(u64::MAX).with_work(100_000)).err(),
+            Some(Error::Budget),
+            "work"
+        );
+    }
+}
+
+/// Types share their parts as values do: nested loops make one of 2^100 parts in a line.
+#[test]
+fn types_are_bounded() {
+    let mut text = "1".to_owned();
+    for _ in 0..60 {
+        text = format!("[{text}].map(x, {{[x]: x}})");
+    }
+    let message = eval(&text).expect_err("too large");
+    assert!(message.contains("the type is too large"), "{message:.200}");
+    let mut text = "[]".to_owned();
+    for _ in 0..60 {
+        text = format!("[{text}].map(x, [x, []])");
+    }
+    assert!(eval(&text).is_ok_and(|_| true) || eval(&text).is_err());
+    let patterns = vec!["''.matches('a')"; 65].join(" && ");
+    assert!(eval(&patterns).is_err_and(|message| message.contains("too many patterns")));
+}
+
+/// What costs little upstream and takes long for large texts is bounded all the same.
+#[test]
+fn long_texts_are_not_walked_without_end() {
+    let text = "x".repeat(3 << 20);
+    for rule in ["l.all(i, size(s) > 0)", "l.all(i, s.charAt(3000000) == 'x')", "l.all(i, s != t)"] {
+        let env = Env::kubernetes()
+            .with_variable("s", Type::String)
+            .with_variable("t", Type::String)
+            .with_variable("l", Type::list(Type::Int));
+        let program = env.compile(rule).map_err(|issues| issues.to_string()).expect(rule);
+        let numbers = json!(vec![1; 100_000]);
+        let other = format!("{text}y");
+        let activation = Activation::new()
+            .with("s", Value::borrowed(&text))
+            .with("t", Value::borrowed(&other))
+            .with("l", Value::json(&numbers));
+        let result = program.eval(&activation, &mut Budget::new(u64::MAX).with_work(1_000_000));
+        assert_eq!(result.err(), Some(Error::Budget), "{rule}");
     }
 }

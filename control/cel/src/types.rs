@@ -118,6 +118,13 @@ impl Type {
         }
     }
 
+    /// Whether it has at most so many parts; what was not counted is left in `most`.
+    pub(crate) fn is_at_most(&self, most: &mut usize) -> bool {
+        let Some(left) = most.checked_sub(1) else { return false };
+        *most = left;
+        self.parameters().into_iter().all(|part| part.is_at_most(most))
+    }
+
     /// The name that a value of this type has as its type.
     pub(crate) fn runtime_name(&self) -> &str {
         match self {

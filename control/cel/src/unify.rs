@@ -1,15 +1,32 @@
 //! Which types fit which, with type variables.
 
 use crate::types::{Param, Type};
+use std::cell::Cell;
+
+/// How many steps through types may be made for one expression. Types share their parts: one that is written in a line can have more
+/// parts than there are atoms.
+const MOST_STEPS: u32 = 5_000_000;
 
 /// What type variables stand for. What failed attempts bound is taken back.
 #[derive(Default)]
 pub(crate) struct Mapping {
     bound: Vec<Option<Type>>,
     log: Vec<(u32, Option<Type>)>,
+    steps: Cell<u32>,
 }
 
 impl Mapping {
+    /// Makes a step; whether there is another one.
+    fn step(&self) -> bool {
+        self.steps.set(self.steps.get().saturating_add(1));
+        !self.is_exhausted()
+    }
+
+    /// Whether no more steps may be made: nothing that was found since is right.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.steps.get() > MOST_STEPS
+    }
+
     /// A new variable.
     pub(crate) fn variable(&mut self) -> Type {
         self.bound.push(None);
@@ -44,6 +61,9 @@ impl Mapping {
     }
 
     fn fits(&mut self, from: &Type, to: &Type) -> bool {
+        if !self.step() {
+            return false;
+        }
         if matches!(to, Type::Param(_)) {
             match self.substitution(from, to) {
                 (true, _) => return true,
@@ -94,7 +114,7 @@ impl Mapping {
 
     /// Whether a variable does not stand in a type.
     fn is_free_of(&self, variable: &Type, within: &Type) -> bool {
-        if variable == within {
+        if variable == within || !self.step() {
             return false;
         }
         if matches!(within, Type::Param(_)) {
@@ -105,6 +125,9 @@ impl Mapping {
 
     /// The type with its variables replaced; those that stand for nothing become dyn if `to_dyn`.
     pub(crate) fn substitute(&self, of: &Type, to_dyn: bool) -> Type {
+        if !self.step() {
+            return Type::Error;
+        }
         if let Some(known) = self.find(of) {
             return self.substitute(known, to_dyn);
         }

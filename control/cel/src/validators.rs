@@ -15,13 +15,17 @@ use crate::{
 /// # Errors
 /// What was found.
 pub(crate) fn validate(ast: &Ast, source: &str, checked: &Checked) -> Result<(), Issues> {
-    let mut validator = Validator { ast, checked, issues: Issues::new(source) };
+    let mut validator = Validator { patterns: 0, ast, checked, issues: Issues::new(source) };
     validator.literals(&ast.root);
     validator.homogeneous(&ast.root, false);
     if validator.issues.is_empty() { Ok(()) } else { Err(validator.issues) }
 }
 
+/// How many patterns an expression may have: each of them is compiled and kept.
+const MOST_PATTERNS: usize = 64;
+
 struct Validator<'c> {
+    patterns: usize,
     ast: &'c Ast,
     checked: &'c Checked,
     issues: Issues,
@@ -34,6 +38,13 @@ impl Validator<'_> {
         }
         let Kind::Call { function, args, .. } = &expr.kind else { return };
         let Some(Expr { id, kind: Kind::Literal(literal) }) = args.first() else { return };
+        if matches!(&**function, "matches" | "find" | "findAll") {
+            self.patterns += 1;
+            if self.patterns > MOST_PATTERNS {
+                self.issues.add(self.ast.offset(*id), "the expression has too many patterns");
+                return;
+            }
+        }
         let is_right = match (&**function, literal) {
             ("matches", Literal::String(pattern)) => compile_regex(pattern).is_ok(),
             ("duration" | "timestamp", literal) => {

@@ -32,7 +32,7 @@ pub(super) fn implementation(name: &str) -> Option<Implementation> {
         "_>_" => |args, _| order(args, Ordering::is_gt),
         "_>=_" => |args, _| order(args, Ordering::is_ge),
         "@in" => contained,
-        "size" => |args, _| size(args),
+        "size" => size,
         "cel.@mapInsert" => |args, budget| match args {
             [map, rest @ ..] => map_insert(map.clone(), rest, budget),
             [] => Err(Error::NO_SUCH_OVERLOAD),
@@ -182,9 +182,12 @@ fn contained<'a>(args: &[Value<'a>], budget: &mut Budget<'_>) -> Result<Value<'a
     }
 }
 
-fn size<'a>(args: &[Value<'a>]) -> Result<Value<'a>, Error> {
+fn size<'a>(args: &[Value<'a>], budget: &mut Budget<'_>) -> Result<Value<'a>, Error> {
     let size = match args {
-        [Value::String(text)] => Some(text.chars().count()),
+        [Value::String(text)] => {
+            budget.pass(text.len())?;
+            Some(text.chars().count())
+        }
         [Value::Bytes(bytes)] => Some(bytes.len()),
         [Value::List(list)] => Some(list.len()),
         [Value::Map(map)] => map.len(),

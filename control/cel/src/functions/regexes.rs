@@ -7,8 +7,9 @@ use crate::{
 };
 use regex::{Regex, RegexBuilder};
 
-/// How large a compiled expression may be.
-const SIZE_LIMIT: usize = 1 << 20;
+/// How large a compiled expression may be: one that is written in an expression, and one that is made when it runs.
+const CONSTANT_LIMIT: usize = 2 << 20;
+const DYNAMIC_LIMIT: usize = 256 << 10;
 
 pub(super) fn implementation(name: &str) -> Option<Implementation> {
     Some(match name {
@@ -23,7 +24,8 @@ fn dynamic<'a>(name: &str, args: &[Value<'a>], budget: &mut Budget<'_>) -> Resul
     let [_, Value::String(pattern), ..] = args else { return Err(Error::NO_SUCH_OVERLOAD) };
     let illegal = name != "matches";
     let regex = budget.regex(pattern, |pattern| {
-        compile(pattern).map_err(|cause| if illegal { format!("Illegal regex: {cause}") } else { cause })
+        compile_within(pattern, DYNAMIC_LIMIT)
+            .map_err(|cause| if illegal { format!("Illegal regex: {cause}") } else { cause })
     })?;
     call(name, &regex, args, budget)
 }
@@ -65,9 +67,13 @@ pub(crate) fn call<'a>(
 /// # Errors
 /// It is none, or too large.
 pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
+    compile_within(pattern, CONSTANT_LIMIT)
+}
+
+fn compile_within(pattern: &str, limit: usize) -> Result<Regex, String> {
     let fault = |cause: String| format!("error parsing regexp: {cause}");
     let translated = translate(pattern).map_err(fault)?;
-    let built = RegexBuilder::new(&translated).size_limit(SIZE_LIMIT).nest_limit(200).build();
+    let built = RegexBuilder::new(&translated).size_limit(limit).nest_limit(200).build();
     built.map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => fault("expression too large".to_owned()),
         other => {

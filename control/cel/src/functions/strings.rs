@@ -63,8 +63,9 @@ fn offset(text: &str, letter: i64) -> Result<usize, Error> {
     offsets.nth(index).ok_or_else(|| out_of_range(letter))
 }
 
-fn char_at<'a>(args: &[Value<'a>], _: &mut Budget<'_>) -> Result<Value<'a>, Error> {
+fn char_at<'a>(args: &[Value<'a>], budget: &mut Budget<'_>) -> Result<Value<'a>, Error> {
     let [Value::String(text), Value::Int(index)] = args else { return Err(Error::NO_SUCH_OVERLOAD) };
+    budget.work(text.len() / 16)?;
     let rest = text.get(offset(text, *index)?..).unwrap_or_default();
     Ok(Value::string(rest.chars().next().map(String::from).unwrap_or_default()))
 }

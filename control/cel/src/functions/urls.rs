@@ -24,11 +24,11 @@ pub(super) fn implementation(name: &str) -> Option<Implementation> {
             [Value::String(text)] => Ok(Value::Bool(request_uri(text).is_ok())),
             _ => Err(Error::NO_SUCH_OVERLOAD),
         },
-        "getScheme" => |args, _| part(args, |url| url.scheme.clone()),
-        "getHost" => |args, _| part(args, |url| url.host.clone()),
-        "getHostname" => |args, _| part(args, |url| host_and_port(&url.host).0.to_owned()),
-        "getPort" => |args, _| part(args, |url| host_and_port(&url.host).1.to_owned()),
-        "getEscapedPath" => |args, _| part(args, |url| url.escaped_path.clone()),
+        "getScheme" => |args, budget| part(args, budget, |url| url.scheme.clone()),
+        "getHost" => |args, budget| part(args, budget, |url| url.host.clone()),
+        "getHostname" => |args, budget| part(args, budget, |url| host_and_port(&url.host).0.to_owned()),
+        "getPort" => |args, budget| part(args, budget, |url| host_and_port(&url.host).1.to_owned()),
+        "getEscapedPath" => |args, budget| part(args, budget, |url| url.escaped_path.clone()),
         "getQuery" => |args, budget| query(url_of(args)?, budget),
         _ => return None,
     })
@@ -43,8 +43,10 @@ fn url_of<'v>(args: &'v [Value<'_>]) -> Result<&'v Url, Error> {
     Err(Error::NO_SUCH_OVERLOAD)
 }
 
-fn part<'a>(args: &[Value<'a>], of: fn(&Url) -> String) -> Result<Value<'a>, Error> {
-    url_of(args).map(|url| Value::string(of(url)))
+fn part<'a>(args: &[Value<'a>], budget: &mut Budget<'_>, of: fn(&Url) -> String) -> Result<Value<'a>, Error> {
+    let url = url_of(args)?;
+    budget.pass(url.text.len())?;
+    Ok(Value::string(of(url)))
 }
 
 /// Whether it is an absolute URI or an absolute path, as HTTP requests have it.
