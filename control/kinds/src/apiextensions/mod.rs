@@ -2,3 +2,4 @@
 
 pub(crate) mod customresource;
 pub(crate) mod customresourcedefinition;
+mod rule;

@@ -5,8 +5,9 @@ mod columns;
 mod conversion;
 mod form;
 mod paths;
+mod rules;
 
-use self::{columns::Columns, conversion::Reviews, form::Form, paths::Scaled};
+use self::{columns::Columns, conversion::Reviews, form::Form, paths::Scaled, rules::Rules};
 use crate::apiextensions::customresourcedefinition::is_true;
 use api::{
     Cause, FieldPath, Object,
@@ -79,6 +80,7 @@ fn resource(webhooks: &Webhooks, definition: &Object, version: &Value, versions:
         scale,
         schema: schema.clone(),
         validator: OnceLock::new(),
+        rules: OnceLock::new(),
     };
     let mut made = Resource::new(group, text(version, "name"), plural, name("kind"), strategy)
         .called(name("singular"), name("listKind"))
@@ -148,6 +150,7 @@ struct CustomResource {
     schema: Arc<OwnSchema>,
     /// Compiled for the first write.
     validator: OnceLock<Option<Validator>>,
+    rules: OnceLock<Option<Rules>>,
 }
 
 impl CustomResource {
@@ -158,6 +161,16 @@ impl CustomResource {
             made.inspect_err(|error| tracing::warn!(error, "a schema cannot be compiled")).ok()
         };
         self.validator.get_or_init(compile).as_ref()
+    }
+
+    /// Adds what the rules say, or that they were not asked because of what is wrong already.
+    fn ask_rules(&self, object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+        let rules = self.rules.get_or_init(|| Rules::new(&self.schema.document()));
+        match (rules, blocks_rules(causes)) {
+            (Some(_), Some(blocked)) => causes.push(blocked),
+            (Some(rules), None) => causes.extend(rules.validate(object, old)),
+            (None, _) => {}
+        }
     }
 }
 
@@ -200,7 +213,7 @@ impl Strategy for CustomResource {
         }
         causes.extend(validator.map(|v| v.validate_embedded(&at, &value)).unwrap_or_default());
         causes.extend(validator.map(|v| v.validate_lists(&at, &value)).unwrap_or_default());
-        causes.extend(blocks_rules(&causes));
+        self.ask_rules(&value, None, &mut causes);
         causes
     }
 
@@ -213,7 +226,7 @@ impl Strategy for CustomResource {
         }
         causes.extend(validator.map(|v| v.validate_embedded(&at, &new)).unwrap_or_default());
         causes.extend(validator.map(|v| v.validate_lists_update(&at, &new, &before)).unwrap_or_default());
-        causes.extend(blocks_rules(&causes));
+        self.ask_rules(&new, Some(&before), &mut causes);
         causes
     }
 
@@ -229,7 +242,7 @@ impl Strategy for CustomResource {
         let (new, before) = (Value::Object(object.0.clone()), Value::Object(old.0.clone()));
         let lists = validator.map(|v| v.validate_lists_update(&FieldPath::default(), &new, &before));
         causes.extend(lists.unwrap_or_default());
-        causes.extend(blocks_rules(&causes));
+        self.ask_rules(&new, Some(&before), &mut causes);
         causes
     }
 

@@ -2,6 +2,7 @@
 //! `apiextensions-apiserver/pkg/registry/customresourcedefinition`.
 
 mod approval;
+mod code;
 mod conditions;
 mod conversion;
 mod open_api;

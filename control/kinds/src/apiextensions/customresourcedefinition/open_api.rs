@@ -1,8 +1,12 @@
 //! The rules of OpenAPI schemas in definitions, whether structural or not: what is not supported, list and map types, and the form of
 //! validation rules.
 
-use super::{path::Path, structural};
-use crate::at::At;
+use super::{
+    code::{self, Costs, Scope},
+    path::Path,
+    structural,
+};
+use crate::{apiextensions::rule::rules_of, at::At};
 use api::Cause;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -128,23 +132,41 @@ struct Place<'a> {
     /// Why there may be no defaults.
     no_defaults: Option<&'a str>,
     in_metadata: bool,
+    /// For rules; `None` where they are not compiled.
+    scope: Option<Scope<'a>>,
 }
 
-/// All violations. `sound`: the schema is structural, with sound defaults, so that rules can be compiled against it.
-pub(super) fn validate(schema: &Value, at: &Path<'_>, _sound: bool, ratchet: &Ratchet, out: &mut Vec<Cause>) {
-    one(schema, at, Place { root: true, ..Place::default() }, ratchet, out);
+/// All violations. `sound`: the schema is structural, with sound defaults, so that rules can be compiled against it. `known`: the schema was
+/// accepted before, and its rules may cost what they did.
+pub(super) fn validate(
+    schema: &Value,
+    at: &Path<'_>,
+    sound: bool,
+    known: bool,
+    ratchet: &Ratchet,
+    out: &mut Vec<Cause>,
+) {
+    let mut has_rules = false;
+    visit(schema, &mut |schema| has_rules |= !rules_of(schema).is_empty());
+    let typed = (sound && has_rules).then(|| cel::Schema::root(schema));
+    let mut costs = Costs::new(known);
+    let scope = typed.as_ref().map(Scope::root);
+    one(schema, at, Place { root: true, scope, ..Place::default() }, ratchet, &mut costs, out);
+    costs.finish(at, out);
 }
 
-fn one(schema: &Value, at: &Path<'_>, place: Place<'_>, ratchet: &Ratchet, out: &mut Vec<Cause>) {
+/// Checks a schema and all below it; what is wrong with the code of rules is kept in `costs`, for it comes after all other causes.
+fn one(schema: &Value, at: &Path<'_>, place: Place<'_>, ratchet: &Ratchet, costs: &mut Costs, out: &mut Vec<Cause>) {
     if !schema.is_object() {
         return;
     }
+    let before = out.len();
     unsupported(schema, at, place, ratchet, out);
     if schema["uniqueItems"] == true {
         let text = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
         out.push(Cause::forbidden(&at.child("uniqueItems").field(), text));
     }
-    children(schema, at, place, ratchet, out);
+    children(schema, at, place, ratchet, costs, out);
     if set(schema, "x-kubernetes-preserve-unknown-fields").is_some_and(|value| *value == false) {
         let field = at.child("x-kubernetes-preserve-unknown-fields").field();
         out.push(Cause::invalid(&field, &json!(false), "must be true or undefined"));
@@ -155,6 +177,10 @@ fn one(schema: &Value, at: &Path<'_>, place: Place<'_>, ratchet: &Ratchet, out: 
         keys(schema, at, out);
     }
     rules(schema, at, out);
+    if let Some(scope) = place.scope.filter(|_| out.len() == before) {
+        // Rules are compiled once their schema and all below it are right.
+        code::check(schema, at, scope, costs);
+    }
 }
 
 fn unsupported(schema: &Value, at: &Path<'_>, place: Place<'_>, ratchet: &Ratchet, out: &mut Vec<Cause>) {
@@ -188,8 +214,16 @@ fn unsupported(schema: &Value, at: &Path<'_>, place: Place<'_>, ratchet: &Ratche
     }
 }
 
-fn children(schema: &Value, at: &Path<'_>, place: Place<'_>, ratchet: &Ratchet, out: &mut Vec<Cause>) {
-    let inner = Place { root: false, ..place };
+fn children(
+    schema: &Value,
+    at: &Path<'_>,
+    place: Place<'_>,
+    ratchet: &Ratchet,
+    costs: &mut Costs,
+    out: &mut Vec<Cause>,
+) {
+    let (outer, inner) = (place.scope, Place { root: false, scope: None, ..place });
+
     let properties = schema.get("properties").and_then(Value::as_object);
     if let Some(additional) = set(schema, "additionalProperties") {
         if properties.is_some_and(|all| !all.is_empty()) && (additional.is_object() || *additional == false) {
@@ -200,44 +234,48 @@ fn children(schema: &Value, at: &Path<'_>, place: Place<'_>, ratchet: &Ratchet, 
         if place.in_metadata {
             place.no_defaults = Some("inside additionalProperties applying to object metadata");
         }
-        one(additional, &at.child("additionalProperties"), place, ratchet, out);
+        let scope = outer.and_then(|scope| scope.values(schema));
+        one(additional, &at.child("additionalProperties"), Place { scope, ..place }, ratchet, costs, out);
     }
     let place_is_root = place.root;
     let of_object = place_is_root || schema["x-kubernetes-embedded-resource"] == true;
     let all = at.child("properties");
     for (name, property) in properties.into_iter().flatten() {
-        let mut place = inner;
+        let mut place = Place { scope: outer.and_then(|scope| scope.property(name, schema)), ..inner };
         let reason;
         if of_object && matches!(name.as_str(), "metadata" | "kind" | "apiVersion") {
             place.in_metadata = true;
             if place_is_root {
                 reason = format!("in top-level {name}");
-                one(property, &all.key(name), Place { no_defaults: Some(&reason), ..place }, ratchet, out);
+                one(property, &all.key(name), Place { no_defaults: Some(&reason), ..place }, ratchet, costs, out);
                 continue;
             }
         }
-        one(property, &all.key(name), place, ratchet, out);
+        one(property, &all.key(name), place, ratchet, costs, out);
     }
     if let Some(not) = set(schema, "not") {
-        one(not, &at.child("not"), inner, ratchet, out);
+        one(not, &at.child("not"), inner, ratchet, costs, out);
     }
     for name in ["allOf", "oneOf", "anyOf"] {
         for (index, each) in listed(schema, name).iter().enumerate() {
-            one(each, &at.child(name).index(index), inner, ratchet, out);
+            one(each, &at.child(name).index(index), inner, ratchet, costs, out);
         }
     }
     for name in ["definitions", "dependencies"] {
         for (key, each) in schema.get(name).and_then(Value::as_object).into_iter().flatten() {
-            one(each, &at.child(name).key(key), inner, ratchet, out);
+            one(each, &at.child(name).key(key), inner, ratchet, costs, out);
         }
     }
     match schema.get("items") {
         Some(Value::Array(items)) => {
             for (index, each) in items.iter().enumerate() {
-                one(each, &at.child("items").index(index), inner, ratchet, out);
+                one(each, &at.child("items").index(index), inner, ratchet, costs, out);
             }
         }
-        Some(items) => one(items, &at.child("items"), inner, ratchet, out),
+        Some(items) => {
+            let scope = outer.and_then(|scope| scope.elements(schema, at));
+            one(items, &at.child("items"), Place { scope, ..inner }, ratchet, costs, out);
+        }
         None => {}
     }
 }

@@ -230,3 +230,46 @@ fn formats_that_nobody_checks_are_warned_of_once() {
     assert_eq!(Definitions.warnings(&context(), &made, None), ["unrecognized format \"odd\""]);
     assert!(Definitions.warnings(&context(), &made, Some(&made)).is_empty());
 }
+
+#[test]
+fn the_code_of_rules_is_compiled_and_its_costs_are_bounded() {
+    for (schema, expected) in [
+        (
+            "{type: object, properties: {spec: {type: object, x-kubernetes-validations: [{rule: 'self.a > 1'}, {rule: self.b}, {rule: self.b > 1, messageExpression: self.b, optionalOldSelf: true}], properties: {b: {type: integer}}}}}",
+            expect![[r#"
+            spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule: Invalid value: {"Rule":"self.a > 1","Message":"","MessageExpression":"","Reason":"","FieldPath":"","OptionalOldSelf":null}: compilation failed: ERROR: <input>:1:5: undefined field 'a'
+             | self.a > 1
+             | ....^
+            spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[1].rule: Invalid value: {"Rule":"self.b","Message":"","MessageExpression":"","Reason":"","FieldPath":"","OptionalOldSelf":null}: cel expression must evaluate to a bool
+            spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[2].messageExpression: Invalid value: {"Rule":"self.b > 1","Message":"","MessageExpression":"self.b","Reason":"","FieldPath":"","OptionalOldSelf":true}: messageExpression must evaluate to a string
+            spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[2].optionalOldSelf: Invalid value: true: may not be set if oldSelf is not used in rule
+        "#]],
+        ),
+        (
+            "{type: object, properties: {l: {type: array, items: {type: object, x-kubernetes-validations: [{rule: self.n == oldSelf.n}], properties: {n: {type: integer}}}}}}",
+            expect![[r#"
+            spec.validation.openAPIV3Schema.properties[l].items.x-kubernetes-validations[0].rule: Invalid value: "self.n == oldSelf.n": oldSelf cannot be used on the uncorrelatable portion of the schema within spec.validation.openAPIV3Schema.properties[l]
+        "#]],
+        ),
+        (
+            "{type: object, properties: {l: {type: array, items: {type: array, items: {type: string, x-kubernetes-validations: [{rule: 'self.contains(self)'}]}}}}}",
+            expect![[r#"
+            spec.validation.openAPIV3Schema.properties[l].items.items.x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)
+            spec.validation.openAPIV3Schema.properties[l].items.items.x-kubernetes-validations[0].rule: Forbidden: contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema
+            spec.validation.openAPIV3Schema: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)
+        "#]],
+        ),
+        (
+            "{type: object, properties: {l: {type: array, maxItems: 10, items: {type: string, maxLength: 10, x-kubernetes-validations: [{rule: 'self.contains(self)'}]}}}}",
+            expect![[r#""#]],
+        ),
+        (
+            "{type: object, x-kubernetes-validations: [{rule: self.metadata.name.startsWith('a')}, {rule: has(self.spec)}], properties: {x: {type: string, default: 1}}}",
+            expect![[r#"
+            spec.validation.openAPIV3Schema.properties[x].default: Invalid value: "integer":  in body must be of type string: "integer"
+        "#]],
+        ),
+    ] {
+        expected.assert_eq(&errors(&Definitions, &with(schema, "")));
+    }
+}

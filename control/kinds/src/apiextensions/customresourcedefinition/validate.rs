@@ -104,6 +104,14 @@ fn specification(spec: At<'_>, old: Option<At<'_>>, out: &mut Vec<Cause>) {
         out.extend(schemas(versions).filter(|schema| !schema.is_set()).map(|schema| schema.required("")));
     }
     let ratchet = Ratchet::of(old.map(|old| old.get("versions")));
+    // Rules of a schema that is as it was may cost what they did.
+    let is_known = |version: At<'_>| {
+        let mut before = old.into_iter().flat_map(|old| old.get("versions").items());
+        before.any(|old| {
+            old.get("name").str() == version.get("name").str()
+                && edit::deep_equal(old.get("schema").value(), version.get("schema").value())
+        })
+    };
     let (mut storage, mut seen, mut unique) = (0, HashSet::new(), true);
     for each in versions.items() {
         storage += usize::from(each.get("storage").bool());
@@ -116,7 +124,8 @@ fn specification(spec: At<'_>, old: Option<At<'_>>, out: &mut Vec<Cause>) {
         let has_status = each.down(&["subresources", "status"]).is_set();
         version::deprecation(each, out);
         if shared.schema.is_none() {
-            version::schema(each.get("schema").value(), &each.get("schema").field(), has_status, &ratchet, out);
+            let schema = each.get("schema");
+            version::schema((schema.value(), is_known(each)), &schema.field(), has_status, &ratchet, out);
         }
         if shared.subresources.is_none() {
             version::subresources(each.get("subresources").value(), &each.get("subresources").field(), out);
@@ -153,7 +162,8 @@ fn specification(spec: At<'_>, old: Option<At<'_>>, out: &mut Vec<Cause>) {
     let field = spec.field();
     if let Some(schema) = shared.schema {
         let has_status = versions.items().any(|version| version.down(&["subresources", "status"]).is_set());
-        version::schema(schema, &field.child("validation"), has_status, &ratchet, out);
+        let known = is_known(versions.index(0));
+        version::schema((schema, known), &field.child("validation"), has_status, &ratchet, out);
     }
     if let Some(subresources) = shared.subresources {
         version::subresources(subresources, &field.child("subresources"), out);

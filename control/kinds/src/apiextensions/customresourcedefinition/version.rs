@@ -79,8 +79,14 @@ fn go_name(name: &str) -> String {
     }
 }
 
-/// `schema`, of which `field` is the place.
-pub(super) fn schema(schema: &Value, field: &FieldPath, has_status: bool, ratchet: &Ratchet, out: &mut Vec<Cause>) {
+/// `schema`, of which `field` is the place. `known`: it is as it was before.
+pub(super) fn schema(
+    (schema, known): (&Value, bool),
+    field: &FieldPath,
+    has_status: bool,
+    ratchet: &Ratchet,
+    out: &mut Vec<Cause>,
+) {
     let Some(root) = schema.get("openAPIV3Schema").filter(|schema| schema.is_object()) else { return };
     let at = field.child("openAPIV3Schema");
     let before = out.len();
@@ -98,7 +104,7 @@ pub(super) fn schema(schema: &Value, field: &FieldPath, has_status: bool, ratche
         out.extend(causes);
         out.extend(defaults);
     }
-    open_api::validate(root, &Path::new(&at), sound, ratchet, out);
+    open_api::validate(root, &Path::new(&at), sound, known, ratchet, out);
     if out.len() == before
         && let Err(error) = Validator::new(root)
     {
