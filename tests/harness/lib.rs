@@ -10,6 +10,7 @@ use server::{
     Ids, Options, Parts, Server,
     dialer::NoDialer,
     nodes::{NoNodes, Nodes, Stream},
+    webhook::Webhooks,
 };
 use std::{
     sync::{
@@ -99,6 +100,7 @@ pub fn settings(identity: &str) -> Settings {
             "pod.spec.volumes.secret",
         ]),
         rbac: kinds::Rbac::default(),
+        webhooks: Webhooks::new(Arc::new(NoDialer)),
     }
 }
 

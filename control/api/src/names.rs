@@ -29,6 +29,17 @@ pub fn dns1123_label(value: &str) -> Vec<String> {
     errors
 }
 
+/// Names that begin with a letter: an RFC 1035 label.
+pub fn dns1035_label(value: &str) -> Vec<String> {
+    let mut errors = longer(value, MAX_LABEL, "characters");
+    let letter = value.as_bytes().first().is_some_and(u8::is_ascii_lowercase);
+    if !letter || !is_label(value, |b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+        let text = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character";
+        errors.push(pattern(text, "[a-z]([-a-z0-9]*[a-z0-9])?", &["my-name", "abc-123"]));
+    }
+    errors
+}
+
 /// Most objects' `metadata.name`: an RFC 1123 subdomain.
 pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     let mut errors = longer(value, MAX_SUBDOMAIN, "characters");
@@ -217,8 +228,9 @@ mod tests {
     fn valid_names_have_no_messages() {
         let long = "a".repeat(63);
         type Check = fn(&str) -> Vec<String>;
-        let cases: [(Check, &[&str]); 7] = [
+        let cases: [(Check, &[&str]); 8] = [
             (dns1123_label, &["a", "my-name", "123-abc", "0", &long]),
+            (dns1035_label, &["a", "my-name", "abc-123", &long]),
             (dns1123_subdomain, &["a", "example.com", "1.2.3", "a-b.c"]),
             (qualified_name, &["a", "MyName", "my.name", "123-abc", "example.com/My_Name", "kubernetes.io/a"]),
             (label_value, &["", "a", "My_Value", "12345", "a.b-c"]),

@@ -84,9 +84,26 @@ pub(crate) fn json(value: &Value) -> String {
     Short::of(|out| write!(out, "{value}"))
 }
 
+/// A number as Go prints it, with `%v`, or in JSON.
+pub(crate) fn go_number(number: &serde_json::Number, json: bool) -> String {
+    let Some(x) = number.as_f64().filter(|_| !number.is_i64()) else { return number.to_string() };
+    let scientific = format!("{x:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let power: i32 = exponent.parse().unwrap_or_default();
+    let (low, high) = if json { (-6, 21) } else { (-4, 6) };
+    if x == 0.0 || (low..high).contains(&power) {
+        return x.to_string();
+    }
+    let sign = if power < 0 { '-' } else { '+' };
+    let width = if json && power < 0 { 1 } else { 2 };
+    format!("{digits}e{sign}{:0width$}", power.abs())
+}
+
 /// In quotes.
 pub(crate) fn quoted(text: &str) -> String {
-    Short::of(|out| write!(out, "{text:?}"))
+    // No more of it than is shown: the formatter looks for the end of what it need not escape, which may be megabytes away.
+    let head = &text[..text.floor_char_boundary(MAX_SHOWN + 4)];
+    Short::of(|out| write!(out, "{head:?}"))
 }
 
 /// A decoded value as Go's `%v` prints it: `map[name:a ports:[1 2]]`.

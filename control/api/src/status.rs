@@ -2,7 +2,7 @@
 
 use crate::{GroupVersionKind, GroupVersionResource, show};
 use serde::{Deserialize, Serialize};
-use std::{collections::HashSet, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt};
 
 /// `metav1.StatusReason`, on which clients branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -133,6 +133,11 @@ pub struct Cause {
 
 impl Cause {
     fn new(kind: CauseKind, field: &FieldPath, message: String) -> Self {
+        // A detail may repeat what the user sent.
+        let message = match show::cut(&message) {
+            Cow::Borrowed(_) => message,
+            Cow::Owned(cut) => cut,
+        };
         Self { kind, field: field.clone(), message }
     }
 
@@ -196,12 +201,14 @@ impl Cause {
 
     /// `f: Too long: may not be more than N bytes`.
     pub fn too_long(field: &FieldPath, max: usize) -> Self {
-        Self::new(CauseKind::TooLong, field, format!("Too long: may not be more than {max} bytes"))
+        let unit = if max == 1 { "byte" } else { "bytes" };
+        Self::new(CauseKind::TooLong, field, format!("Too long: may not be more than {max} {unit}"))
     }
 
     /// `f: Too many: N: must have at most M items`.
     pub fn too_many(field: &FieldPath, actual: usize, max: usize) -> Self {
-        Self::new(CauseKind::TooMany, field, format!("Too many: {actual}: must have at most {max} items"))
+        let unit = if max == 1 { "item" } else { "items" };
+        Self::new(CauseKind::TooMany, field, format!("Too many: {actual}: must have at most {max} {unit}"))
     }
 
     /// `f: Invalid value: <value>: field is immutable`.

@@ -9,7 +9,10 @@
 
 mod address;
 mod admission;
+mod admissionregistration;
 mod annotations;
+mod apiextensions;
+mod apiregistration;
 mod apps;
 mod at;
 mod authorization;
@@ -20,6 +23,7 @@ mod capabilities;
 mod cells;
 mod certificates;
 mod claims;
+mod clientconfig;
 mod coordination;
 pub mod core;
 mod discovery;
@@ -33,9 +37,11 @@ mod podspec;
 mod policy;
 mod quantities;
 mod rbac;
+mod resource;
 mod rules;
 mod scheduling;
 mod storage;
+mod url;
 
 #[cfg(test)]
 mod hostile_tests;
@@ -45,7 +51,7 @@ mod testing;
 mod tests;
 
 pub use crate::{
-    admission::imageadvice::ImageAdvice,
+    admission::{imageadvice::ImageAdvice, webhooks},
     capabilities::Capabilities,
     core::serviceaccount::tokens::{self, Tokens},
     rbac::authorizer::Rbac,
@@ -54,9 +60,9 @@ pub use crate::{
 use crate::authorization::{nodes::Nodes, privileged, reviews};
 use ipnet::IpNet;
 use server::{
-    Resource, Verb,
+    Resource,
     authz::{Authorizer, Union},
-    strategy::Plain,
+    webhook::Webhooks,
 };
 use std::{net::SocketAddr, ops::RangeInclusive, sync::Arc};
 
@@ -83,6 +89,8 @@ pub struct Settings {
     pub capabilities: Capabilities,
     /// The authorizer by roles, which every server of the kinds has: a new one.
     pub rbac: Rbac,
+    /// What calls webhooks: a new one.
+    pub webhooks: Webhooks,
 }
 
 impl Settings {
@@ -92,6 +100,8 @@ impl Settings {
             Arc::new(Union::new(vec![Arc::new(privileged::Privileged), Arc::new(Nodes), Arc::new(self.rbac.clone())]));
         server::Parts {
             resources: resources(self, &authorizer),
+            webhooks: Some(self.webhooks.clone()),
+            definitions: Some(Arc::new(apiextensions::customresource::CustomResources(self.webhooks.clone()))),
             admission: admission::all(self, &authorizer),
             authenticators: vec![Arc::new(self.tokens.clone())],
             authorizer,
@@ -128,6 +138,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         core::secret::resource(),
         core::serviceaccount::resource(settings.tokens.clone()),
         core::service::resource(settings),
+        apiregistration::apiservice::resource(capabilities),
         apps::controllerrevision::resource(),
         apps::daemonset::resource(capabilities),
         apps::deployment::resource(capabilities),
@@ -155,28 +166,28 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         storage::storageclass::resource(),
         storage::volumeattachment::resource(capabilities),
         storage::volumeattributesclass::resource(),
+        admissionregistration::mutatingadmissionpolicy::resource(capabilities),
+        admissionregistration::mutatingadmissionpolicybinding::resource(capabilities),
+        admissionregistration::mutatingwebhookconfiguration::resource(capabilities),
+        admissionregistration::validatingadmissionpolicy::resource(capabilities),
+        admissionregistration::validatingadmissionpolicybinding::resource(capabilities),
+        admissionregistration::validatingwebhookconfiguration::resource(capabilities),
+        apiextensions::customresourcedefinition::resource(),
         scheduling::priorityclass::resource(capabilities),
         coordination::lease::resource(),
         node::runtimeclass::resource(),
         discovery::endpointslice::resource(),
+        resource::deviceclass::resource(capabilities),
+        resource::resourceclaim::resource(capabilities),
+        resource::resourceclaimtemplate::resource(capabilities),
+        resource::resourceslice::resource(capabilities),
         flowcontrol::flowschema::resource(capabilities),
         flowcontrol::prioritylevelconfiguration::resource(capabilities),
         metrics::nodemetrics::resource(),
         metrics::podmetrics::resource(),
         of_pods,
         of_services,
-        // Which there are is what kubectl asks before it says that it does not know a kind.
-        none_yet("apiextensions.k8s.io", "customresourcedefinitions", "CustomResourceDefinition")
-            .short(&["crd", "crds"])
-            .category("api-extensions")
-            .cluster_scoped(),
     ];
     all.extend(reviews::resources(&settings.tokens, authorizer));
     all
-}
-
-/// A kind that is not here yet: there are none, and none can be made. kubectl asks for some kinds without a look at discovery
-/// (`cluster-info dump`) and gives up where one is not found.
-fn none_yet(group: &str, resource: &str, kind: &str) -> Resource {
-    Resource::new(group, "v1", resource, kind, Plain).verbs(&[Verb::Get, Verb::List, Verb::Watch]).not_here_yet()
 }

@@ -157,6 +157,11 @@ pub(crate) fn set_values(operator: &str, values: At<'_>, out: &mut Vec<Cause>) {
 
 /// A `metav1.LabelSelector`.
 pub(crate) fn label_selector(at: At<'_>, out: &mut Vec<Cause>) {
+    label_selector_of(at, true, out);
+}
+
+/// A `metav1.LabelSelector`, the values of whose requirements upstream does not check where wrong ones are stored (`right_values` is false).
+pub(crate) fn label_selector_of(at: At<'_>, right_values: bool, out: &mut Vec<Cause>) {
     labels(at.get("matchLabels"), out);
     for requirement in at.get("matchExpressions").items() {
         if full(out) {
@@ -169,7 +174,7 @@ pub(crate) fn label_selector(at: At<'_>, out: &mut Vec<Cause>) {
             _ => out.push(operator.or_empty().invalid("not a valid selector operator")),
         }
         qualified(requirement.get("key"), out);
-        for value in values.items() {
+        for value in values.items().take_while(|_| right_values) {
             value.invalid_all(names::label_value(value.str()), out);
         }
     }

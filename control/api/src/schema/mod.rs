@@ -15,6 +15,7 @@ mod internal;
 pub mod openapi;
 mod structural;
 mod types;
+pub mod validate;
 mod zeros;
 
 use crate::GroupVersionKind;

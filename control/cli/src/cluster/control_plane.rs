@@ -15,7 +15,7 @@ use anyhow::Context;
 use client::{Client, Elector, ElectorOptions, Informers};
 use kinds::bootstrap::Bootstrap;
 use scheduler::Scheduler;
-use server::{Ids, Server, User, dialer::Dialer, nodes::Nodes, tls::Serving};
+use server::{Ids, Server, User, dialer::Dialer, nodes::Nodes, tls::Serving, webhook::Webhooks};
 use std::{
     net::{IpAddr, SocketAddr, TcpListener},
     sync::Arc,
@@ -106,6 +106,7 @@ impl ControlPlane {
                 agent::HONOURED.iter().chain(network::HONOURED).copied().chain(scheduler::honoured()),
             ),
             rbac: kinds::Rbac::default(),
+            webhooks: Webhooks::new(dependencies.dialer.clone()),
         };
         let options = server::Options {
             store: store.clone(),

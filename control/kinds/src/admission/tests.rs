@@ -72,6 +72,7 @@ fn the_order_is_upstreams() {
             "PersistentVolumeClaimResize",
             "RuntimeClass",
             "EscalationCheck",
+            "PolicyParameters",
             "CertificateApproval",
             "CertificateSigning",
             "CertificateSubjectRestriction",

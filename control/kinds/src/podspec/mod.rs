@@ -81,7 +81,8 @@ pub(crate) fn validate_template_metadata(template: At<'_>, out: &mut Vec<Cause>)
 
 const MAX_ANNOTATIONS: usize = 256 * 1024;
 
-fn annotation_keys(annotations: At<'_>, out: &mut Vec<Cause>) {
+/// The keys of annotations, and how large they are in all.
+pub(crate) fn annotation_keys(annotations: At<'_>, out: &mut Vec<Cause>) {
     let mut size = 0;
     for (key, value) in annotations.entries() {
         if rules::full(out) {
