@@ -7,7 +7,7 @@
 
 use crate::{
     Settings,
-    flowcontrol::standard,
+    flowcontrol::{self, standard},
     rbac::{
         policy,
         reconcile::{self, Change},
@@ -43,12 +43,17 @@ const ROLE_WRITES: usize = 16;
 const ROLES_CHECK: &str = "poststarthook/rbac/bootstrap-roles";
 /// The field manager, as upstream's.
 const MANAGER: &str = "fieldManager=kube-apiserver";
-/// That of FlowSchemas and PriorityLevelConfigurations.
+/// Those of FlowSchemas and PriorityLevelConfigurations, and of their statuses.
 const FAIRNESS_MANAGER: &str = "fieldManager=api-priority-and-fairness-config-producer-v1";
+const FAIRNESS_STATUS_MANAGER: &str = "fieldManager=api-priority-and-fairness-config-consumer-v1&force=true";
+/// The least time between two rounds over them.
+const FAIRNESS_PAUSE: Duration = Duration::from_secs(1);
+/// The media type of server-side apply.
+const APPLY: &str = "application/apply-patch+yaml";
 /// The ServiceCIDR of the settings' range, and the field manager of its status.
 const RANGE: &str = "kubernetes";
 const RANGE_MANAGER: &str = "fieldManager=kubernetes-service-cidr-controller&force=true";
-/// How often those are reconciled.
+/// How often what seldom changes is looked at.
 const SLOW_PERIOD: Duration = Duration::from_secs(60);
 
 /// Writes the objects that must exist, as any client would.
@@ -127,13 +132,8 @@ impl Bootstrap {
                 tokio::time::sleep(PERIOD).await;
             }
         };
-        let others = async {
+        let range = async {
             loop {
-                if let Err(error) = self.reconcile_fairness().await {
-                    tracing::warn!(
-                        "cannot write the flow schemas and priority levels that every cluster has: {error:#}"
-                    );
-                }
                 if let Err(error) = self.reconcile_range().await {
                     tracing::warn!("cannot write the range of Services' addresses: {error:#}");
                 }
@@ -142,27 +142,56 @@ impl Bootstrap {
         };
         let after = async {
             started.await;
-            tokio::join!(roles, others)
+            tokio::join!(roles, range, self.keep_fairness())
         };
         tokio::join!(shutdown.run_until_cancelled(after), self.keep(shutdown));
     }
 
-    /// Writes the FlowSchemas and PriorityLevelConfigurations that every cluster has.
+    /// Keeps the FlowSchemas and PriorityLevelConfigurations that every cluster has, and what FlowSchemas say of their levels: after each change of
+    /// either, and every now and then.
+    async fn keep_fairness(&self) {
+        let changes = [standard::SCHEMAS, standard::LEVELS].map(|one| self.objects.changes(flowcontrol::GROUP, one));
+        loop {
+            let [schemas, levels] = &changes;
+            let (seen_schemas, seen_levels) = (schemas.last(), levels.last());
+            if let Err(error) = self.reconcile_fairness().await {
+                tracing::warn!("cannot write flow schemas and priority levels: {error:#}");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SLOW_PERIOD) => {}
+                // Not more often, whoever changes them.
+                () = async { tokio::select! { () = schemas.after(seen_schemas) => {}, () = levels.after(seen_levels) => {} } } => {
+                    tokio::time::sleep(FAIRNESS_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Writes what is missing or wrong in FlowSchemas and PriorityLevelConfigurations.
     async fn reconcile_fairness(&self) -> anyhow::Result<()> {
-        let writes = standard::plan(self.objects.as_ref()).into_iter().map(|write| async move {
-            let (method, path, body) = match write {
-                standard::Write::Create(path, object) => (Method::POST, path, object.to_string()),
-                standard::Write::Update(path, object) => (Method::PUT, path, object.to_string()),
-                standard::Write::Delete(path) => (Method::DELETE, path, String::new()),
-            };
-            let media = if body.is_empty() { "" } else { "application/json" };
-            let place = format!("{path}?{FAIRNESS_MANAGER}");
-            let (code, answer) = self.call(method, &place, media, body.into_bytes()).await?;
-            // Somebody else wrote it at the same time: the next round looks again.
-            let elsewhere = matches!(code, StatusCode::CONFLICT | StatusCode::NOT_FOUND);
-            if code.is_success() || elsewhere { Ok(()) } else { bail!("cannot write {path}: {answer}") }
+        let json = "application/json";
+        let writes = standard::plan(self.objects.as_ref()).into_iter().map(|write| match write {
+            standard::Write::Create(path, object) => (Method::POST, path, json, object.to_string()),
+            standard::Write::Update(path, object) => (Method::PUT, path, json, object.to_string()),
+            standard::Write::Delete(path) => (Method::DELETE, path, "", String::new()),
         });
-        stream::iter(writes).buffer_unordered(ROLE_WRITES).try_collect::<()>().await
+        self.write_all(writes.collect(), FAIRNESS_MANAGER).await?;
+        let statuses = standard::statuses(self.objects.as_ref(), &api::time::rfc3339(self.clock.now()));
+        let statuses = statuses.into_iter().map(|(path, object)| (Method::PATCH, path, APPLY, object.to_string()));
+        self.write_all(statuses.collect(), FAIRNESS_STATUS_MANAGER).await
+    }
+
+    /// Makes these requests, several at the same time: method, path, media type and body.
+    async fn write_all(&self, requests: Vec<Call>, manager: &'static str) -> anyhow::Result<()> {
+        let calls: Vec<_> = requests.into_iter().map(|request| self.write(request, manager)).collect();
+        stream::iter(calls).buffer_unordered(ROLE_WRITES).try_collect::<()>().await
+    }
+
+    /// It is no error that somebody else was faster.
+    async fn write(&self, (method, path, media, body): Call, manager: &'static str) -> anyhow::Result<()> {
+        let (code, answer) = self.call(method, &format!("{path}?{manager}"), media, body.into_bytes()).await?;
+        let elsewhere = matches!(code, StatusCode::CONFLICT | StatusCode::NOT_FOUND);
+        if code.is_success() || elsewhere { Ok(()) } else { bail!("cannot write {path}: {answer}") }
     }
 
     /// Writes the ServiceCIDR of the settings' range, and that it is ready. One with another range is left alone.
@@ -186,10 +215,8 @@ impl Bootstrap {
             "lastTransitionTime": api::time::rfc3339(self.clock.now())});
         let mut status = head;
         status["status"] = json!({"conditions": [ready]});
-        let path = format!("{collection}/{RANGE}/status?{RANGE_MANAGER}");
-        let (code, answer) =
-            self.call(Method::PATCH, &path, "application/apply-patch+yaml", status.to_string().into_bytes()).await?;
-        if code.is_success() { Ok(()) } else { bail!("cannot write {path}: {answer}") }
+        let path = format!("{collection}/{RANGE}/status");
+        self.write_all(vec![(Method::PATCH, path, APPLY, status.to_string())], RANGE_MANAGER).await
     }
 
     /// Keeps the objects of the server.
@@ -332,6 +359,9 @@ impl Bootstrap {
         Ok((code, String::from_utf8_lossy(&answer).into_owned()))
     }
 }
+
+/// A request: method, path, media type and body.
+type Call = (Method, String, &'static str, String);
 
 /// How a role or binding is written.
 enum RoleWrite {

@@ -180,6 +180,17 @@ pub(crate) fn label_selector_of(at: At<'_>, right_values: bool, out: &mut Vec<Ca
     }
 }
 
+/// `Invalid value: …: field is immutable` when a `metav1.LabelSelector` differs from the old one. Its labels are shown first, as Go does.
+pub(crate) fn selector_stays(at: At<'_>, old: At<'_>, out: &mut Vec<Cause>) {
+    if edit::deep_equal(at.value(), old.value()) {
+        return;
+    }
+    let parts = ["matchLabels", "matchExpressions"].into_iter().filter(|part| !at.get(part).is_empty());
+    let parts: Vec<String> = parts.map(|part| format!("{part:?}:{}", at.get(part).value())).collect();
+    let shown = if at.is_set() { format!("{{{}}}", parts.join(",")) } else { "null".to_owned() };
+    out.push(Cause::invalid_shown(&at.field(), &shown, "field is immutable"));
+}
+
 /// A list of `metav1.Condition`: each type once, and whole.
 pub(crate) fn conditions(at: At<'_>, out: &mut Vec<Cause>) {
     let mut seen = std::collections::BTreeSet::new();

@@ -336,3 +336,101 @@ fn whole_objects_are_right() {
         json!({"metadata": metadata, "spec": {"driver": "d.example.com", "nodeName": "n1", "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}, "devices": [device]}}),
     );
 }
+
+#[test]
+fn whole_objects_of_networks_flows_and_storage_are_right() {
+    use k8s_openapi::api::{flowcontrol::v1 as flowcontrol, networking::v1 as networking, storage::v1 as storage};
+    let metadata = json!({"name": "x", "namespace": "default", "uid": "u"});
+    let selector =
+        json!({"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "k", "operator": "In", "values": ["v"]}]});
+    let block = json!({"cidr": "10.1.0.0/16", "except": ["10.1.2.0/24"]});
+    let ports = json!([{"protocol": "TCP", "port": 80, "endPort": 90}, {"protocol": "UDP", "port": "dns"}]);
+    let peers = json!([{"podSelector": selector, "namespaceSelector": selector}, {"ipBlock": block}]);
+    whole::<networking::NetworkPolicy>(
+        "networkpolicies",
+        "NetworkPolicy",
+        json!({"metadata": metadata, "spec": {"podSelector": selector, "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": peers, "ports": ports}], "egress": [{"to": peers, "ports": ports}]}}),
+    );
+    let named = json!({"service": {"name": "s", "port": {"name": "http"}}});
+    let numbered = json!({"service": {"name": "s", "port": {"number": 80}}});
+    let bucket = json!({"resource": {"apiGroup": "k8s.example.com", "kind": "Bucket", "name": "b"}});
+    let paths = json!([{"path": "/a", "pathType": "Prefix", "backend": named}, {"path": "/b", "pathType": "Exact", "backend": bucket}]);
+    whole::<networking::Ingress>(
+        "ingresses",
+        "Ingress",
+        json!({"metadata": metadata, "spec": {"ingressClassName": "c", "defaultBackend": numbered,
+            "tls": [{"hosts": ["a.example.com", "*.example.com"], "secretName": "s"}],
+            "rules": [{"host": "*.example.com", "http": {"paths": paths}}]}}),
+    );
+    whole::<networking::IngressClass>(
+        "ingressclasses",
+        "IngressClass",
+        json!({"metadata": metadata, "spec": {"controller": "example.com/c",
+            "parameters": {"apiGroup": "k8s.example.com", "kind": "P", "name": "p", "scope": "Namespace", "namespace": "default"}}}),
+    );
+    whole::<networking::IPAddress>(
+        "ipaddresses",
+        "IPAddress",
+        json!({"metadata": {"name": "10.1.2.3", "uid": "u"},
+            "spec": {"parentRef": {"group": "apps.example.com", "resource": "services", "namespace": "default", "name": "s"}}}),
+    );
+    whole::<networking::ServiceCIDR>(
+        "servicecidrs",
+        "ServiceCIDR",
+        json!({"metadata": metadata, "spec": {"cidrs": ["10.1.0.0/16", "2001:db8::/64"]}}),
+    );
+    let subjects = json!([{"kind": "User", "user": {"name": "u"}}, {"kind": "Group", "group": {"name": "g"}},
+        {"kind": "ServiceAccount", "serviceAccount": {"name": "a", "namespace": "default"}}]);
+    let resources = json!([{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"], "namespaces": ["default"], "clusterScope": true}]);
+    whole::<flowcontrol::FlowSchema>(
+        "flowschemas",
+        "FlowSchema",
+        json!({"metadata": metadata, "spec": {"priorityLevelConfiguration": {"name": "global-default"}, "matchingPrecedence": 500,
+            "distinguisherMethod": {"type": "ByUser"}, "rules": [{"subjects": subjects, "resourceRules": resources,
+                "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["/healthz", "/livez/*"]}]}]}}),
+    );
+    let queuing = json!({"queues": 64, "handSize": 6, "queueLengthLimit": 50});
+    whole::<flowcontrol::PriorityLevelConfiguration>(
+        "prioritylevelconfigurations",
+        "PriorityLevelConfiguration",
+        json!({"metadata": metadata, "spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": 10, "lendablePercent": 5,
+            "borrowingLimitPercent": 100, "limitResponse": {"type": "Queue", "queuing": queuing}}}}),
+    );
+    whole::<storage::CSIDriver>(
+        "csidrivers",
+        "CSIDriver",
+        json!({"metadata": metadata, "spec": {"attachRequired": true, "podInfoOnMount": true, "fsGroupPolicy": "File", "storageCapacity": true,
+            "volumeLifecycleModes": ["Persistent", "Ephemeral"], "tokenRequests": [{"audience": "a", "expirationSeconds": 3600}],
+            "requiresRepublish": true, "seLinuxMount": true, "nodeAllocatableUpdatePeriodSeconds": 60, "serviceAccountTokenInSecrets": true}}),
+    );
+    whole::<storage::CSINode>(
+        "csinodes",
+        "CSINode",
+        json!({"metadata": metadata, "spec": {"drivers": [{"name": "d.example.com", "nodeID": "n", "topologyKeys": ["example.com/zone"], "allocatable": {"count": 16}}]}}),
+    );
+    whole::<storage::CSIStorageCapacity>(
+        "csistoragecapacities",
+        "CSIStorageCapacity",
+        json!({"metadata": metadata, "storageClassName": "s", "capacity": "10Gi", "maximumVolumeSize": "5Gi", "nodeTopology": selector}),
+    );
+    whole::<storage::StorageClass>(
+        "storageclasses",
+        "StorageClass",
+        json!({"metadata": metadata, "provisioner": "d.example.com", "parameters": {"a": "b"}, "mountOptions": ["ro"],
+            "allowedTopologies": [{"matchLabelExpressions": [{"key": "a", "values": ["b"]}]}]}),
+    );
+    let inline = json!({"accessModes": ["ReadWriteOnce"], "csi": {"driver": "d.example.com", "volumeHandle": "h", "volumeAttributes": {"a": "b"}}});
+    for source in [json!({"persistentVolumeName": "v"}), json!({"inlineVolumeSpec": inline})] {
+        whole::<storage::VolumeAttachment>(
+            "volumeattachments",
+            "VolumeAttachment",
+            json!({"metadata": metadata, "spec": {"attacher": "d.example.com", "nodeName": "n", "source": source}}),
+        );
+    }
+    whole::<storage::VolumeAttributesClass>(
+        "volumeattributesclasses",
+        "VolumeAttributesClass",
+        json!({"metadata": metadata, "driverName": "d.example.com", "parameters": {"iops": "4000"}}),
+    );
+}

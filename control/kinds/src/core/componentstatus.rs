@@ -56,23 +56,24 @@ impl Action for Components {
             return api.computed(&call, &names, self.all().into_iter().filter_map(make).collect());
         }
         let asked = self.all().into_iter().find(|(name, _)| *name == call.info.name);
-        let mut object = asked.and_then(make).ok_or_else(|| {
+        let object = asked.and_then(make).ok_or_else(|| {
             // Upstream names the kind here, not the resource.
             Status::not_found(&GroupVersionResource::new("", "v1", "componentstatus"), &call.info.name)
         })?;
-        object.set(&["apiVersion"], "v1");
-        object.set(&["kind"], "ComponentStatus");
         api.computed(&call, &names, vec![object])
     }
 }
 
-/// The status of a component, as an element of a list.
+/// The status of a component.
 fn status(name: &str, lease: &str, stored: Option<&Object>, now: Timestamp) -> Option<Object> {
     let problem = problem(lease, stored, now);
     let healthy = if problem.is_none() { "True" } else { "False" };
     let message = problem.unwrap_or_else(|| "ok".to_owned());
     let condition = json!({"type": "Healthy", "status": healthy, "message": message});
-    Object::from_value(json!({"metadata": {"name": name}, "conditions": [condition]}))
+    let metadata = json!({"name": name});
+    Object::from_value(
+        json!({"apiVersion": "v1", "kind": "ComponentStatus", "metadata": metadata, "conditions": [condition]}),
+    )
 }
 
 /// Why a component is not healthy.

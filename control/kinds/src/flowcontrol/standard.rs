@@ -8,13 +8,17 @@ use crate::edit;
 use api::Object;
 use serde_json::{Value, json};
 use server::Objects;
-use std::sync::LazyLock;
+use std::{collections::HashSet, sync::LazyLock};
 
 /// The annotation of objects that follow this table.
 const AUTO_UPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
 
-const LEVELS: &str = "prioritylevelconfigurations";
-const SCHEMAS: &str = "flowschemas";
+/// The resources.
+pub(crate) const LEVELS: &str = "prioritylevelconfigurations";
+pub(crate) const SCHEMAS: &str = "flowschemas";
+
+/// The condition of a FlowSchema whose priority level does not exist.
+const DANGLING: &str = "Dangling";
 
 const AUTHENTICATED: &str = "system:authenticated";
 const UNAUTHENTICATED: &str = "system:unauthenticated";
@@ -70,6 +74,31 @@ pub(crate) fn plan(objects: &dyn Objects) -> Vec<Write> {
         writes.extend(gone.map(|object| Write::Delete(format!("{}/{}", collection(resource), object.name()))));
     }
     writes
+}
+
+/// What each FlowSchema is to say of its priority level, unless it does: the path of its status, and what is applied there.
+pub(crate) fn statuses(objects: &dyn Objects, now: &str) -> Vec<(String, Value)> {
+    let levels = objects.list(GROUP, LEVELS, "");
+    let levels: HashSet<&str> = levels.iter().map(|level| level.name()).collect();
+    let schemas = objects.list(GROUP, SCHEMAS, "");
+    let changed = schemas.iter().filter_map(|schema| {
+        let level = schema.str_at(&["spec", "priorityLevelConfiguration", "name"]).unwrap_or_default();
+        let start = format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?}");
+        let (status, reason, message) = match levels.contains(level) {
+            true => ("False", "Found", format!("{start} and it exists")),
+            false => ("True", "NotFound", format!("{start} but there is no such object")),
+        };
+        let mut conditions = schema.list_at(&["status", "conditions"]).iter();
+        let is = conditions.find(|condition| condition["type"] == DANGLING);
+        if is.is_some_and(|is| is["status"] == status && is["reason"] == reason && is["message"] == message.as_str()) {
+            return None;
+        }
+        let condition = json!({"type": DANGLING, "status": status, "reason": reason, "message": message, "lastTransitionTime": now});
+        let applied = json!({"apiVersion": format!("{GROUP}/v1"), "kind": "FlowSchema", "metadata": {"name": schema.name()},
+            "status": {"conditions": [condition]}});
+        Some((format!("/apis/{GROUP}/v1/{SCHEMAS}/{}/status", schema.name()), applied))
+    });
+    changed.collect()
 }
 
 /// What the annotation says, as Go reads a bool.
@@ -320,6 +349,32 @@ mod tests {
         let mut exempt = object(LEVELS, EXEMPT);
         exempt.set(&["spec", "exempt", "lendablePercent"], 50);
         assert_eq!(plan_with(LEVELS, exempt), [], "its shares are its owner's");
+    }
+
+    #[test]
+    fn a_schema_says_whether_its_level_exists() {
+        assert_eq!(statuses(&stored(), "t").len(), 11);
+        let schema = |level: &str, status: &str| {
+            let text = format!(
+                "{{metadata: {{name: s}}, spec: {{priorityLevelConfiguration: {{name: {level}}}}}, status: {status}}}"
+            );
+            let level = object(LEVELS, "system").into_value().to_string();
+            statuses(&Stored::default().with(GROUP, SCHEMAS, &text).with(GROUP, LEVELS, &level), "t")
+        };
+        let [(path, applied)] = &schema("system", "{}")[..] else { panic!("not one") };
+        assert_eq!(path, "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/s/status");
+        let found = &applied["status"];
+        let message = "This FlowSchema references the PriorityLevelConfiguration object named \"system\" and it exists";
+        let condition = json!({"type": "Dangling", "status": "False", "reason": "Found", "message": message, "lastTransitionTime": "t"});
+        assert_eq!(found, &json!({"conditions": [condition]}));
+        assert_eq!(schema("system", &found.to_string()), []);
+        let [(_, applied)] = &schema("other", &found.to_string())[..] else { panic!("not one") };
+        let message = "This FlowSchema references the PriorityLevelConfiguration object named \"other\" but there is no such object";
+        let condition = &applied["status"]["conditions"][0];
+        assert_eq!(
+            (&condition["status"], &condition["reason"], &condition["message"]),
+            (&json!("True"), &json!("NotFound"), &json!(message))
+        );
     }
 
     #[test]

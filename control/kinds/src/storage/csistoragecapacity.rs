@@ -41,7 +41,7 @@ impl Strategy for Capacities {
 
     fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
         let mut out = Vec::new();
-        At::of(object, "nodeTopology").immutable(At::of(old, "nodeTopology"), &mut out);
+        rules::selector_stays(At::of(object, "nodeTopology"), At::of(old, "nodeTopology"), &mut out);
         let class = At::of(object, "storageClassName").or_empty();
         class.immutable(At::of(old, "storageClassName").or_empty(), &mut out);
         out
@@ -78,6 +78,7 @@ mod tests {
     use super::*;
     use crate::testing::{context, created, errors, update_errors};
     use expect_test::expect;
+    use serde_json::json;
 
     fn text(rest: &str) -> String {
         format!("{{apiVersion: {GROUP}/v1, kind: CSIStorageCapacity, metadata: {{name: c, namespace: ns}}{rest}}}")
@@ -116,8 +117,9 @@ mod tests {
         assert_eq!(update_errors(&Capacities, &new, &old), "");
         new.set(&["storageClassName"], "t");
         new.set(&["nodeTopology", "matchLabels", "a"], "c");
+        new.set(&["nodeTopology", "matchExpressions"], json!([{"key": "k", "operator": "Exists"}]));
         expect![[r#"
-            nodeTopology: Invalid value: {"matchLabels":{"a":"c"}}: field is immutable
+            nodeTopology: Invalid value: {"matchLabels":{"a":"c"},"matchExpressions":[{"key":"k","operator":"Exists"}]}: field is immutable
             storageClassName: Invalid value: "t": field is immutable
         "#]]
         .assert_eq(&update_errors(&Capacities, &new, &old));

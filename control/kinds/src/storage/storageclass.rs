@@ -116,17 +116,16 @@ fn topologies(topologies: At<'_>, out: &mut Vec<Cause>) {
                 return;
             }
             let (key, values) = (expression.get("key"), expression.get("values"));
-            rules::qualified(key, out);
             if values.is_empty() {
                 out.push(values.required(""));
             }
             let mut seen = HashSet::new();
             for value in values.items() {
-                rules::label_value(value, out);
                 if !seen.insert(value.str()) {
                     out.push(value.duplicate());
                 }
             }
+            rules::qualified(key, out);
             if !keys.insert(key.str()) {
                 out.push(key.duplicate());
             }

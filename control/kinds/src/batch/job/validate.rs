@@ -166,7 +166,7 @@ pub(super) fn update(object: &Object, old: &Object) -> Vec<Cause> {
     {
         out.push(completions.invalid("can only be modified in tandem with spec.parallelism"));
     }
-    spec.get("selector").immutable(before.get("selector"), &mut out);
+    rules::selector_stays(spec.get("selector"), before.get("selector"), &mut out);
     template_update(spec, before, old, &mut out);
     for name in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
         spec.get(name).immutable(before.get(name), &mut out);
