@@ -2,6 +2,7 @@
 
 use super::types::{Arena, Kind, NodeId, StructId};
 use crate::{
+    Cause, FieldPath,
     quantity::Quantity,
     time,
     tree::{MAX_PATH_BYTES, MAX_PROBLEMS},
@@ -238,15 +239,36 @@ impl<'a> Walk<'a> {
                 return self.arena.node(field.node).lenient;
             }
             let mark = self.enter(name);
-            let depth = self.fields.len();
-            self.fields.extend(self.arena.embedded(id, field));
-            self.fields.push(&field.name);
-            self.value(field.node, child);
-            self.fields.truncate(depth);
+            if self.arena.structure(id).name.is_empty() && !self.arena.node(field.node).lenient {
+                self.apart(field.node, child);
+            } else {
+                let depth = self.fields.len();
+                self.fields.extend(self.arena.embedded(id, field));
+                self.fields.push(&field.name);
+                self.value(field.node, child);
+                self.fields.truncate(depth);
+            }
             self.path.truncate(mark);
             true
         });
         self.within = outer;
+    }
+
+    /// The type or the metadata of a custom resource, which upstream decodes by themselves, and names only if they are those of an object
+    /// within.
+    fn apart(&mut self, node: NodeId, value: &mut Value) {
+        let within = !matches!(self.path.as_str(), "apiVersion" | "kind" | "metadata");
+        let original = within.then(|| value.clone());
+        let (fields, outer, known) = (std::mem::take(&mut self.fields), self.within.take(), self.mistakes.len());
+        self.value(node, value);
+        (self.fields, self.within) = (fields, outer);
+        for mistake in self.mistakes.iter_mut().skip(known) {
+            if let Some(original) = &original {
+                let scalar = self.arena.node(node).kind == Kind::String;
+                let text = if scalar { "must be a string" } else { &mistake.text };
+                mistake.text = Cause::invalid(&FieldPath::new(&self.path), original, text).to_string();
+            }
+        }
     }
 
     fn wrapped(&mut self, node: NodeId, value: &mut Value) -> Result<(), String> {

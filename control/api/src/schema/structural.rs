@@ -193,12 +193,21 @@ mod tests {
     }
 
     #[test]
-    fn metadata_is_checked_as_everywhere() {
-        let mut value = json!({"metadata": {"labels": {"a": 1}}});
-        assert_eq!(
-            schema().decode_check(&mut value).expect_err("a number"),
-            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string"
-        );
+    fn metadata_is_checked_by_itself() {
+        for (value, text) in [
+            (
+                json!({"metadata": {"labels": {"a": 1}}}),
+                "json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string",
+            ),
+            (json!({"metadata": "x"}), "json: cannot unmarshal string into Go value of type v1.ObjectMeta"),
+            (
+                json!({"spec": {"template": {"metadata": {"name": null, "labels": {"a": 1}}}}}),
+                r#"spec.template.metadata: Invalid value: {"labels":{"a":1},"name":null}: json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string"#,
+            ),
+            (json!({"spec": {"template": {"kind": 1}}}), "spec.template.kind: Invalid value: 1: must be a string"),
+        ] {
+            assert_eq!(schema().decode_check(&mut value.clone()).expect_err(text), text);
+        }
     }
 
     #[test]
