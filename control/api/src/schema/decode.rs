@@ -2,6 +2,7 @@
 
 use super::types::{Arena, Kind, NodeId, StructId};
 use crate::{
+    Cause, FieldPath,
     quantity::Quantity,
     time,
     tree::{MAX_PATH_BYTES, MAX_PROBLEMS},
@@ -22,6 +23,7 @@ pub(super) fn check(arena: &Arena, node: NodeId, value: &mut Value, source: Sour
         silent: 0,
         mistakes: Vec::new(),
         converted: source == Source::Map,
+        keep: false,
     };
     walk.value(node, value);
     match first(walk.mistakes, source) {
@@ -80,6 +82,8 @@ struct Walk<'a> {
     mistakes: Vec<Mistake>,
     /// See [`Source::Map`].
     converted: bool,
+    /// The next value is an element of a list that keeps unknown fields.
+    keep: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -95,11 +99,11 @@ impl<'a> Walk<'a> {
                 Ok(())
             }
             (Kind::Struct(id), Value::Object(map)) => {
-                self.object(node, id, map);
+                self.object(id, map, self.arena.node(node).preserve);
                 Ok(())
             }
             (Kind::Map(_), Value::Object(_)) | (Kind::List(_), Value::Array(_)) => {
-                self.elements(node, value);
+                self.elements(node, value, false);
                 Ok(())
             }
             (Kind::String, Value::String(_)) | (Kind::Bool, Value::Bool(_)) | (Kind::Double, Value::Number(_)) => {
@@ -161,16 +165,41 @@ impl<'a> Walk<'a> {
         self.mistakes.push(Mistake { path: self.path.clone(), text, own });
     }
 
-    /// Custom resources are only pruned: validation reports values that do not fit the schema.
+    /// Custom resources are only pruned: validation reports values that do not fit the schema. Such values have no known fields.
     fn lenient(&mut self, node: NodeId, value: &mut Value) {
-        match (self.arena.node(node).kind, &mut *value) {
-            (Kind::Struct(id), Value::Object(map)) => self.object(node, id, map),
-            (Kind::Map(_), Value::Object(_)) | (Kind::List(_), Value::Array(_)) => self.elements(node, value),
+        let facts = self.arena.node(node);
+        let keep = std::mem::take(&mut self.keep) || facts.preserve;
+        match (facts.kind, &mut *value) {
+            (Kind::Struct(id), Value::Object(map)) => self.object(id, map, keep),
+            (Kind::List(_), Value::Array(_)) => self.elements(node, value, keep),
+            (Kind::Map(_), Value::Object(_)) => self.elements(node, value, false),
+            (Kind::Any, _) if !facts.bare => {}
+            (_, value) if !keep => self.strip(value),
             _ => {}
         }
     }
 
-    fn elements(&mut self, node: NodeId, value: &mut Value) {
+    /// Removes the fields of all objects.
+    fn strip(&mut self, value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                map.keys().for_each(|name| self.unknown(name));
+                map.clear();
+            }
+            Value::Array(list) => {
+                for (index, child) in list.iter_mut().enumerate() {
+                    let mark = self.path.len();
+                    write!(self.path, "[{index}]").expect("a String takes all");
+                    self.strip(child);
+                    self.path.truncate(mark);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// `keep`: unknown fields of the elements of a list stay.
+    fn elements(&mut self, node: NodeId, value: &mut Value, keep: bool) {
         match (self.arena.node(node).kind, value) {
             (Kind::Map(item), Value::Object(map)) => {
                 for (key, child) in map.iter_mut() {
@@ -183,6 +212,7 @@ impl<'a> Walk<'a> {
                 for (index, child) in list.iter_mut().enumerate() {
                     let mark = self.path.len();
                     write!(self.path, "[{index}]").expect("a String takes all");
+                    self.keep = keep;
                     self.value(item, child);
                     self.path.truncate(mark);
                 }
@@ -191,9 +221,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn object(&mut self, node: NodeId, id: StructId, map: &mut Map<String, Value>) {
+    fn object(&mut self, id: StructId, map: &mut Map<String, Value>, keep: bool) {
         let outer = self.within.replace(id);
-        let keep = self.arena.node(node).preserve;
         let additional = self.arena.structure(id).additional;
         map.retain(|name, child| {
             let Some(field) = self.arena.field(id, name) else {
@@ -210,15 +239,36 @@ impl<'a> Walk<'a> {
                 return self.arena.node(field.node).lenient;
             }
             let mark = self.enter(name);
-            let depth = self.fields.len();
-            self.fields.extend(self.arena.embedded(id, field));
-            self.fields.push(&field.name);
-            self.value(field.node, child);
-            self.fields.truncate(depth);
+            if self.arena.structure(id).name.is_empty() && !self.arena.node(field.node).lenient {
+                self.apart(field.node, child);
+            } else {
+                let depth = self.fields.len();
+                self.fields.extend(self.arena.embedded(id, field));
+                self.fields.push(&field.name);
+                self.value(field.node, child);
+                self.fields.truncate(depth);
+            }
             self.path.truncate(mark);
             true
         });
         self.within = outer;
+    }
+
+    /// The type or the metadata of a custom resource, which upstream decodes by themselves, and names only if they are those of an object
+    /// within.
+    fn apart(&mut self, node: NodeId, value: &mut Value) {
+        let within = !matches!(self.path.as_str(), "apiVersion" | "kind" | "metadata");
+        let original = within.then(|| value.clone());
+        let (fields, outer, known) = (std::mem::take(&mut self.fields), self.within.take(), self.mistakes.len());
+        self.value(node, value);
+        (self.fields, self.within) = (fields, outer);
+        for mistake in self.mistakes.iter_mut().skip(known) {
+            if let Some(original) = &original {
+                let scalar = self.arena.node(node).kind == Kind::String;
+                let text = if scalar { "must be a string" } else { &mistake.text };
+                mistake.text = Cause::invalid(&FieldPath::new(&self.path), original, text).to_string();
+            }
+        }
     }
 
     fn wrapped(&mut self, node: NodeId, value: &mut Value) -> Result<(), String> {

@@ -52,7 +52,8 @@ impl Builder {
         let mut node = Node::new(kind);
         node.lenient = true;
         // Of entries without a schema nothing is asked.
-        node.nullable = flag("nullable") || schema.is_boolean();
+        node.bare = schema.is_boolean();
+        node.nullable = flag("nullable") || node.bare;
         node.preserve = flag("x-kubernetes-preserve-unknown-fields");
         node.atomic = text("x-kubernetes-map-type") == "atomic";
         node.default = schema.get("default").cloned().map(Box::new);
@@ -171,12 +172,42 @@ mod tests {
     }
 
     #[test]
-    fn metadata_is_checked_as_everywhere() {
-        let mut value = json!({"metadata": {"labels": {"a": 1}}});
+    fn what_has_no_schema_is_pruned() {
+        let object = json!({"type": "object", "properties": {"a": {"type": "string"}}});
+        let schema = Schema::from_open_api(&json!({"type": "object", "properties": {
+            "bare": {"type": "object", "additionalProperties": true},
+            "text": {"type": "string"},
+            "list": {"type": "array", "items": object},
+            "kept": {"type": "array", "items": {"type": "array", "items": object}, "x-kubernetes-preserve-unknown-fields": true},
+            "port": {"x-kubernetes-int-or-string": true},
+        }}));
+        let objects = json!([{"a": "x", "b": 1}]);
+        let mut value = json!({"bare": {"x": 1, "y": {"z": 1}}, "text": {"z": 1}, "list": {"z": 1}, "kept": [objects, {"z": 1}], "port": [{"z": 1}, 1]});
+        let problems = schema.decode_check(&mut value).expect("custom resources are not type-checked");
+        let paths = ["bare.y.z", "list.z", "port[0].z", "text.z"];
+        assert_eq!(problems, paths.map(|path| format!("unknown field \"{path}\"")));
         assert_eq!(
-            schema().decode_check(&mut value).expect_err("a number"),
-            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string"
+            value,
+            json!({"bare": {"x": 1, "y": {}}, "text": {}, "list": {}, "kept": [objects, {"z": 1}], "port": [{}, 1]})
         );
+    }
+
+    #[test]
+    fn metadata_is_checked_by_itself() {
+        for (value, text) in [
+            (
+                json!({"metadata": {"labels": {"a": 1}}}),
+                "json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string",
+            ),
+            (json!({"metadata": "x"}), "json: cannot unmarshal string into Go value of type v1.ObjectMeta"),
+            (
+                json!({"spec": {"template": {"metadata": {"name": null, "labels": {"a": 1}}}}}),
+                r#"spec.template.metadata: Invalid value: {"labels":{"a":1},"name":null}: json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string"#,
+            ),
+            (json!({"spec": {"template": {"kind": 1}}}), "spec.template.kind: Invalid value: 1: must be a string"),
+        ] {
+            assert_eq!(schema().decode_check(&mut value.clone()).expect_err(text), text);
+        }
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub(crate) struct Node {
     pub nullable: bool,
     /// Custom resources: validation refuses a value of a wrong type, not decoding.
     pub lenient: bool,
+    /// Custom resources: a value without a schema (`additionalProperties: true`), whose objects have no known fields.
+    pub bare: bool,
     pub strategy: PatchStrategy,
     pub merge_key: Option<Str>,
     pub default: Option<Box<Value>>,
@@ -111,6 +113,7 @@ impl Node {
             preserve: false,
             nullable: false,
             lenient: false,
+            bare: false,
             strategy: PatchStrategy::default(),
             merge_key: None,
             default: None,

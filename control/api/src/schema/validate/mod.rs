@@ -62,6 +62,11 @@ impl Validator {
         walk::validate(at, &self.root, new, Some(old))
     }
 
+    /// Whether the schema has rules in CEL (`x-kubernetes-validations`), so that [`blocks_rules`] matters.
+    pub fn has_rules(&self) -> bool {
+        self.root.has_rules
+    }
+
     /// The causes of objects within the object: each has a type, and right metadata if it has any. Unchanged ones are not spared.
     pub fn validate_embedded(&self, at: &FieldPath, value: &Value) -> Vec<Cause> {
         embedded::validate(at, &self.root, value, false)
@@ -102,7 +107,8 @@ pub fn check_pattern(pattern: &str) -> Result<(), String> {
     Pattern::problem(pattern).map_or(Ok(()), Err)
 }
 
-/// Whether upstream would not run the rules in CEL because of these causes, and says so with a cause at no field.
+/// Whether upstream would not run the rules in CEL because of these causes, and says so with a cause at no field. It asks only if there are
+/// rules ([`Validator::has_rules`]).
 pub fn blocks_rules(causes: &[Cause]) -> Option<Cause> {
     const BLOCKING: [CauseKind; 5] =
         [CauseKind::NotSupported, CauseKind::Required, CauseKind::TooLong, CauseKind::TooMany, CauseKind::TypeInvalid];

@@ -48,6 +48,8 @@ pub(super) struct Node {
     pub has_embedded: bool,
     /// Whether there is a list of sets or maps here or below.
     pub has_merges: bool,
+    /// Whether there are rules in CEL here or below.
+    pub has_rules: bool,
 }
 
 /// What is asked of a string.
@@ -213,6 +215,8 @@ impl Compiler {
         };
         node.has_embedded = node.embedded || node.below().any(|child| child.has_embedded);
         node.has_merges = !matches!(node.merge, Merge::Atomic) || node.below().any(|child| child.has_merges);
+        let rules = schema.get("x-kubernetes-validations").and_then(Value::as_array);
+        node.has_rules = rules.is_some_and(|rules| !rules.is_empty()) || node.below().any(|child| child.has_rules);
         Ok(node)
     }
 

@@ -74,3 +74,17 @@ fn patterns_are_checked_as_they_are_used() {
     assert_eq!(check_pattern("^a+$"), Ok(()));
     assert_eq!(check_pattern("[a"), Err("error parsing regexp: missing closing ]: `[a`".to_owned()));
 }
+
+#[test]
+fn rules_are_found_anywhere() {
+    let rule = json!([{"rule": "true"}]);
+    for (schema, wanted) in [
+        (json!({"type": "object"}), false),
+        (json!({"x-kubernetes-validations": []}), false),
+        (json!({"x-kubernetes-validations": rule}), true),
+        (json!({"properties": {"a": {"items": {"additionalProperties": {"x-kubernetes-validations": rule}}}}}), true),
+        (json!({"anyOf": [{"x-kubernetes-validations": rule}]}), false),
+    ] {
+        assert_eq!(Validator::new(&schema).expect("a schema").has_rules(), wanted, "{schema}");
+    }
+}
