@@ -56,6 +56,7 @@ mod lexer;
 mod library_tests;
 mod macros;
 mod metering;
+mod mutation;
 mod opaque;
 mod parser;
 mod plan;
@@ -79,6 +80,7 @@ pub use env::{Activation, Env, Program};
 pub use escape::{escape, unescape};
 pub use estimate::Sizes;
 pub use issues::Issues;
+pub use mutation::{json_patch, object};
 pub use opaque::{
     AUTHORIZER, Attributes, Authorizer, CIDR, Check, Cidr, DECISION, Decision, FORMAT, Format, GROUP_CHECK, IP, Opaque,
     PATH_CHECK, QUANTITY, RESOURCE_CHECK, SEMVER, URL, Url,
