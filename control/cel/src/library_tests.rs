@@ -460,7 +460,7 @@ impl Host for Variables {
     fn field(&self, name: &str, budget: &mut Budget<'_>) -> Result<Option<Value<'_>>, Error> {
         self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let program = Env::kubernetes().compile("[1, 2, 3].map(x, x * 2)").map_err(|_| Error::Budget)?;
-        Ok((name == "doubled").then(|| program.eval(&Activation::new(), budget)).transpose()?)
+        (name == "doubled").then(|| program.eval(&Activation::new(), budget)).transpose()
     }
 }
 
