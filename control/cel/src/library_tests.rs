@@ -258,6 +258,20 @@ fn regular_expressions() {
     let message = eval("'a'.find(['('][0]) == ''").expect_err("no expression");
     assert!(message.starts_with("Illegal regex: error parsing regexp: "), "{message}");
     assert!(eval("'a'.matches(['((a{100}){100}){100}'][0])").is_err(), "too large");
+    for (pattern, cause) in [
+        ("x++", "invalid nested repetition operator: `++`"),
+        ("x*?*", "invalid nested repetition operator: `*?*`"),
+        ("x{1001}", "invalid repeat count: `{1001}`"),
+        (")", "unexpected ): `)`"),
+        ("(", "missing closing ): `(`"),
+        ("*a", "missing argument to repetition operator: `*a`"),
+    ] {
+        let message = eval(&format!("'a'.matches(['{pattern}'][0])"));
+        assert_eq!(message, Err(format!("error parsing regexp: {cause}")), "{pattern}");
+    }
+    holds(&[
+        "'aa'.matches('^a+?$') && 'aa'.matches('^(?:a){2}?$') && 'a'.matches('^(?P<x>a)$') && '{,1}'.matches('{,1}')",
+    ]);
 }
 
 #[test]
