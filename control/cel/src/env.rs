@@ -7,6 +7,7 @@ use crate::{
     estimate::{Sizes, estimate},
     eval::Run,
     issues::Issues,
+    mutation::resolve,
     parser::parse,
     plan::{Node, plan},
     types::Type,
@@ -41,11 +42,12 @@ impl Env {
         self
     }
 
-    /// Declares `jsonpatch.escapeKey`, which mutating policies have.
+    /// Declares what mutating policies have: the types `Object`, `Object.FIELD…` and `JSONPatch`, and `jsonpatch.escapeKey`.
     #[must_use]
-    pub fn with_json_patch(mut self) -> Self {
+    pub fn with_mutation(mut self) -> Self {
         self.scope.with_json_patch = true;
-        self
+        let others = self.scope.resolver.take();
+        self.with_types(move |name| resolve(name).or_else(|| others.as_ref()?(name)))
     }
 
     /// Parses, checks and plans an expression.

@@ -25,6 +25,11 @@ const RESERVED: &[&str] = &[
     "while",
 ];
 
+/// Whether a name is a word of the language.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name)
+}
+
 /// The identifier for a name; nothing for a name that expressions cannot reach.
 pub fn escape(name: &str) -> Option<String> {
     if name.is_empty() || name.starts_with(|letter: char| letter.is_ascii_digit()) {

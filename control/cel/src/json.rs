@@ -91,8 +91,7 @@ fn object(map: &Map<'_>, left: &mut usize) -> Result<serde_json::Map<String, Jso
         }
         Map::Object(_, fields) => {
             for (name, value) in &**fields {
-                let name = crate::escape::unescape(name).unwrap_or_else(|| name.to_string());
-                made.insert(name, json(value, left)?);
+                made.insert(name.to_string(), json(value, left)?);
             }
         }
         Map::Host(_) => return Err("an object whose fields are computed has no JSON".to_owned()),

@@ -25,6 +25,32 @@
 //! evaluation ends in mid-expression when the budget is used up or the caller says so. What has no cost upstream and could still take
 //! memory or time (joining lists again and again, comparing what is within them) is counted apart.
 //!
+//! # Rules of custom resources
+//! [`Rules`] compiles the rules of one part of a schema; [`Cardinality`] follows the schema down to it.
+//!
+//! ```
+//! use cel::{Budget, Cardinality, PER_CALL_LIMIT, RULE_LIMIT, Rules, Schema};
+//! use serde_json::json;
+//!
+//! let list = json!({"type": "array", "maxItems": 100, "items": {"type": "object", "properties": {"n": {"type": "integer"}}}});
+//! let schema = Schema::new(&list["items"]); // Schema::root for a whole resource
+//! let rules = Rules::new(&schema).expect("expressions see it");
+//! let rule = rules.rule("self.n >= oldSelf.n", false).expect("a rule");
+//! assert!(rule.uses("oldSelf"));
+//! assert!(Cardinality::ROOT.below(&list).cost(rules.cost(&rule), &schema) <= RULE_LIMIT);
+//!
+//! let (new, old) = (json!({"n": 1}), json!({"n": 2}));
+//! let activation = rules.activation(&new, Some(&old), false).expect("of the schema");
+//! let mut budget = Budget::new(PER_CALL_LIMIT);
+//! assert_eq!(rule.eval(&activation, &mut budget).map(|value| value.as_bool()), Ok(Some(false)));
+//! ```
+//!
+//! # Policies and match conditions
+//! [`Env::kubernetes`] with variables: `object` and `oldObject` are [`Type::Dyn`] and [`Value::json`] where no schema is known, `request` and
+//! `namespaceObject` have [`Type::fields`], `authorizer` is [`AUTHORIZER`] and [`Value::authorizer`], `variables` is a [`Map::Host`], which computes
+//! a field when it is asked for. Mutating policies add [`Env::with_mutation`]; [`Value::to_json`] and [`Value::misnamed_types`] take what
+//! they give.
+//!
 //! # What was decided, and why
 //! - **Our own parser, checker and evaluation.** The crate `cel` (0.15, with its parser) has no type checker, no estimate of costs, no
 //!   metering, cannot stop in mid-expression and gives errors of its own; its parser is generated for a runtime that builds trees of
@@ -56,12 +82,14 @@ mod lexer;
 mod library_tests;
 mod macros;
 mod metering;
+mod mutation;
 mod opaque;
 mod parser;
 mod plan;
 #[cfg(test)]
 mod properties_tests;
 mod ranges;
+mod rules;
 mod schema;
 #[cfg(test)]
 mod schema_tests;
@@ -79,9 +107,14 @@ pub use env::{Activation, Env, Program};
 pub use escape::{escape, unescape};
 pub use estimate::Sizes;
 pub use issues::Issues;
+pub use mutation::{json_patch, object};
 pub use opaque::{
     AUTHORIZER, Attributes, Authorizer, CIDR, Check, Cidr, DECISION, Decision, FORMAT, Format, GROUP_CHECK, IP, Opaque,
     PATH_CHECK, QUANTITY, RESOURCE_CHECK, SEMVER, URL, Url,
+};
+pub use rules::{
+    Cardinality, DEFINITION_LIMIT, MATCH_CONDITIONS_BUDGET, MAX_MESSAGE, PER_CALL_LIMIT, RULE_LIMIT, RUNTIME_BUDGET,
+    Rules, cost_message,
 };
 pub use schema::{MAX_REQUEST_SIZE, Schema};
 pub use time::{Stamp, parse_duration, parse_timestamp};

@@ -31,7 +31,7 @@ impl Authorizer for Asked {
 }
 
 fn with_authorizer(text: &str) -> (Result<serde_json::Value, String>, Vec<Attributes>, u64, (u64, u64)) {
-    let env = Env::kubernetes().with_variable("authorizer", AUTHORIZER).with_json_patch();
+    let env = Env::kubernetes().with_variable("authorizer", AUTHORIZER).with_mutation();
     let program = env.compile(text).map_err(|issues| issues.to_string()).expect(text);
     let asked = Arc::new(Asked::default());
     let activation = Activation::new().with("authorizer", Value::authorizer(asked.clone()));
@@ -210,12 +210,12 @@ fn strings() {
         ("'abc'.substring(2, 1) == ''", "invalid substring range. start: 2, end: 1"),
         ("'a'.indexOf('a', -1) == 0", "index out of range: -1"),
         (
-            "'%d'.format(['a']) == ''",
+            "'%d'.format(dyn(['a'])) == ''",
             "error during formatting: decimal clause can only be used on integers, was given string",
         ),
-        ("'%s %s'.format(['a']) == ''", "index 1 out of range"),
-        ("'%q'.format(['a']) == ''", "could not parse formatting clause: unrecognized formatting clause \"q\""),
-        ("'%'.format(['a']) == ''", "unexpected end of string"),
+        ("'%s %s'.format(dyn(['a'])) == ''", "index 1 out of range"),
+        ("'%q'.format(dyn(['a'])) == ''", "could not parse formatting clause: unrecognized formatting clause \"q\""),
+        ("'%'.format(dyn(['a'])) == ''", "unexpected end of string"),
     ]);
 }
 
@@ -258,6 +258,20 @@ fn regular_expressions() {
     let message = eval("'a'.find(['('][0]) == ''").expect_err("no expression");
     assert!(message.starts_with("Illegal regex: error parsing regexp: "), "{message}");
     assert!(eval("'a'.matches(['((a{100}){100}){100}'][0])").is_err(), "too large");
+    for (pattern, cause) in [
+        ("x++", "invalid nested repetition operator: `++`"),
+        ("x*?*", "invalid nested repetition operator: `*?*`"),
+        ("x{1001}", "invalid repeat count: `{1001}`"),
+        (")", "unexpected ): `)`"),
+        ("(", "missing closing ): `(`"),
+        ("*a", "missing argument to repetition operator: `*a`"),
+    ] {
+        let message = eval(&format!("'a'.matches(['{pattern}'][0])"));
+        assert_eq!(message, Err(format!("error parsing regexp: {cause}")), "{pattern}");
+    }
+    holds(&[
+        "'aa'.matches('^a+?$') && 'aa'.matches('^(?:a){2}?$') && 'a'.matches('^(?P<x>a)$') && '{,1}'.matches('{,1}')",
+    ]);
 }
 
 #[test]
@@ -381,25 +395,9 @@ fn the_authorizer_is_asked() {
     }
 }
 
-/// Objects of mutating policies: types by the path of their fields.
-struct Dynamic;
-
-impl ObjectType for Dynamic {
-    fn field(&self, _: &str, _: &str) -> Option<Type> {
-        Some(Type::Dyn)
-    }
-
-    fn is_constructible(&self) -> bool {
-        true
-    }
-}
-
 #[test]
 fn objects_are_made() {
-    let env = Env::kubernetes().with_json_patch().with_types(|name| {
-        let known = name == "Object" || name.starts_with("Object.") || name == "JSONPatch";
-        known.then(|| Type::object(name, Arc::new(Dynamic)))
-    });
+    let env = Env::kubernetes().with_mutation();
     for (text, made) in [
         ("Object{spec: Object.spec{replicas: 3, names: ['a']}}", json!({"spec": {"replicas": 3, "names": ["a"]}})),
         ("Object{?spec: optional.none()}", json!({})),
@@ -408,13 +406,93 @@ fn objects_are_made() {
             json!([{"op": "add", "path": "/a/b~1c", "value": {"a": 1}}]),
         ),
         ("Object{a: 1}.a == 1 && has(Object{a: 1}.a) && !has(Object{}.a) && Object{a: 1} == Object{a: 1}", json!(true)),
+        ("type(Object{}) == Object && type(Object.spec{}) == Object.spec", json!(true)),
     ] {
         let program = env.compile(text).map_err(|issues| issues.to_string()).expect(text);
         let value = program.eval(&Activation::new(), &mut Budget::new(1000)).expect(text);
         assert_eq!(value.to_json(), Ok(made), "{text}");
+        assert!(value.misnamed_types().is_empty() || text.starts_with('['), "{text}");
     }
-    let issues = env.compile("Nope{a: 1}").err().expect("no type").to_string();
-    assert!(issues.starts_with("ERROR: <input>:1:5: undeclared reference to 'Nope' (in container '')"), "{issues}");
+    assert_eq!(env.compile("Object{}").ok().map(|program| program.output().clone()), Some(object()));
+    assert_eq!(
+        env.compile("[JSONPatch{}]").ok().map(|program| program.output().clone()),
+        Some(Type::list(json_patch()))
+    );
+    let program = env.compile("Object{spec: Object.metadata{}}").map_err(|issues| issues.to_string()).expect("types");
+    let value = program.eval(&Activation::new(), &mut Budget::new(1000)).expect("a value");
+    let expected = r#"unexpected type name "Object.metadata", expected "Object.spec", which matches field name path from root Object type"#;
+    assert_eq!(value.misnamed_types(), [expected]);
+    for (text, message) in [
+        ("Nope{a: 1}", "ERROR: <input>:1:5: undeclared reference to 'Nope' (in container '')"),
+        ("JSONPatch{nope: 1}", "ERROR: <input>:1:15: undefined field 'nope'"),
+        ("JSONPatch{op: 1}", "ERROR: <input>:1:13: expected type of field 'op' is 'string' but provided type is 'int'"),
+    ] {
+        let issues = env.compile(text).err().expect(text).to_string();
+        assert_eq!(issues.lines().next(), Some(message), "{text}");
+    }
     let issues = Env::kubernetes().compile("jsonpatch.escapeKey('')").err().expect("not declared").to_string();
     assert!(issues.contains("undeclared reference to"), "{issues}");
+}
+
+#[test]
+fn formats_of_texts_are_checked() {
+    for (text, message) in [
+        (
+            "'%d'.format(['a']) == ''",
+            "ERROR: <input>:1:14: error during formatting: decimal clause can only be used on integers, was given string",
+        ),
+        (
+            "'%s'.format([[1, quantity('1')]]) == ''",
+            "ERROR: <input>:1:26: error during formatting: string clause can only be used on strings, bools, bytes, ints, doubles, maps, lists, types, durations, and timestamps, was given kubernetes.Quantity",
+        ),
+        ("'%s %s'.format(['a']) == ''", "ERROR: <input>:1:15: index 1 out of range"),
+        ("'%'.format(['a']) == ''", "ERROR: <input>:1:11: unexpected end of string"),
+        (
+            "'%q'.format(['a']) == ''",
+            "ERROR: <input>:1:12: could not parse formatting clause: unrecognized formatting clause \"q\"",
+        ),
+        (
+            "'%.f'.format([1.0]) == ''",
+            "ERROR: <input>:1:13: could not parse formatting clause: error while parsing precision: error while converting precision to integer: strconv.Atoi: parsing \"\": invalid syntax",
+        ),
+        (
+            "'a'.format([1]) == ''",
+            "ERROR: <input>:1:11: too many arguments supplied to string.format (expected 0, got 1)",
+        ),
+    ] {
+        let issues = Env::kubernetes().compile(text).err().expect(text).to_string();
+        assert_eq!(issues.lines().next(), Some(message), "{text}");
+    }
+}
+
+/// Variables of a policy, which are computed when an expression asks for them.
+struct Variables {
+    asked: std::sync::atomic::AtomicUsize,
+}
+
+impl Host for Variables {
+    fn field(&self, name: &str, budget: &mut Budget<'_>) -> Result<Option<Value<'_>>, Error> {
+        self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let program = Env::kubernetes().compile("[1, 2, 3].map(x, x * 2)").map_err(|_| Error::Budget)?;
+        (name == "doubled").then(|| program.eval(&Activation::new(), budget)).transpose()
+    }
+}
+
+#[test]
+fn fields_are_computed_when_they_are_asked_for() {
+    let of = Type::fields("kubernetes.variables", [("doubled", Type::list(Type::Int)), ("other", Type::Dyn)]);
+    let env = Env::kubernetes().with_variable("variables", of);
+    let run = |text: &str| {
+        let variables = Variables { asked: Default::default() };
+        let program = env.compile(text).map_err(|issues| issues.to_string())?;
+        let activation = Activation::new().with("variables", Value::Map(Map::Host(&variables)));
+        let mut budget = Budget::new(1000);
+        let value = program.eval(&activation, &mut budget).map_err(|error| error.to_string())?.to_json()?;
+        Ok::<_, String>((value, variables.asked.into_inner(), budget.used()))
+    };
+    assert_eq!(run("true || variables.doubled[0] == 2"), Ok((json!(true), 0, 0)));
+    assert_eq!(run("variables.doubled[2] == 6"), Ok((json!(true), 1, 47)));
+    assert_eq!(run("variables.other == 1"), Err("no such key: other".to_owned()));
+    let issues = run("variables.nope == 1").expect_err("no such field");
+    assert!(issues.starts_with("ERROR: <input>:1:10: undefined field 'nope'"), "{issues}");
 }

@@ -2,7 +2,7 @@
 //! expressions and still takes part in the equality of the objects that hold it.
 
 use crate::{
-    escape::escape,
+    escape::{escape, is_reserved},
     types::{ObjectType, Type},
 };
 use serde_json::Value as Json;
@@ -167,7 +167,9 @@ impl ObjectType for Declared {
         // Most names are no escaped ones, so that the first look mostly finds it.
         let named = properties.get(field).filter(|property| property.escaped.as_deref() == Some(field));
         let mut all = properties.values();
-        let found = named.or_else(|| all.find(|property| property.escaped.as_deref() == Some(field)))?;
+        let found = named.or_else(|| all.find(|property| property.escaped.as_deref() == Some(field)));
+        // A word of the language may stand as it is behind a dot.
+        let found = found.or_else(|| properties.get(field).filter(|_| is_reserved(field)))?;
         found.schema.to_type(&format!("{type_name}.{field}"))
     }
 }

@@ -270,6 +270,9 @@ fn names_are_escaped() {
             assert_eq!(unescape(escaped).as_deref(), Some(name), "{escaped}");
         }
     }
+    let schema = object(json!({"namespace": of("string"), "if": of("integer")}));
+    let rule = "self.namespace == 'x' && self.__if__ == 1 && self.if == 1 && has(self.namespace)";
+    assert_eq!(run(&schema, &json!({"namespace": "x", "if": 1}), rule).map(|(value, _)| value), Ok(json!(true)));
     assert_eq!(unescape("a__nope__b"), None);
     assert_eq!(unescape("a__if__"), None);
     let schema = object(json!({"a-b": of("integer"), "namespace": of("string"), "a__b": of("string")}));

@@ -1,6 +1,6 @@
 //! Types of expressions.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// What an object type knows. Fields are asked for one at a time, so that a large or recursive schema costs nothing until it is used.
 pub trait ObjectType: Send + Sync {
@@ -11,6 +11,15 @@ pub trait ObjectType: Send + Sync {
     /// Whether expressions can make values of it: `Name{field: value}`.
     fn is_constructible(&self) -> bool {
         false
+    }
+}
+
+/// Fields by name.
+struct Fields(BTreeMap<String, Type>);
+
+impl ObjectType for Fields {
+    fn field(&self, _: &str, field: &str) -> Option<Type> {
+        self.0.get(field).cloned()
     }
 }
 
@@ -98,6 +107,12 @@ impl Type {
     /// An optional something.
     pub fn optional(of: Type) -> Type {
         Type::Optional(Arc::new(of))
+    }
+
+    /// An object type with these fields, which expressions can read.
+    pub fn fields<'f>(name: &str, fields: impl IntoIterator<Item = (&'f str, Type)>) -> Type {
+        let fields = fields.into_iter().map(|(name, of)| (name.to_owned(), of)).collect();
+        Type::object(name, Arc::new(Fields(fields)))
     }
 
     /// An object type by a name.

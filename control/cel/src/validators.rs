@@ -4,7 +4,7 @@ use crate::{
     ast::{Ast, Expr, Id, Kind, Literal, children},
     budget::Budget,
     checker::Checked,
-    functions::{compile_regex, implementation},
+    functions::{compile_regex, format_clause, format_expectation, implementation},
     issues::Issues,
     types::Type,
     value::Value,
@@ -36,7 +36,14 @@ impl Validator<'_> {
         for child in children(expr) {
             self.literals(child);
         }
-        let Kind::Call { function, args, .. } = &expr.kind else { return };
+        let Kind::Call { target, function, args } = &expr.kind else { return };
+        if let ("format", Some(target), [Expr { kind: Kind::List(values), .. }]) =
+            (&**function, target, args.as_slice())
+            && let Kind::Literal(Literal::String(text)) = &target.kind
+        {
+            let values: Vec<&Expr> = values.iter().map(|(value, _)| value).collect();
+            self.format(expr.id, text, &values);
+        }
         let Some(Expr { id, kind: Kind::Literal(literal) }) = args.first() else { return };
         if matches!(&**function, "matches" | "find" | "findAll") {
             self.patterns += 1;
@@ -59,6 +66,59 @@ impl Validator<'_> {
         };
         if !is_right {
             self.issues.add(self.ast.offset(*id), format!("invalid {function} argument"));
+        }
+    }
+
+    /// A text with places for values, and the values.
+    fn format(&mut self, id: Id, text: &str, values: &[&Expr]) {
+        let (mut rest, mut index) = (text, 0);
+        while let Some((_, after)) = rest.split_once('%') {
+            if let Some(after) = after.strip_prefix('%') {
+                rest = after;
+                continue;
+            }
+            let read = match values.get(index) {
+                _ if after.is_empty() => Err("unexpected end of string".to_owned()),
+                None => Err(format!("index {index} out of range")),
+                Some(value) => format_clause(after).map(|(clause, after)| (clause.letter, after, *value)),
+            };
+            let (letter, after, value) = match read {
+                Ok(read) => read,
+                Err(message) => return self.issues.add(self.ast.offset(id), message),
+            };
+            if let Some(wrong) = self.unfit(letter, value) {
+                let of = self.checked.type_of(wrong).runtime_name();
+                let message = format!("error during formatting: {}, was given {of}", format_expectation(letter));
+                return self.issues.add(self.ast.offset(wrong), message);
+            }
+            (rest, index) = (after, index + 1);
+        }
+        if values.len() > index {
+            let given = values.len();
+            let message = format!("too many arguments supplied to string.format (expected {index}, got {given})");
+            self.issues.add(self.ast.offset(id), message);
+        }
+    }
+
+    /// The part of a value that a clause does not take.
+    fn unfit(&self, letter: char, value: &Expr) -> Option<Id> {
+        let of = self.checked.type_of(value.id);
+        let fits = match (letter, of) {
+            (_, Type::Dyn) | ('d' | 'b' | 'x' | 'X' | 'o', Type::Int | Type::Uint) => true,
+            ('f' | 'e', Type::Double | Type::String) | ('b', Type::Bool) | ('x' | 'X', Type::String | Type::Bytes) => {
+                true
+            }
+            ('s', of) => !matches!(of, Type::Optional(_) | Type::Opaque(_) | Type::Object(_) | Type::Error),
+            _ => false,
+        };
+        if !fits {
+            return Some(value.id);
+        }
+        match &value.kind {
+            Kind::List(_) | Kind::Map(_) if letter == 's' => {
+                children(value).into_iter().find_map(|child| self.unfit(letter, child))
+            }
+            _ => None,
         }
     }
 

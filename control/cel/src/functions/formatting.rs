@@ -23,7 +23,8 @@ pub(super) fn format<'a>(args: &[Value<'a>], budget: &mut Budget<'_>) -> Result<
         if after.is_empty() {
             return Err(Error::Eval("unexpected end of string".into()));
         }
-        let (written, after) = clause(after, &value, budget)?;
+        let (clause, after) = clause(after).map_err(Error::new)?;
+        let written = write(clause, &value, budget)?;
         budget.allocate(written.len())?;
         made.push_str(&written);
         rest = after;
@@ -34,58 +35,84 @@ pub(super) fn format<'a>(args: &[Value<'a>], budget: &mut Budget<'_>) -> Result<
     Ok(Value::string(made))
 }
 
-/// Writes a value as what follows `%` says; what is left of the text.
-fn clause<'t>(text: &'t str, value: &Value<'_>, budget: &mut Budget<'_>) -> Result<(String, &'t str), Error> {
-    let parsing = |what: &str| Error::new(format!("could not parse formatting clause: {what}"));
+/// How a value is written.
+pub(crate) struct Clause {
+    pub(crate) letter: char,
+    digits: usize,
+}
+
+/// Reads what follows `%`; what is left of the text.
+pub(crate) fn clause(text: &str) -> Result<(Clause, &str), String> {
+    const PARSING: &str = "could not parse formatting clause";
+    const PRECISION: &str = "error while parsing precision";
     let (digits, text) = match text.strip_prefix('.') {
         Some(rest) => {
             let length = rest.bytes().take_while(u8::is_ascii_digit).count();
             let (digits, rest) = rest.split_at_checked(length).unwrap_or((rest, ""));
             if rest.is_empty() {
-                return Err(parsing("error while parsing precision: could not find end of precision specifier"));
+                return Err(format!("{PARSING}: {PRECISION}: could not find end of precision specifier"));
             }
             let digits = digits.parse::<usize>().map_err(|_| {
                 let cause = format!("strconv.Atoi: parsing {digits:?}: invalid syntax");
-                parsing(&format!("error while parsing precision: error while converting precision to integer: {cause}"))
+                format!("{PARSING}: {PRECISION}: error while converting precision to integer: {cause}")
             })?;
             (digits.min(MOST_DIGITS), rest)
         }
         None => (6, text),
     };
     let letter = text.chars().next().unwrap_or_default();
-    let rest = text.get(letter.len_utf8()..).unwrap_or_default();
+    if !"sdfebxXo".contains(letter) {
+        return Err(format!("{PARSING}: unrecognized formatting clause \"{letter}\""));
+    }
+    Ok((Clause { letter, digits }, text.get(letter.len_utf8()..).unwrap_or_default()))
+}
+
+/// Writes a value.
+fn write(Clause { letter, digits }: Clause, value: &Value<'_>, budget: &mut Budget<'_>) -> Result<String, Error> {
     let written = match letter {
         's' => string(value, budget),
-        'd' => integer(value, "decimal clause can only be used on integers", |n| n.to_string()),
-        'f' => double(value, "fixed-point", |value| fixed(value, digits)),
-        'e' => double(value, "scientific", |value| scientific(value, digits)),
+        'd' => integer(value, 'd', |n| n.to_string()),
+        'f' => double(value, 'f', |value| fixed(value, digits)),
+        'e' => double(value, 'e', |value| scientific(value, digits)),
         'b' => match value {
             Value::Bool(value) => Ok(u8::from(*value).to_string()),
-            _ => integer(value, "only integers and bools can be formatted as binary", |n| {
-                signed(n, |n| format!("{n:b}"))
-            }),
+            _ => integer(value, 'b', |n| signed(n, |n| format!("{n:b}"))),
         },
-        'o' => integer(value, "octal clause can only be used on integers", |n| signed(n, |n| format!("{n:o}"))),
+        'o' => integer(value, 'o', |n| signed(n, |n| format!("{n:o}"))),
         'x' => hex(value, false, budget),
         'X' => hex(value, true, budget),
-        other => return Err(parsing(&format!("unrecognized formatting clause \"{other}\""))),
+        _ => Err(Error::NO_SUCH_OVERLOAD),
     };
-    let written = written.map_err(|error| match error {
+    written.map_err(|error| match error {
         Error::Eval(cause) => Error::new(format!("error during formatting: {cause}")),
         other => other,
-    });
-    Ok((written?, rest))
+    })
 }
 
-fn given(message: &str, value: &Value<'_>) -> Error {
-    Error::new(format!("{message}, was given {}", value.type_name()))
+/// What a clause takes, for messages.
+pub(crate) fn expectation(letter: char) -> &'static str {
+    match letter {
+        'd' => "decimal clause can only be used on integers",
+        'f' => "fixed-point clause can only be used on doubles",
+        'e' => "scientific clause can only be used on doubles",
+        'b' => "only integers and bools can be formatted as binary",
+        'o' => "octal clause can only be used on integers",
+        'x' | 'X' => "only integers, byte buffers, and strings can be formatted as hex",
+        _ => {
+            "string clause can only be used on strings, bools, bytes, ints, doubles, maps, lists, types, durations, and timestamps"
+        }
+    }
 }
 
-fn integer(value: &Value<'_>, message: &str, write: impl FnOnce(i128) -> String) -> Result<String, Error> {
+fn given(letter: char, value: &Value<'_>) -> Error {
+    Error::new(format!("{}, was given {}", expectation(letter), value.type_name()))
+}
+
+fn integer(value: &Value<'_>, letter: char, write: impl FnOnce(i128) -> String) -> Result<String, Error> {
     match value {
         Value::Int(value) => Ok(write(i128::from(*value))),
         Value::Uint(value) => Ok(write(i128::from(*value))),
-        _ => Err(given(message, value)),
+        _ => Err(given(letter, value)),
     }
 }
 
@@ -103,15 +130,12 @@ fn hex(value: &Value<'_>, upper: bool, budget: &mut Budget<'_>) -> Result<String
     let written = match value {
         Value::String(text) => bytes(text.as_bytes())?,
         Value::Bytes(value) => bytes(value)?,
-        _ => {
-            let message = "only integers, byte buffers, and strings can be formatted as hex";
-            integer(value, message, |n| signed(n, |n| format!("{n:x}")))?
-        }
+        _ => integer(value, 'x', |n| signed(n, |n| format!("{n:x}")))?,
     };
     Ok(if upper { written.to_uppercase() } else { written })
 }
 
-fn double(value: &Value<'_>, clause: &str, write: impl FnOnce(f64) -> String) -> Result<String, Error> {
+fn double(value: &Value<'_>, letter: char, write: impl FnOnce(f64) -> String) -> Result<String, Error> {
     let double = match value {
         Value::Double(value) => Some(*value),
         Value::String(text) => match &**text {
@@ -123,7 +147,7 @@ fn double(value: &Value<'_>, clause: &str, write: impl FnOnce(f64) -> String) ->
         _ => None,
     };
     let Some(double) = double else {
-        return Err(given(&format!("{clause} clause can only be used on doubles"), value));
+        return Err(given(letter, value));
     };
     Ok(match (double.is_nan(), double.is_infinite(), double < 0.0) {
         (true, ..) => "NaN".to_owned(),
@@ -174,10 +198,7 @@ fn scientific(value: f64, digits: usize) -> String {
 fn string(value: &Value<'_>, budget: &mut Budget<'_>) -> Result<String, Error> {
     match value {
         Value::List(_) | Value::Map(_) => nested(value, budget),
-        Value::Opaque(_) | Value::Optional(_) => {
-            let message = "string clause can only be used on strings, bools, bytes, ints, doubles, maps, lists, types, durations, and timestamps";
-            Err(given(message, value))
-        }
+        Value::Opaque(_) | Value::Optional(_) => Err(given('s', value)),
         other => Ok(shown(other)),
     }
 }

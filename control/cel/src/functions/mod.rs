@@ -15,6 +15,7 @@ mod times;
 mod urls;
 
 pub(crate) use {
+    formatting::{clause as format_clause, expectation as format_expectation},
     operators::map_insert,
     regexes::{call as call_regex, compile as compile_regex},
 };

@@ -7,6 +7,9 @@ use crate::{
 };
 use regex::{Regex, RegexBuilder};
 
+/// How often RE2 lets something be repeated.
+const MOST_REPEATS: u32 = 1000;
+
 /// How large a compiled expression may be: one that is written in an expression, and one that is made when it runs.
 const CONSTANT_LIMIT: usize = 2 << 20;
 const DYNAMIC_LIMIT: usize = 256 << 10;
@@ -78,7 +81,13 @@ fn compile_within(pattern: &str, limit: usize) -> Result<Regex, String> {
         regex::Error::CompiledTooBig(_) => fault("expression too large".to_owned()),
         other => {
             let text = other.to_string();
-            let cause = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            let cause = match text.lines().last().unwrap_or_default().trim_start_matches("error: ") {
+                "unopened group" => "unexpected )",
+                "unclosed group" => "missing closing )",
+                "unclosed character class" => "missing closing ]",
+                "repetition operator missing expression" => "missing argument to repetition operator",
+                other => other,
+            };
             fault(format!("{cause}: `{pattern}`"))
         }
     })
@@ -124,12 +133,36 @@ fn translate(pattern: &str) -> Result<String, String> {
             }
             '-' if class && after.starts_with('-') => made.push_str("\\-"),
             '{' if !class && !is_repetition(after) => made.push_str("\\{"),
+            '*' | '+' | '?' | '{' if !class && !made.ends_with('(') => {
+                rest = repetition(&mut made, rest)?;
+                continue;
+            }
             '}' if !class && !closes_repetition(&made) => made.push_str("\\}"),
             letter => made.push(letter),
         }
         rest = after;
     }
     Ok(made)
+}
+
+/// Writes a repetition, which may be lazy; what is left, which may not be another one.
+fn repetition<'t>(made: &mut String, text: &'t str) -> Result<&'t str, String> {
+    let end = if text.starts_with('{') { text.find('}').map_or(text.len(), |end| end + 1) } else { 1 };
+    let operator = text.get(..end).unwrap_or_default();
+    let mut counts = operator.split(|letter: char| !letter.is_ascii_digit()).filter(|count| !count.is_empty());
+    if counts.any(|count| count.parse::<u32>().map_or(true, |count| count > MOST_REPEATS)) {
+        return Err(format!("invalid repeat count: `{operator}`"));
+    }
+    let lazy = text.get(end..).unwrap_or_default().starts_with('?');
+    let length = end + usize::from(lazy);
+    let (written, rest) = text.split_at_checked(length).unwrap_or((text, ""));
+    let again = rest.starts_with(['*', '+', '?']) || rest.strip_prefix('{').is_some_and(is_repetition);
+    if again {
+        let next = rest.get(..1).unwrap_or_default();
+        return Err(format!("invalid nested repetition operator: `{written}{next}`"));
+    }
+    made.push_str(written);
+    Ok(rest)
 }
 
 /// `2}`, `2,}` or `2,3}`
