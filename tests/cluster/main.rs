@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests read the clock and panic")]
 
 mod accepted;
+mod acceptedkinds;
 mod autoscaling;
 mod bootstraptokens;
 mod budgets;

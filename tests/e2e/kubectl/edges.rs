@@ -55,8 +55,13 @@ fn what_is_not_there_says_so_at_once() {
     assert_eq!(c.kubectl(&["get", "crd", "-o", "name"]), "");
     let definition = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: foos.example.com}\nspec:\n  group: example.com\n  \
          scope: Namespaced\n  names: {plural: foos, singular: foo, kind: Foo}\n  versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]\n";
-    let text = c.kubectl_fails(&["apply", "-f", "-"], definition);
-    assert!(text.contains("sampan has no CustomResourceDefinition yet"), "{text}");
+    c.kubectl_with(&["apply", "-f", "-"], definition);
+    c.kubectl(&["wait", "--for=condition=Established", "crd/foos.example.com", "--timeout=30s"]);
+    let foo = "apiVersion: example.com/v1\nkind: Foo\nmetadata: {name: a}\n";
+    assert_eq!(c.kubectl_with(&["apply", "-f", "-"], foo), "foo.example.com/a created");
+    assert_eq!(c.kubectl(&["get", "foos", "-o", "name"]), "foo.example.com/a");
+    c.kubectl(&["delete", "crd", "foos.example.com", "--timeout=60s"]);
+    assert!(c.kubectl_fails(&["get", "foos"], "").contains("the server doesn't have a resource type \"foos\""));
 }
 
 #[test]

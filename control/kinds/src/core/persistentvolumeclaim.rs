@@ -80,8 +80,11 @@ impl Strategy for Claims {
         if !edit::deep_equal(mode(object).value(), mode(old).value()) {
             out.push(Cause::immutable(&FieldPath::new("volumeMode"), mode(object).value()));
         }
-        if old.str_at(&["status", "currentVolumeAttributesClassName"]).is_some() {
-            let class = At::of(object, "spec").get("volumeAttributesClassName");
+        let class_of = |object| At::of(object, "spec").get("volumeAttributesClassName");
+        // A claim that is as it was may stay so, whatever its status says.
+        let changes_class = !edit::deep_equal(class_of(object).value(), class_of(old).value());
+        if changes_class && old.str_at(&["status", "currentVolumeAttributesClassName"]).is_some() {
+            let class = class_of(object);
             let what = if !class.is_set() { "nil" } else { "empty string" };
             if class.is_empty() {
                 let text =
@@ -287,6 +290,14 @@ mod tests {
             spec.resources.requests.storage: Forbidden: field can not be less than status.capacity
         "#]]
         .assert_eq(&change(&bound, &size, json!("1Mi")));
+        let mut classed = bound.clone();
+        classed.set(&["status", "currentVolumeAttributesClassName"], "gold");
+        assert_eq!(change(&classed, &["metadata", "finalizers"], json!([])), "", "the class is as it was");
+        classed.set(&["spec", "volumeAttributesClassName"], "gold");
+        assert!(
+            change(&classed, &["spec", "volumeAttributesClassName"], Value::Null)
+                .contains("update to nil is forbidden")
+        );
         for (path, value) in [("volumeName", "w"), ("storageClassName", "t")] {
             assert!(change(&bound, &["spec", path], json!(value)).starts_with("spec: Forbidden"), "{path}");
         }
