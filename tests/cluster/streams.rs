@@ -26,7 +26,8 @@ impl Client {
         let stream = server::nodes::piped(world.server.service_for(admin));
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection.with_upgrades());
-        let mut request = Request::get(format!("{PODS}/{target}")).header(header::HOST, "cluster.example:6443");
+        let path = if target.starts_with('?') { format!("{PODS}{target}") } else { format!("{PODS}/{target}") };
+        let mut request = Request::get(path).header(header::HOST, "cluster.example:6443");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -167,6 +168,21 @@ async fn a_client_joins_a_program() {
     client.0.send(Message::Ping("there?".into())).await.unwrap();
     assert_eq!(client.0.next().await.unwrap().unwrap(), Message::Pong("there?".into()));
     client.0.close(None).await.unwrap();
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_over_websocket_sends_each_event_as_a_message() {
+    let (world, uid) = world().await;
+    let mut client = Client::websocket(&world, "?watch=true&timeoutSeconds=30", "").await;
+    let event: Value = serde_json::from_slice(&client.next().await.unwrap()).unwrap();
+    assert_eq!((&event["type"], &event["object"]["metadata"]["uid"]), (&json!("ADDED"), &json!(uid)));
+    world.call("PATCH", &format!("{PODS}/p"), json!({"metadata": {"labels": {"a": "b"}}})).await;
+    let event: Value = serde_json::from_slice(&client.next().await.unwrap()).unwrap();
+    assert_eq!((&event["type"], &event["object"]["metadata"]["labels"]["a"]), (&json!("MODIFIED"), &json!("b")));
+    assert_eq!(client.next().await, None, "it ends in time");
+    let evil = [websocket(""), vec![("origin", "https://evil.example")]].concat();
+    assert_eq!(Client::open(&world, "?watch=true", &evil).await.err().map(|refusal| refusal.0), Some(403));
     world.end().await;
 }
 

@@ -4,6 +4,7 @@
 //! Each protocol is a pure part that reads and writes messages, and an edge that moves bytes with bounded buffers: who does not read is
 //! waited for, and nobody is remembered for longer than `IDLE`.
 
+pub(crate) mod events;
 mod forward;
 mod origin;
 mod remote;

@@ -13,6 +13,7 @@ use crate::{
     request::Query,
     select::Filter,
     server::Server,
+    stream::events,
     table::{IncludeObject, Representation},
 };
 use api::{Object, Status};
@@ -57,7 +58,7 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
     let start = start(server, &call, &resource, &filter).await?;
     let timeout = timeout(server, &call)?;
     let (store, prefix) = (server.store(), prefix(&call, &resource, &filter));
-    let events = match store.watch(&prefix, start.since) {
+    let watched = match store.watch(&prefix, start.since) {
         Ok(events) => Ok(events),
         // a revision in the future: only new events follow
         Err(Error::Future { current }) => store.watch(&prefix, current).map_err(read::store_error),
@@ -75,11 +76,15 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
         end_bookmark: start.end_bookmark,
         timer: WatchTimer::new(server.shutdown(), timeout, call.query.flag("allowWatchBookmarks")),
         bookmark_due: false,
-        events: events.map_err(Some),
+        events: watched.map_err(Some),
         with_columns: true,
         _gauge: WatchGauge::new(server),
     };
-    let mut response = Response::new(Body::new(WatchBody { stream: Some(stream), work: None }));
+    let body = Body::new(WatchBody { stream: Some(stream), work: None });
+    if events::is_wanted(&call) {
+        return events::serve(call, body).await;
+    }
+    let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
