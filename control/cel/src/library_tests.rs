@@ -252,6 +252,7 @@ fn regular_expressions() {
         r"'[a]'.matches('^[[]a[]]$') && '5'.matches('^[[:digit:]]$') && 'A'.matches('(?i)a') && 'a\nb'.matches('(?s)a.b')",
         r"'a'.matches('a' + '.*') == false || true",
         r"['a+', 'b+'].all(p, 'ab'.matches(p))",
+        r"'ab'.matches(r'^a\Bb$') && 'a b'.matches(r'^a\b \bb$') && 'a_-'.matches(r'^a\_\-$') && !'ab'.matches(r'a\bb')",
     ]);
     let message = eval("'a'.matches(['('][0])").expect_err("no expression");
     assert!(message.starts_with("error parsing regexp: "), "{message}");
@@ -463,6 +464,27 @@ fn formats_of_texts_are_checked() {
         let issues = Env::kubernetes().compile(text).err().expect(text).to_string();
         assert_eq!(issues.lines().next(), Some(message), "{text}");
     }
+}
+
+#[test]
+fn names_of_variables_may_have_dots() {
+    let env = Env::kubernetes()
+        .with_variable("authorizer", AUTHORIZER)
+        .with_variable("authorizer.requestResource", RESOURCE_CHECK);
+    let program = env
+        .compile("authorizer.requestResource.check('get').allowed() && authorizer.path('/x').check('get').allowed()");
+    let program = program.map_err(|issues| issues.to_string()).expect("both are declared");
+    let asked = Arc::new(Asked::default());
+    let resource = Attributes { resource: "pods".to_owned(), name: "a".to_owned(), ..Attributes::default() };
+    let activation = Activation::new()
+        .with("authorizer", Value::authorizer(asked.clone()))
+        .with("authorizer.requestResource", Value::request_resource(asked.clone(), resource));
+    let value = program.eval(&activation, &mut Budget::new(1_000_000)).expect("a value");
+    assert_eq!(value.as_bool(), Some(true));
+    assert!(program.uses("authorizer.requestResource") && program.cost(&()).1 >= 700_000);
+    let asked = asked.0.lock().expect("a lock").clone();
+    let asked: Vec<_> = asked.iter().map(|asked| (asked.resource.as_str(), asked.path.as_deref())).collect();
+    assert_eq!(asked, [("pods", None), ("", Some("/x"))]);
 }
 
 /// Variables of a policy, which are computed when an expression asks for them.

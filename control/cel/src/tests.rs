@@ -33,6 +33,16 @@ fn refused(expressions: &[(&str, &str)]) {
     }
 }
 
+/// Programs are shared between threads.
+#[test]
+fn programs_are_shared() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Program>();
+    shared::<Env>();
+    shared::<Rules>();
+    shared::<Activation<'_>>();
+}
+
 #[test]
 fn literals() {
     holds(&[

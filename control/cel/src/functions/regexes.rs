@@ -197,7 +197,8 @@ fn escape<'t>(made: &mut String, text: &'t str, class: bool) -> Result<&'t str, 
         ('s', true) => "\\t\\n\\f\\r ",
         ('S', _) => "[^\\t\\n\\f\\r ]",
         ('b', false) => "(?-u:\\b)",
-        ('B', false) => "(?-u:\\B)",
+        // Of ASCII alone it could match within a letter, which the library refuses.
+        ('B', false) => "\\B",
         ('<', _) => "<",
         ('>', _) => ">",
         ('Q', _) => {
