@@ -16,6 +16,7 @@ use std::{
 /// Which of our crates each crate may use outside its tests.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("api", &[]),
+    ("cel", &["api"]),
     ("store", &[]),
     ("container", &[]),
     ("image", &[]),

@@ -13,6 +13,7 @@ mod chaos;
 mod collection;
 mod crashes;
 mod cronjobs;
+mod customresources;
 mod daemonsets;
 mod deployments;
 mod endpoints;

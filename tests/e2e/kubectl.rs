@@ -151,7 +151,7 @@ fn apply_diff_and_server_side() {
     assert!(
         c.kubectl_fails(
             &["apply", "-f", "-"],
-            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: x}\n"
+            "apiVersion: networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: x}\n"
         )
         .contains("no matches for kind")
     );

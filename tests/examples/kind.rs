@@ -16,7 +16,7 @@ pub fn resource() -> Resource {
     let status = json!({"type": "object", "properties": {"last": {"type": "string"}}});
     Resource::new("example.com", "v1", "backups", "Backup", Backups)
         .short(&["bk"])
-        .with_schema(json!({"type": "object", "properties": {"spec": spec, "status": status}}))
+        .with_schema(&json!({"type": "object", "properties": {"spec": spec, "status": status}}))
         .with_generation()
         .with_status()
         .with_action("run", GroupVersionKind::new("", "v1", "Status"), &[Verb::Create], super::subresource::Run)

@@ -212,20 +212,3 @@ async fn owners_are_checked_and_named_once() {
         "ConfigMap \"b\" is invalid: metadata.finalizers[1]: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified",
     );
 }
-
-#[tokio::test]
-async fn kinds_that_are_not_here_are_empty_lists() {
-    let cluster = Cluster::new().await;
-    for (target, kind, plural) in [(
-        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
-        "CustomResourceDefinition",
-        "customresourcedefinitions",
-    )] {
-        let list = cluster.get(target).await.ok();
-        assert_eq!((&list["kind"], &list["items"]), (&json!(format!("{kind}List")), &json!([])));
-        let text = format!(
-            "sampan has no {kind} yet: the list of {plural} is served, and is always empty, since kubectl asks for it"
-        );
-        cluster.post(target, json!({"metadata": {"name": "a"}})).await.fails(405, &text);
-    }
-}

@@ -45,7 +45,7 @@ fn schema(field: &str) -> Value {
 /// `example.com` widgets in three versions, with an action.
 fn widgets() -> [Resource; 3] {
     let version = |version: &str, field| {
-        Resource::new("example.com", version, "widgets", "Widget", Plain).with_schema(schema(field)).with_generation()
+        Resource::new("example.com", version, "widgets", "Widget", Plain).with_schema(&schema(field)).with_generation()
     };
     let kind = GroupVersionKind::new("example.com", "v1", "Widget");
     [
@@ -149,7 +149,7 @@ async fn a_conversion_that_fails_fails_the_request_and_nothing_else() {
 #[tokio::test]
 async fn documents_belong_to_the_resources_and_their_schemas() {
     let hash = async |field: &'static str| {
-        let resource = Resource::new("example.com", "v1", "widgets", "Widget", Plain).with_schema(schema(field));
+        let resource = Resource::new("example.com", "v1", "widgets", "Widget", Plain).with_schema(&schema(field));
         let cluster = Cluster::with(|_, parts| parts.resources.push(resource)).await;
         let index = cluster.get("/openapi/v3").await.ok();
         let url = index["paths"]["apis/example.com/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();

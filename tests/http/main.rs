@@ -4,6 +4,7 @@
 mod auth;
 mod bodies;
 mod connections;
+mod customresources;
 mod deletes;
 mod documents;
 mod hostile;

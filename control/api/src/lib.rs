@@ -13,6 +13,7 @@ pub mod csr;
 #[cfg(test)]
 mod hostile_tests;
 pub mod json;
+pub mod jsonpath;
 pub mod legacytoken;
 pub mod names;
 mod object;
@@ -27,6 +28,7 @@ mod show;
 mod status;
 pub mod time;
 mod tree;
+pub mod version;
 pub mod yaml;
 
 pub use clock::Clock;

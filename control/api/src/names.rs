@@ -49,6 +49,16 @@ pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     errors
 }
 
+/// The host of a rule for all names below a domain: `*.example.com`.
+pub fn wildcard_subdomain(value: &str) -> Vec<String> {
+    let mut errors = longer(value, MAX_SUBDOMAIN, "characters");
+    if !value.strip_prefix("*.").is_some_and(is_subdomain) {
+        let text = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character";
+        errors.push(pattern(text, &format!(r"\*\.{SUBDOMAIN}"), &["*.example.com"]));
+    }
+    errors
+}
+
 /// A label or annotation key, a resource or taint name: `name` or `prefix.example.com/name`.
 pub fn qualified_name(value: &str) -> Vec<String> {
     let examples = ["MyName", "my.name", "123-abc"];
@@ -218,8 +228,9 @@ mod tests {
     fn valid_names_have_no_messages() {
         let long = "a".repeat(63);
         type Check = fn(&str) -> Vec<String>;
-        let cases: [(Check, &[&str]); 7] = [
+        let cases: [(Check, &[&str]); 8] = [
             (dns1123_label, &["a", "my-name", "123-abc", "0", &long]),
+            (dns1035_label, &["a", "my-name", "abc-123", &long]),
             (dns1123_subdomain, &["a", "example.com", "1.2.3", "a-b.c"]),
             (qualified_name, &["a", "MyName", "my.name", "123-abc", "example.com/My_Name", "kubernetes.io/a"]),
             (label_value, &["", "a", "My_Value", "12345", "a.b-c"]),

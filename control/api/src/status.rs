@@ -2,7 +2,7 @@
 
 use crate::{GroupVersionKind, GroupVersionResource, show};
 use serde::{Deserialize, Serialize};
-use std::{collections::HashSet, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt};
 
 /// `metav1.StatusReason`, on which clients branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -133,6 +133,11 @@ pub struct Cause {
 
 impl Cause {
     fn new(kind: CauseKind, field: &FieldPath, message: String) -> Self {
+        // A detail may repeat what the user sent.
+        let message = match show::cut(&message) {
+            Cow::Borrowed(_) => message,
+            Cow::Owned(cut) => cut,
+        };
         Self { kind, field: field.clone(), message }
     }
 

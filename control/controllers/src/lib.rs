@@ -12,6 +12,7 @@ mod claim;
 mod clusterroleaggregation;
 mod context;
 mod cronjob;
+mod customresourcedefinition;
 mod daemonset;
 mod deployment;
 mod disruption;
@@ -104,6 +105,12 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     if cx.options.node_cidrs.is_some() {
         go.run(1, nodeipam::NodeIpamController::new);
     }
+    // One worker: two definitions never get the same name.
+    go.always(
+        "customresourcedefinition-controller",
+        1,
+        customresourcedefinition::CustomResourceDefinitionController::new,
+    );
     let collector = "garbage-collector-controller";
     if go.selects(collector) {
         go.spawn(garbagecollector::GarbageCollector::new(&cx.of(collector)).run(token.clone()));
@@ -136,9 +143,13 @@ impl Starter<'_> {
 
     /// Runs a part of the controller with this name, as its ServiceAccount.
     fn run_part<C: Controller>(&self, name: &str, workers: usize, new: impl FnOnce(&Context) -> C) {
-        if !self.selects(name) {
-            return;
+        if self.selects(name) {
+            self.always(name, workers, new);
         }
+    }
+
+    /// Runs a controller whatever is selected.
+    fn always<C: Controller>(&self, name: &str, workers: usize, new: impl FnOnce(&Context) -> C) {
         let controller = new(&self.cx.of(name));
         let backoff = Backoff { max: Duration::from_secs(300), ..Backoff::default() };
         let options = RunOptions { workers, backoff, metrics: self.cx.options.queues.clone() };

@@ -47,6 +47,9 @@ const KNOWN: &[(&str, &str, &str)] = &[
     ("ttl-after-finished-controller", "ttl-after-finished", "ttl-after-finished-controller"),
 ];
 
+/// Those that always run, for they are a part of upstream's API server, with their ServiceAccounts.
+const ALWAYS: &[(&str, &str)] = &[("customresourcedefinition-controller", "customresourcedefinition-controller")];
+
 /// Those that `*` does not mean, as upstream.
 const OFF_BY_DEFAULT: &[&str] = &["bootstrap-signer-controller", "token-cleaner-controller"];
 
@@ -57,7 +60,9 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// The ServiceAccount of `kube-system` as which a controller writes; empty is the controller manager.
 pub fn account(controller: &str) -> &'static str {
-    KNOWN.iter().find(|(name, _, _)| *name == controller).map_or("", |(_, _, account)| account)
+    let known = KNOWN.iter().map(|(name, _, account)| (name, account));
+    let mut all = known.chain(ALWAYS.iter().map(|(name, account)| (name, account)));
+    all.find(|(name, _)| **name == controller).map_or("", |(_, account)| account)
 }
 
 /// Which controllers run. `*` is all of them that are on by default, `-x` all but x where there is a `*` too, and `x` that one; the first that

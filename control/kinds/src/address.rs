@@ -40,6 +40,13 @@ pub(crate) fn valid(at: At<'_>, out: &mut Vec<Cause>) -> Option<IpAddr> {
     None
 }
 
+/// Parses a network as older fields allow it: with leading zeros, and bits set beyond the prefix length, which are dropped.
+pub(crate) fn parse_cidr(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let (ip, bits) = (parse(address)?, digits(length)?);
+    IpNet::new(ip, bits).ok().map(|net| net.trunc())
+}
+
 /// Why a text is no valid network.
 pub(crate) fn cidr_problem(text: &str) -> Option<&'static str> {
     const NOT_A_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
@@ -56,6 +63,14 @@ pub(crate) fn cidr_problem(text: &str) -> Option<&'static str> {
     }
     let beyond = IpNet::new(ip, bits).is_ok_and(|net| net.network() != ip);
     beyond.then_some("must not have bits set beyond the prefix length")
+}
+
+/// A warning about a valid network that is not canonical.
+pub(crate) fn cidr_warning(at: At<'_>) -> Option<String> {
+    let (text, canonical) = (at.str(), parse_cidr(at.str())?.to_string());
+    (text.contains(':') && cidr_problem(text).is_none() && canonical != text).then(|| {
+        format!("{}: IPv6 CIDR value {text:?} should be in RFC 5952 canonical format ({canonical:?})", at.field())
+    })
 }
 
 /// Validates the address of an endpoint: traffic from another machine must be able to reach it.

@@ -2,9 +2,12 @@
 //! the nodes, Service `default/kubernetes` with its endpoints, the day since which the use of tokens of Secrets is noted, and the Lease of this
 //! server. They are created concurrently at start, so that they share group commits, and reconciled while the server runs. The roles and bindings
 //! that every cluster has are written after the start, which they do not hold up: until then they count as if they were there ([`crate::Rbac`]).
+//! So are the FlowSchemas and PriorityLevelConfigurations of every cluster, and the ServiceCIDR `kubernetes`, which says from where Services
+//! have their addresses.
 
 use crate::{
     Settings,
+    flowcontrol::{self, standard},
     rbac::{
         policy,
         reconcile::{self, Change},
@@ -40,6 +43,18 @@ const ROLE_WRITES: usize = 16;
 const ROLES_CHECK: &str = "poststarthook/rbac/bootstrap-roles";
 /// The field manager, as upstream's.
 const MANAGER: &str = "fieldManager=kube-apiserver";
+/// Those of FlowSchemas and PriorityLevelConfigurations, and of their statuses.
+const FAIRNESS_MANAGER: &str = "fieldManager=api-priority-and-fairness-config-producer-v1";
+const FAIRNESS_STATUS_MANAGER: &str = "fieldManager=api-priority-and-fairness-config-consumer-v1&force=true";
+/// The least time between two rounds over them.
+const FAIRNESS_PAUSE: Duration = Duration::from_secs(1);
+/// The media type of server-side apply.
+const APPLY: &str = "application/apply-patch+yaml";
+/// The ServiceCIDR of the settings' range, and the field manager of its status.
+const RANGE: &str = "kubernetes";
+const RANGE_MANAGER: &str = "fieldManager=kubernetes-service-cidr-controller&force=true";
+/// How often what seldom changes is looked at.
+const SLOW_PERIOD: Duration = Duration::from_secs(60);
 
 /// Writes the objects that must exist, as any client would.
 pub struct Bootstrap {
@@ -113,12 +128,95 @@ impl Bootstrap {
     /// from a start.
     pub async fn run(&self, started: impl Future<Output = ()>, shutdown: &CancellationToken) {
         let roles = async {
-            started.await;
             while !self.keep_roles().await {
                 tokio::time::sleep(PERIOD).await;
             }
         };
-        tokio::join!(shutdown.run_until_cancelled(roles), self.keep(shutdown));
+        let range = async {
+            loop {
+                if let Err(error) = self.reconcile_range().await {
+                    tracing::warn!("cannot write the range of Services' addresses: {error:#}");
+                }
+                tokio::time::sleep(SLOW_PERIOD).await;
+            }
+        };
+        let after = async {
+            started.await;
+            tokio::join!(roles, range, self.keep_fairness())
+        };
+        tokio::join!(shutdown.run_until_cancelled(after), self.keep(shutdown));
+    }
+
+    /// Keeps the FlowSchemas and PriorityLevelConfigurations that every cluster has, and what FlowSchemas say of their levels: after each change of
+    /// either, and every now and then.
+    async fn keep_fairness(&self) {
+        let changes = [standard::SCHEMAS, standard::LEVELS].map(|one| self.objects.changes(flowcontrol::GROUP, one));
+        loop {
+            let [schemas, levels] = &changes;
+            let (seen_schemas, seen_levels) = (schemas.last(), levels.last());
+            if let Err(error) = self.reconcile_fairness().await {
+                tracing::warn!("cannot write flow schemas and priority levels: {error:#}");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SLOW_PERIOD) => {}
+                // Not more often, whoever changes them.
+                () = async { tokio::select! { () = schemas.after(seen_schemas) => {}, () = levels.after(seen_levels) => {} } } => {
+                    tokio::time::sleep(FAIRNESS_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Writes what is missing or wrong in FlowSchemas and PriorityLevelConfigurations.
+    async fn reconcile_fairness(&self) -> anyhow::Result<()> {
+        let json = "application/json";
+        let writes = standard::plan(self.objects.as_ref()).into_iter().map(|write| match write {
+            standard::Write::Create(path, object) => (Method::POST, path, json, object.to_string()),
+            standard::Write::Update(path, object) => (Method::PUT, path, json, object.to_string()),
+            standard::Write::Delete(path) => (Method::DELETE, path, "", String::new()),
+        });
+        self.write_all(writes.collect(), FAIRNESS_MANAGER).await?;
+        let statuses = standard::statuses(self.objects.as_ref(), &api::time::rfc3339(self.clock.now()));
+        let statuses = statuses.into_iter().map(|(path, object)| (Method::PATCH, path, APPLY, object.to_string()));
+        self.write_all(statuses.collect(), FAIRNESS_STATUS_MANAGER).await
+    }
+
+    /// Makes these requests, several at the same time: method, path, media type and body.
+    async fn write_all(&self, requests: Vec<Call>, manager: &'static str) -> anyhow::Result<()> {
+        let calls: Vec<_> = requests.into_iter().map(|request| self.write(request, manager)).collect();
+        stream::iter(calls).buffer_unordered(ROLE_WRITES).try_collect::<()>().await
+    }
+
+    /// It is no error that somebody else was faster.
+    async fn write(&self, (method, path, media, body): Call, manager: &'static str) -> anyhow::Result<()> {
+        let (code, answer) = self.call(method, &format!("{path}?{manager}"), media, body.into_bytes()).await?;
+        let elsewhere = matches!(code, StatusCode::CONFLICT | StatusCode::NOT_FOUND);
+        if code.is_success() || elsewhere { Ok(()) } else { bail!("cannot write {path}: {answer}") }
+    }
+
+    /// Writes the ServiceCIDR of the settings' range, and that it is ready. One with another range is left alone.
+    async fn reconcile_range(&self) -> anyhow::Result<()> {
+        const GROUP: &str = "networking.k8s.io";
+        let collection = format!("/apis/{GROUP}/v1/servicecidrs");
+        let head = json!({"apiVersion": format!("{GROUP}/v1"), "kind": "ServiceCIDR", "metadata": {"name": RANGE}});
+        let range = json!([self.settings.service_cidr.trunc().to_string()]);
+        let mut object = head.clone();
+        object["spec"] = json!({"cidrs": range});
+        self.reconcile(collection.clone(), object, false).await?;
+        let Some(stored) = self.objects.get(GROUP, "servicecidrs", "", RANGE) else { return Ok(()) };
+        let said = stored
+            .list_at(&["status", "conditions"])
+            .iter()
+            .any(|one| one["type"] == "Ready" && one["status"] != "Unknown");
+        if said || stored.is_deleting() || stored.at(&["spec", "cidrs"]) != Some(&range) {
+            return Ok(());
+        }
+        let ready = json!({"type": "Ready", "status": "True", "message": "Kubernetes default Service CIDR is ready",
+            "lastTransitionTime": api::time::rfc3339(self.clock.now())});
+        let mut status = head;
+        status["status"] = json!({"conditions": [ready]});
+        let path = format!("{collection}/{RANGE}/status");
+        self.write_all(vec![(Method::PATCH, path, APPLY, status.to_string())], RANGE_MANAGER).await
     }
 
     /// Keeps the objects of the server.
@@ -261,6 +359,9 @@ impl Bootstrap {
         Ok((code, String::from_utf8_lossy(&answer).into_owned()))
     }
 }
+
+/// A request: method, path, media type and body.
+type Call = (Method, String, &'static str, String);
 
 /// How a role or binding is written.
 enum RoleWrite {

@@ -73,6 +73,13 @@ pub(crate) fn keep_at(object: &mut Object, old: &Object, path: &[&str]) {
     }
 }
 
+/// Puts back the metadata that a write of `/status` may not change, for kinds of which upstream says so (`ResetObjectMetaForStatus`).
+pub(crate) fn keep_metadata(object: &mut Object, old: &Object) {
+    for part in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        keep_at(object, old, &["metadata", part]);
+    }
+}
+
 /// The value without empty fields, as a key for finding equal elements of a list.
 pub(crate) fn without_empty(value: &Value) -> Value {
     match value {

@@ -2,11 +2,20 @@
 //! and a read. What is quadratic takes minutes here, what is not a moment.
 
 use crate::{
+    admissionregistration::{
+        mutatingadmissionpolicy, mutatingwebhookconfiguration, validatingadmissionpolicy,
+        validatingadmissionpolicybinding,
+    },
+    apiregistration::apiservice,
     apps::{daemonset, deployment, statefulset},
     batch::job,
     core::{endpoints, node, pod, service},
     discovery::endpointslice,
+    flowcontrol::{flowschema, prioritylevelconfiguration},
+    networking::{ingress, networkpolicy},
     node::runtimeclass,
+    resource::{deviceclass, resourceclaim, resourceclaimtemplate, resourceslice},
+    storage::csinode,
     testing::{self, context, now},
 };
 use api::{Cause, GroupVersionKind, Object, invalid};
@@ -284,4 +293,219 @@ fn workloads_are_looked_up_too() {
     let answer = invalid(&GroupVersionKind::new("batch", "v1", "Job"), "x", &causes);
     assert!(answer.message.ends_with("...: field is immutable"), "{}", answer.message);
     assert!(answer.to_json().len() < 64 << 10);
+}
+
+fn whole(kind: &str, rest: Value) -> Value {
+    let mut value =
+        json!({"apiVersion": "x/v1", "kind": kind, "metadata": {"name": "x", "namespace": "d", "uid": "u"}});
+    for (key, field) in rest.as_object().expect("fields") {
+        value[key] = field.clone();
+    }
+    value
+}
+
+#[test]
+fn webhooks_and_policies_are_looked_up_too() {
+    let kind = || mutatingwebhookconfiguration::Configurations(Default::default());
+    let hook = |i: usize, rest: Value| {
+        let config = json!({"url": "https://example.com"});
+        let mut hook = json!({"name": format!("h{i}.example.com"), "clientConfig": config, "sideEffects": "None", "admissionReviewVersions": ["v1"]});
+        for (key, field) in rest.as_object().expect("fields") {
+            hook[key] = field.clone();
+        }
+        hook
+    };
+    let hooks = |hooks: Value| whole("MutatingWebhookConfiguration", json!({"webhooks": hooks}));
+    assert_eq!(all_of_it("webhooks", &kind(), hooks(list(LIST, |i| hook(i, json!({}))))), []);
+    let same = list(LIST, |_| hook(0, json!({})));
+    assert!(!all_of_it("one webhook", &kind(), hooks(same)).is_empty());
+    assert!(!all_of_it("empty webhooks", &kind(), hooks(list(LIST, |_| json!({})))).is_empty());
+    let rule = |resources: Value| json!({"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": resources});
+    let right = |_| rule(list(LIST, |i| json!(format!("r{i}/s{i}"))));
+    assert_eq!(all_of_it("rules", &kind(), hooks(json!([hook(0, json!({"rules": filling(right)}))]))), []);
+    let wrong =
+        |_| rule(list(LIST, |i| json!(if i % 2 == 0 { format!("r{}/*", i / 4) } else { format!("*/s{}", i / 4) })));
+    let empty = |_| json!({"operations": list(LIST, |_| json!("")), "apiVersions": list(LIST, |_| json!("")), "resources": list(LIST, |_| json!(""))});
+    for rules in [filling(wrong), filling(empty), list(LIST, |_| json!({}))] {
+        assert!(!all_of_it("bad rules", &kind(), hooks(json!([hook(0, json!({ "rules": rules }))]))).is_empty());
+    }
+    let steps = json!({"clientConfig": {"service": {"name": "s", "namespace": "n", "path": "/".repeat(BODY)}}});
+    assert!(!all_of_it("a path", &kind(), hooks(json!([hook(0, steps)]))).is_empty());
+    let url = json!({"clientConfig": {"url": format!("https://{}", "[:@%41".repeat(BODY / 6))}});
+    assert!(!all_of_it("a URL", &kind(), hooks(json!([hook(0, url)]))).is_empty());
+    let conditions = || list(LIST, |i| json!({"name": named("c", i), "expression": "x"}));
+    let versions = || list(LIST, |i| json!(named("v", i)));
+    let selector =
+        || json!({"matchExpressions": list(LIST, |_| json!({"key": "-", "operator": "In", "values": ["-"]}))});
+    let bad =
+        json!({"matchConditions": conditions(), "admissionReviewVersions": versions(), "objectSelector": selector()});
+    assert!(!all_of_it("conditions", &kind(), hooks(json!([hook(0, bad)]))).is_empty());
+
+    let named_rule = |i| json!({"resourceNames": list(LIST, |n| json!(named("n", n * (i % 2)))), "operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"]});
+    let constraints = || json!({"resourceRules": filling(named_rule), "excludeResourceRules": list(LIST, |_| json!({"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}))});
+    let expressions =
+        |name: &'static str| list(LIST, move |i| json!({"name": named("v", i), "key": named("k", i), name: "x"}));
+    let spec = json!({"matchConstraints": constraints(), "variables": expressions("expression"), "validations": expressions("expression"),
+        "auditAnnotations": expressions("valueExpression"), "mutations": list(LIST, |_| json!({})), "matchConditions": conditions()});
+    let policy = whole(
+        "Policy",
+        json!({"spec": spec, "status": {"typeChecking": {"expressionWarnings": list(LIST, |_| json!({}))}}}),
+    );
+    assert!(!all_of_it("policy", &validatingadmissionpolicy::Policies(Default::default()), policy.clone()).is_empty());
+    assert!(!all_of_it("mutating policy", &mutatingadmissionpolicy::Policies(Default::default()), policy).is_empty());
+    let spec = json!({"validationActions": list(LIST, |i| json!(named("a", i))), "matchResources": constraints(),
+        "paramRef": {"selector": selector(), "name": "/".repeat(BODY / 4)}});
+    let binding = whole("Binding", json!({ "spec": spec }));
+    assert!(!all_of_it("binding", &validatingadmissionpolicybinding::Bindings(Default::default()), binding).is_empty());
+    let service = whole(
+        "APIService",
+        json!({"spec": {"caBundle": "A".repeat(BODY)}, "status": {"conditions": list(LIST, |_| json!({"type": "-"}))}}),
+    );
+    assert!(!all_of_it("API service", &apiservice::Services(Default::default()), service).is_empty());
+}
+
+#[test]
+fn devices_are_looked_up_too() {
+    let classes = deviceclass::Classes(Default::default());
+    let spec = json!({"selectors": list(LIST, |_| json!({})), "config": list(32, |_| json!({"opaque": {"driver": "d", "parameters": {"a": "b".repeat(BODY / 40)}}}))});
+    assert!(!all_of_it("class", &classes, whole("DeviceClass", json!({ "spec": spec }))).is_empty());
+
+    let claims = || resourceclaim::Claims(Default::default());
+    let claim =
+        |devices: Value, status: Value| whole("ResourceClaim", json!({"spec": {"devices": devices}, "status": status}));
+    let exact = || json!({"deviceClassName": "c", "selectors": list(32, |_| json!({"cel": {"expression": "x"}})), "tolerations": list(LIST, |_| json!({"operator": "Equal", "value": " "}))});
+    let requests = list(32, |i| json!({"name": named("r", i), "exactly": exact()}));
+    let references = |_| json!({"requests": list(32, |i| json!(named("r", i))), "matchAttribute": "/".repeat(1_000)});
+    let devices = json!({"requests": requests, "constraints": list(32, references), "config": list(32, references)});
+    assert!(!all_of_it("claim", &claims(), claim(devices.clone(), json!({}))).is_empty());
+    assert!(
+        !all_of_it("requests", &claims(), claim(json!({"requests": list(LIST, |_| json!({}))}), json!({}))).is_empty()
+    );
+    let template = whole(
+        "ResourceClaimTemplate",
+        json!({"spec": {"metadata": {"labels": map(100_000, |i| format!("-{i}"), &json!("-")), "annotations": map(50_000, |i| format!("-{i}"), &json!(""))}, "spec": {"devices": devices}}}),
+    );
+    assert!(!all_of_it("template", &resourceclaimtemplate::Templates(Default::default()), template).is_empty());
+    let result = |i: usize| json!({"request": "a", "driver": "d", "pool": "p", "device": named("x", i), "bindingConditions": list(LIST, |i| json!(named("c", i))), "bindingFailureConditions": list(LIST, |i| json!(named("c", i)))});
+    let said = |i: usize| json!({"driver": "d", "pool": "/".repeat(1_000), "device": named("x", i), "conditions": list(10, |_| json!({"type": ""}))});
+    let users = list(256, |i| json!({"resource": "pods", "name": "p", "uid": named("u", i)}));
+    let status = json!({"allocation": {"devices": {"results": filling(result), "config": list(64, references)}}, "devices": list(1_500, said), "reservedFor": users});
+    let mut object =
+        Object::from_value(claim(json!({"requests": [{"name": "a", "exactly": {"deviceClassName": "c"}}]}), status))
+            .expect("an object");
+    let kind = claims();
+    let old = object.clone();
+    kind.prepare_status(&context(), &mut object, &old);
+    all_of_it("status", &kind, object.into_value());
+
+    let slices = || resourceslice::Slices(Default::default());
+    let slice = |devices: Value, sets: Value| {
+        whole(
+            "ResourceSlice",
+            json!({"spec": {"driver": "d", "pool": {"name": "/".repeat(BODY / 8)}, "devices": devices, "sharedCounters": sets}}),
+        )
+    };
+    let attributes = map(20_000, |i| format!("{}-{i}", "k".repeat(100)), &json!({"string": "s".repeat(65)}));
+    let device = |i: usize| json!({"name": named("d", i), "attributes": {"a": {"int": 1}}, "capacity": {"m": {"value": "1"}}, "taints": list(16, |_| json!({"key": "-"}))});
+    let values = list(LIST, |i| json!(LIST - i));
+    let odd = json!({"name": "odd", "attributes": attributes, "allowMultipleAllocations": true, "capacity": {"m": {"value": "1", "requestPolicy": {"default": "1", "validValues": values}}}});
+    let devices: Value = (0..63).map(device).chain([odd]).collect();
+    let sets = list(
+        8,
+        |i| json!({"name": named("c", i), "counters": map(10_000, |i| format!("-{i}"), &json!({"value": "1"}))}),
+    );
+    assert!(!all_of_it("slice", &slices(), slice(devices.clone(), sets)).is_empty());
+    assert!(!all_of_it("devices", &slices(), slice(list(LIST, |_| json!({})), json!(null))).is_empty());
+    let object = |value: Value| Object::from_value(value).expect("an object");
+    let (old, mut new) = (object(slice(devices.clone(), json!(null))), object(slice(devices, json!(null))));
+    new.set(&["spec", "nodeName"], "n");
+    assert!(!slices().validate_update(&context(), &new, &old).is_empty());
+}
+
+/// An object of any kind with a spec.
+fn with_spec(kind: &str, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "d", "uid": "u"}, "spec": spec})
+}
+
+#[test]
+fn rules_of_networks_are_looked_up() {
+    let policies = networkpolicy::Policies(Default::default());
+    let policy = |what: &str, rules: Value| all_of_it(what, &policies, with_spec("NetworkPolicy", "x", rules));
+    let net = |i: usize| format!("10.{}.{}.0/24", i / 250, i % 250);
+    let parts = || list(LIST, |i| json!(net(i)));
+    let block = |_| json!({"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": parts()}}]});
+    assert_eq!(policy("excepted networks", json!({"ingress": filling(block)})), []);
+    let peers = |_| json!({"to": list(LIST, |i| json!({"ipBlock": {"cidr": net(i)}}))});
+    assert_eq!(policy("peers", json!({"egress": filling(peers)})), []);
+    let odd = |_| json!({"to": list(LIST, |i| json!({"ipBlock": {"cidr": format!("2001:DB8:{i:x}::/48")}}))});
+    assert_eq!(policy("peers of another spelling", json!({"egress": filling(odd)})), []);
+    let selected = |_| json!({"from": list(LIST, |_| json!({"podSelector": {"matchExpressions": [{"key": "-", "operator": "-"}]}}))});
+    assert!(!policy("selectors", json!({"ingress": filling(selected)})).is_empty());
+    let wrong = |_| json!({"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": list(LIST, |_| json!("x"))}}]});
+    assert!(!policy("no networks", json!({"ingress": filling(wrong)})).is_empty());
+    let ports = |_| json!({"ports": list(LIST, |i| json!({"port": i, "endPort": i + 1}))});
+    assert!(!policy("ports", json!({"ingress": filling(ports), "policyTypes": list(LIST, |_| json!("x"))})).is_empty());
+    let values = json!({"matchExpressions": [{"key": "k", "operator": "In", "values": list(LIST, |_| json!("-"))}]});
+    let selected = |_| json!({"from": list(LIST, |_| json!({"podSelector": {}}))});
+    assert!(!policy("values", json!({"podSelector": values, "ingress": filling(selected)})).is_empty());
+}
+
+#[test]
+fn rules_of_ingresses_are_looked_up() {
+    let ingresses = ingress::Ingresses(Default::default());
+    let ingress = |what: &str, spec: Value| {
+        let points = list(LIST, |i| json!({"ip": format!("10.0.{}.{}", i / 250, i % 250), "hostname": named("h", i)}));
+        let mut object = with_spec("Ingress", "x", spec);
+        object["status"] = json!({"loadBalancer": {"ingress": points}});
+        all_of_it(what, &ingresses, object)
+    };
+    let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+    let path = |i: usize| json!({"path": format!("/{i}"), "pathType": "Prefix", "backend": backend});
+    let rules = list(LIST, |i| json!({"host": named("h", i), "http": {"paths": [path(i)]}}));
+    let tls = list(LIST, |i| json!({"hosts": [named("h", i)], "secretName": "s"}));
+    assert_eq!(ingress("hosts", json!({"rules": rules, "tls": tls})), []);
+    let rule = |i| json!({"host": named("h", i), "http": {"paths": list(LIST, path)}});
+    assert_eq!(ingress("paths", json!({"rules": filling(rule)})), []);
+    let same = |_| json!({"host": "h", "http": {"paths": list(LIST, |_| path(0))}});
+    assert_eq!(ingress("equal paths", json!({"rules": filling(same)})), []);
+    let bad = |_| json!({"host": "-", "http": {"paths": list(LIST, |_| json!({"pathType": "Exact", "path": "//%2f%2F/..", "backend": {}}))}});
+    assert!(!ingress("bad paths", json!({"rules": filling(bad)})).is_empty());
+    let hosts = |_| json!({"hosts": list(LIST, |_| json!("*"))});
+    assert!(!ingress("bad hosts", json!({"defaultBackend": backend, "tls": filling(hosts)})).is_empty());
+    let long = "/a".repeat(1 << 20);
+    let path = json!({"path": long, "pathType": "Prefix", "backend": backend});
+    assert_eq!(ingress("a long path", json!({"rules": [{"http": {"paths": [path]}}]})), []);
+}
+
+#[test]
+fn flows_and_drivers_are_looked_up() {
+    let schemas = flowschema::Schemas(Default::default());
+    let schema = |what: &str, name: &str, rules: Value| {
+        let spec = json!({"priorityLevelConfiguration": {"name": "l"}, "rules": rules});
+        all_of_it(what, &schemas, with_spec("FlowSchema", name, spec))
+    };
+    let subjects = || list(LIST, |i| json!({"kind": "User", "user": {"name": named("u", i)}}));
+    let verbs = || list(LIST, |_| json!("get"));
+    let names = || list(LIST, |i| json!(named("n", i)));
+    let resources = || json!([{"verbs": verbs(), "apiGroups": names(), "resources": names(), "namespaces": names()}]);
+    let rule = |_| json!({"subjects": subjects(), "resourceRules": resources()});
+    assert_eq!(schema("flows", "x", filling(rule)), []);
+    assert!(!schema("a fixed flow", "catch-all", filling(rule)).is_empty());
+    let wrong =
+        || json!([{"verbs": list(LIST, |i| json!(named("v", i))), "nonResourceURLs": list(LIST, |_| json!("a"))}]);
+    let rule = |_| json!({"subjects": list(LIST, |_| json!({})), "nonResourceRules": wrong()});
+    assert!(!schema("wrong flows", "x", filling(rule)).is_empty());
+    let levels = prioritylevelconfiguration::Levels(Default::default());
+    let numbers = json!({"queues": i64::MAX, "handSize": i64::MAX, "queueLengthLimit": i64::MIN});
+    let spec = json!({"type": "Limited", "limited": {"limitResponse": {"type": "Queue", "queuing": numbers}}});
+    let level = with_spec("PriorityLevelConfiguration", "x", spec);
+    assert!(!all_of_it("a level", &levels, level).is_empty());
+    let node = |what: &str, drivers: Value| {
+        all_of_it(what, &csinode::Nodes, with_spec("CSINode", "x", json!({"drivers": drivers})))
+    };
+    let drivers = list(LIST, |i| json!({"name": named("d", i), "nodeID": "i", "topologyKeys": ["k"]}));
+    assert_eq!(node("drivers", drivers), []);
+    assert!(!node("equal drivers", list(LIST, |_| json!({"name": "d", "nodeID": "i"}))).is_empty());
+    let keys = |i| json!({"name": named("d", i), "nodeID": "i", "topologyKeys": names()});
+    assert_eq!(node("topology keys", filling(keys)), []);
 }

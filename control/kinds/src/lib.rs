@@ -9,7 +9,10 @@
 
 mod address;
 mod admission;
+mod admissionregistration;
 mod annotations;
+mod apiextensions;
+mod apiregistration;
 mod apps;
 mod at;
 mod authorization;
@@ -20,20 +23,25 @@ mod capabilities;
 mod cells;
 mod certificates;
 mod claims;
+mod clientconfig;
 mod coordination;
 pub mod core;
 mod discovery;
 mod edit;
 mod events;
+mod flowcontrol;
 mod metrics;
+mod networking;
 mod node;
 mod podspec;
 mod policy;
 mod quantities;
 mod rbac;
+mod resource;
 mod rules;
 mod scheduling;
 mod storage;
+mod url;
 
 #[cfg(test)]
 mod hostile_tests;
@@ -43,8 +51,9 @@ mod testing;
 mod tests;
 
 pub use crate::{
-    admission::imageadvice::ImageAdvice,
+    admission::{imageadvice::ImageAdvice, webhooks},
     capabilities::Capabilities,
+    clientconfig::webhooks_by,
     core::serviceaccount::tokens::{self, Tokens},
     rbac::authorizer::Rbac,
 };
@@ -52,9 +61,9 @@ pub use crate::{
 use crate::authorization::{nodes::Nodes, privileged, reviews};
 use ipnet::IpNet;
 use server::{
-    Resource, Verb,
+    Resource,
     authz::{Authorizer, Union},
-    strategy::Plain,
+    webhook::Webhooks,
 };
 use std::{net::SocketAddr, ops::RangeInclusive, sync::Arc};
 
@@ -81,6 +90,8 @@ pub struct Settings {
     pub capabilities: Capabilities,
     /// The authorizer by roles, which every server of the kinds has: a new one.
     pub rbac: Rbac,
+    /// What calls webhooks: a new one.
+    pub webhooks: Webhooks,
 }
 
 impl Settings {
@@ -90,6 +101,8 @@ impl Settings {
             Arc::new(Union::new(vec![Arc::new(privileged::Privileged), Arc::new(Nodes), Arc::new(self.rbac.clone())]));
         server::Parts {
             resources: resources(self, &authorizer),
+            webhooks: Some(self.webhooks.clone()),
+            definitions: Some(Arc::new(apiextensions::customresource::CustomResources(self.webhooks.clone()))),
             admission: admission::all(self, &authorizer),
             authenticators: vec![Arc::new(self.tokens.clone())],
             authorizer,
@@ -100,6 +113,7 @@ impl Settings {
 }
 
 /// Every built-in resource, in the order of discovery.
+#[allow(clippy::too_many_lines)] // a list
 fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resource> {
     let [event, grouped_event] = events::event::resources();
     let [of_pods, of_services] = metrics::custommetrics::resources();
@@ -109,6 +123,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
     let [role_binding, cluster_role_binding] = rbac::bindings::resources();
     let mut all = vec![
         core::pod::binding::resource(),
+        core::componentstatus::resource(&settings.identity),
         core::configmap::resource(),
         core::endpoints::resource(),
         event,
@@ -124,6 +139,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         core::secret::resource(),
         core::serviceaccount::resource(settings.tokens.clone()),
         core::service::resource(settings),
+        apiregistration::apiservice::resource(capabilities),
         apps::controllerrevision::resource(),
         apps::daemonset::resource(capabilities),
         apps::deployment::resource(capabilities),
@@ -135,32 +151,44 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         batch::cronjob::resource(capabilities),
         batch::job::resource(capabilities),
         certificates::certificatesigningrequest::resource(),
+        networking::ingressclass::resource(),
+        networking::ingress::resource(capabilities),
+        networking::ipaddress::resource(capabilities),
+        networking::networkpolicy::resource(capabilities),
+        networking::servicecidr::resource(capabilities),
         policy::poddisruptionbudget::resource(),
         cluster_role_binding,
         cluster_role,
         role_binding,
         role,
+        storage::csidriver::resource(capabilities),
+        storage::csinode::resource(),
+        storage::csistoragecapacity::resource(),
+        storage::storageclass::resource(),
+        storage::volumeattachment::resource(capabilities),
+        storage::volumeattributesclass::resource(),
+        admissionregistration::mutatingadmissionpolicy::resource(capabilities),
+        admissionregistration::mutatingadmissionpolicybinding::resource(capabilities),
+        admissionregistration::mutatingwebhookconfiguration::resource(capabilities),
+        admissionregistration::validatingadmissionpolicy::resource(capabilities),
+        admissionregistration::validatingadmissionpolicybinding::resource(capabilities),
+        admissionregistration::validatingwebhookconfiguration::resource(capabilities),
+        apiextensions::customresourcedefinition::resource(),
         scheduling::priorityclass::resource(capabilities),
         coordination::lease::resource(),
         node::runtimeclass::resource(),
         discovery::endpointslice::resource(),
-        storage::storageclass::resource(),
+        resource::deviceclass::resource(capabilities),
+        resource::resourceclaim::resource(capabilities),
+        resource::resourceclaimtemplate::resource(capabilities),
+        resource::resourceslice::resource(capabilities),
+        flowcontrol::flowschema::resource(capabilities),
+        flowcontrol::prioritylevelconfiguration::resource(capabilities),
         metrics::nodemetrics::resource(),
         metrics::podmetrics::resource(),
         of_pods,
         of_services,
-        // Which there are is what kubectl asks before it says that it does not know a kind.
-        none_yet("apiextensions.k8s.io", "customresourcedefinitions", "CustomResourceDefinition")
-            .short(&["crd", "crds"])
-            .category("api-extensions")
-            .cluster_scoped(),
     ];
     all.extend(reviews::resources(&settings.tokens, authorizer));
     all
-}
-
-/// A kind that is not here yet: there are none, and none can be made. kubectl asks for some kinds without a look at discovery
-/// (`cluster-info dump`) and gives up where one is not found.
-fn none_yet(group: &str, resource: &str, kind: &str) -> Resource {
-    Resource::new(group, "v1", resource, kind, Plain).verbs(&[Verb::Get, Verb::List, Verb::Watch]).not_here_yet()
 }

@@ -46,6 +46,38 @@ pub(crate) fn subdomain_name(at: At<'_>, out: &mut Vec<Cause>) {
     at.invalid_all(names::dns1123_subdomain(at.str()), out);
 }
 
+/// A path below a domain: `example.com/controller`.
+pub(crate) fn domain_prefixed_path(at: At<'_>, out: &mut Vec<Cause>) {
+    let text = at.str();
+    match text.split_once('/') {
+        _ if text.is_empty() => out.push(at.required("")),
+        Some((host, path)) if !host.is_empty() && !path.is_empty() => {
+            let (field, shown) = (at.field(), json!(host));
+            out.extend(names::dns1123_subdomain(host).iter().map(|text| Cause::invalid(&field, &shown, text)));
+            let legal = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
+            if !path.bytes().all(legal) {
+                let text = r"Invalid path (regex used for validation is '[A-Za-z0-9/\-._~%!$&'()*+,;=:]+')";
+                out.push(Cause::invalid(&field, &json!(path), text));
+            }
+        }
+        _ => out.push(at.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")")),
+    }
+}
+
+/// Names in URL paths.
+pub(crate) fn path_segment(at: At<'_>, out: &mut Vec<Cause>) {
+    at.invalid_all(names::path_segment(at.str()), out);
+}
+
+/// A name that must be there, and that is part of URL paths.
+pub(crate) fn required_segment(at: At<'_>, out: &mut Vec<Cause>) {
+    if at.is_empty() {
+        out.push(at.required(""));
+    } else {
+        path_segment(at, out);
+    }
+}
+
 /// The value of a label.
 pub(crate) fn label_value(at: At<'_>, out: &mut Vec<Cause>) {
     at.invalid_all(names::label_value(at.str()), out);
@@ -125,6 +157,11 @@ pub(crate) fn set_values(operator: &str, values: At<'_>, out: &mut Vec<Cause>) {
 
 /// A `metav1.LabelSelector`.
 pub(crate) fn label_selector(at: At<'_>, out: &mut Vec<Cause>) {
+    label_selector_of(at, true, out);
+}
+
+/// A `metav1.LabelSelector`, the values of whose requirements upstream does not check where wrong ones are stored (`right_values` is false).
+pub(crate) fn label_selector_of(at: At<'_>, right_values: bool, out: &mut Vec<Cause>) {
     labels(at.get("matchLabels"), out);
     for requirement in at.get("matchExpressions").items() {
         if full(out) {
@@ -137,10 +174,21 @@ pub(crate) fn label_selector(at: At<'_>, out: &mut Vec<Cause>) {
             _ => out.push(operator.or_empty().invalid("not a valid selector operator")),
         }
         qualified(requirement.get("key"), out);
-        for value in values.items() {
+        for value in values.items().take_while(|_| right_values) {
             value.invalid_all(names::label_value(value.str()), out);
         }
     }
+}
+
+/// `Invalid value: …: field is immutable` when a `metav1.LabelSelector` differs from the old one. Its labels are shown first, as Go does.
+pub(crate) fn selector_stays(at: At<'_>, old: At<'_>, out: &mut Vec<Cause>) {
+    if edit::deep_equal(at.value(), old.value()) {
+        return;
+    }
+    let parts = ["matchLabels", "matchExpressions"].into_iter().filter(|part| !at.get(part).is_empty());
+    let parts: Vec<String> = parts.map(|part| format!("{part:?}:{}", at.get(part).value())).collect();
+    let shown = if at.is_set() { format!("{{{}}}", parts.join(",")) } else { "null".to_owned() };
+    out.push(Cause::invalid_shown(&at.field(), &shown, "field is immutable"));
 }
 
 /// A list of `metav1.Condition`: each type once, and whole.

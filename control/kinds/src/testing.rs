@@ -4,7 +4,10 @@ use crate::{Capabilities, Rbac, Settings, core::serviceaccount::tokens};
 use api::{GroupVersionKind, Object, invalid};
 use jiff::Timestamp;
 use serde_json::Value;
-use server::{Changes, Context, Ids, Objects, Operation, Resource, Strategy, TableConvertor, User, strategy::Plain};
+use server::{
+    Changes, Context, Ids, Objects, Operation, Resource, Strategy, TableConvertor, User, dialer::NoDialer,
+    strategy::Plain, webhook::Webhooks,
+};
 use std::sync::Arc;
 
 /// A store that holds these objects, by group, resource, namespace and name.
@@ -48,7 +51,13 @@ pub(crate) fn settings() -> Settings {
         local_volumes: None,
         capabilities: Capabilities::default(),
         rbac: Rbac::default(),
+        webhooks: webhooks(),
     }
+}
+
+/// Webhooks without a network.
+pub(crate) fn webhooks() -> Webhooks {
+    crate::webhooks_by(Arc::new(NoDialer))
 }
 
 /// A minute into 2026.

@@ -38,10 +38,10 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
     let query = Query::of(request.uri());
     let info = RequestInfo::of(request.method(), request.uri(), &query);
     let error_form = Output { pretty: negotiate::pretty(request.headers(), &query), ..Output::default() };
-    let route = Route::find(&server.registry().load(), request.method(), &info);
+    let route = Route::find(&server.registry(), request.method(), &info);
     let span = tracing::debug_span!("request", id, verb = %info.verb, path = %info.path);
     let labels = labels(&route, &info);
-    let deprecation = route.resource().and_then(|resource| resource.deprecation);
+    let deprecation = route.resource().and_then(|resource| resource.deprecation.clone());
 
     let mut event = Event { id: id.clone(), verb: info.verb.clone(), path: info.path.clone(), ..Event::default() };
     let work = process(server, caller, request, (info, query, route), &mut event);
@@ -57,7 +57,7 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
     };
 
     if let Some(deprecation) = deprecation {
-        codec::add_warnings(response.headers_mut(), &[deprecation.to_owned()]);
+        codec::add_warnings(response.headers_mut(), &[deprecation.into_owned()]);
     }
     let (verb, resource) = labels;
     let labels = RequestLabels { verb, resource, code: response.status().as_u16() };

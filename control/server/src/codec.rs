@@ -349,9 +349,19 @@ pub(crate) fn add_warnings(headers: &mut HeaderMap, warnings: &[String]) {
     }
 }
 
+/// A patch that needs the merge keys of a published schema.
+pub(crate) const STRATEGIC: &str = "application/strategic-merge-patch+json";
+
+/// The types of patches that a resource accepts; a defined one has no strategic merge.
+pub(crate) fn patch_types(defined: bool) -> impl Iterator<Item = &'static str> {
+    let all =
+        ["application/json-patch+json", "application/merge-patch+json", STRATEGIC, "application/apply-patch+yaml"];
+    all.into_iter().filter(move |media| !defined || *media != STRATEGIC)
+}
+
 /// 415 with the patch types that a resource accepts.
-pub(crate) fn unsupported_patch(given: &str) -> Status {
-    let types = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
+pub(crate) fn unsupported_patch(given: &str, defined: bool) -> Status {
+    let types = patch_types(defined).collect::<Vec<_>>().join(", ");
     let text = format!("the body of the request was in an unknown format - accepted media types include: {types}");
     tracing::debug!(given, "unknown patch type");
     Status::new(Reason::UnsupportedMediaType, text)

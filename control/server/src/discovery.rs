@@ -28,7 +28,7 @@ fn aggregated(call: &Call) -> Option<&'static str> {
 
 /// Answers a discovery path; `None` if there is no such document.
 pub(crate) fn answer(server: &Server, call: &Call, path: &str) -> Result<Option<Response<Body>>, Status> {
-    let registry = server.registry().load();
+    let registry = server.registry();
     let documents = registry.documents();
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     let (document, media) = match segments.as_slice() {

@@ -80,7 +80,7 @@ fn paths(server: &Server, output: Output) -> Response<Body> {
     .chain(server.documents().iter().map(|document| document.path))
     .map(str::to_owned)
     .collect();
-    for (group, versions) in server.registry().load().groups() {
+    for (group, versions) in server.registry().groups() {
         if !group.is_empty() {
             paths.push(format!("/apis/{group}"));
             paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));

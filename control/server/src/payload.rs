@@ -16,9 +16,10 @@ pub struct Item {
     converted: OnceLock<Box<Converted>>,
 }
 
-/// An object in another version than the stored one; a linked list over the versions.
+/// An object in another form than the stored one; a linked list over the forms.
 struct Converted {
-    api_version: String,
+    /// See [`Resource::form`].
+    form: String,
     view: View,
     next: OnceLock<Box<Converted>>,
 }
@@ -35,15 +36,15 @@ impl Item {
         if resource.convertor.is_none() {
             return &self.view;
         }
-        let found = self.converted(&resource.gvr.api_version());
+        let found = self.converted(&resource.form);
         debug_assert!(found.is_some(), "{resource:?} is read before it is converted");
         found.unwrap_or(&self.view)
     }
 
-    fn converted(&self, api_version: &str) -> Option<&View> {
+    fn converted(&self, form: &str) -> Option<&View> {
         let mut next = self.converted.get();
         while let Some(one) = next {
-            if one.api_version == api_version {
+            if one.form == form {
                 return Some(&one.view);
             }
             next = one.next.get();
@@ -51,13 +52,13 @@ impl Item {
         None
     }
 
-    /// Keeps the object in another version. The first one that is given for a version stays.
-    fn keep(&self, api_version: String, view: View) {
-        let mut made = Box::new(Converted { api_version, view, next: OnceLock::new() });
+    /// Keeps the object in another form. The first one that is given for a form stays.
+    fn keep(&self, form: String, view: View) {
+        let mut made = Box::new(Converted { form, view, next: OnceLock::new() });
         let mut end = &self.converted;
         while let Err(back) = end.set(made) {
             let Some(taken) = end.get() else { return };
-            if taken.api_version == back.api_version {
+            if taken.form == back.form {
                 return;
             }
             (made, end) = (back, &taken.next);
@@ -72,7 +73,7 @@ impl Item {
 pub(crate) async fn convert<'a>(resource: &Resource, items: impl IntoIterator<Item = &'a Item>) -> Result<(), Status> {
     let Some(convertor) = &resource.convertor else { return Ok(()) };
     let api_version = resource.gvr.api_version();
-    let missing: Vec<&Item> = items.into_iter().filter(|item| item.converted(&api_version).is_none()).collect();
+    let missing: Vec<&Item> = items.into_iter().filter(|item| item.converted(&resource.form).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -84,7 +85,10 @@ pub(crate) async fn convert<'a>(resource: &Resource, items: impl IntoIterator<It
     for (item, mut object) in missing.into_iter().zip(served) {
         object.set(&["apiVersion"], api_version.clone());
         object.set(&["kind"], resource.kind.clone());
-        item.keep(api_version.clone(), View::new(stored_form(&object), item.view.revision));
+        let form = stored_form(&object);
+        // Most objects of a custom resource are read as they were written: no second copy of them is held.
+        let bytes = if form == item.view.stored { item.view.stored.clone() } else { form };
+        item.keep(resource.form.clone(), View::new(bytes, item.view.revision));
     }
     Ok(())
 }
@@ -224,8 +228,8 @@ impl View {
 
     /// The value of a selectable field of the resource, other than name and namespace.
     pub fn field(&self, resource: &Resource, label: &str) -> Option<&str> {
-        let known = resource.strategy.field_labels();
-        let at = known.iter().position(|l| *l == label)?;
+        let known = resource.strategy.selectable();
+        let at = known.position(label)?;
         let fields = self.fields.get_or_init(|| {
             let object = self.parts(resource.strategy.field_sources()).unwrap_or_else(|| self.object());
             known.iter().map(|l| resource.strategy.field(&object, l).into_boxed_str()).collect()

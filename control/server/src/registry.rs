@@ -15,10 +15,9 @@ pub struct Registry {
 
 impl Registry {
     /// From resources in the order of discovery.
-    pub fn new(resources: impl IntoIterator<Item = Resource>) -> Self {
+    pub fn new(resources: impl IntoIterator<Item = Arc<Resource>>) -> Self {
         let mut made = Self::default();
         for resource in resources {
-            let resource = Arc::new(resource);
             made.by_plural.entry(resource.gvr.resource.clone()).or_default().push(resource.clone());
             made.resources.push(resource);
         }

@@ -11,21 +11,47 @@ use crate::{
     strategy::{Allocator, Convertor, Plain, Strategy},
 };
 use api::{GroupVersionKind, schema::Schema};
+use bytes::Bytes;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::{
+    borrow::Cow,
     fmt,
     ops::Deref,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-/// The schema of a resource that Kubernetes does not publish.
-#[derive(Clone)]
+/// The schema of a resource that Kubernetes does not publish. It is kept as text, and compiled when the first object needs it: there may be
+/// thousands of them.
 pub struct OwnSchema {
-    /// The schema for pruning, defaulting and merging.
-    pub schema: Schema,
+    /// `openAPIV3Schema` as JSON.
+    text: Bytes,
+    schema: OnceLock<Schema>,
+    digest: OnceLock<String>,
+}
+
+impl OwnSchema {
+    /// From an `openAPIV3Schema`.
+    pub fn new(open_api: &Value) -> Self {
+        let text = serde_json::to_vec(open_api).expect("JSON values serialise").into();
+        Self { text, schema: OnceLock::new(), digest: OnceLock::new() }
+    }
+
     /// `openAPIV3Schema`, for the documents.
-    pub open_api: Arc<Value>,
+    pub fn document(&self) -> Value {
+        serde_json::from_slice(&self.text).expect("a JSON value was written")
+    }
+
+    /// The schema for pruning, defaulting and merging.
+    pub fn schema(&self) -> Schema {
+        self.schema.get_or_init(|| Schema::from_open_api(&self.document())).clone()
+    }
+
+    /// Differs for different schemas.
+    pub(crate) fn digest(&self) -> &str {
+        self.digest.get_or_init(|| hex::encode(Sha256::digest(&self.text)))
+    }
 }
 
 /// A served resource. Build it with [`Resource::new`] and the methods after it.
@@ -39,7 +65,7 @@ pub struct Resource {
     /// The life cycle of its objects.
     pub strategy: Arc<dyn Strategy>,
     /// Its own schema, if Kubernetes publishes none.
-    pub own_schema: Option<OwnSchema>,
+    pub own_schema: Option<Arc<OwnSchema>>,
     published_schema: OnceLock<Schema>,
     /// Makes tables of its objects.
     pub table: Arc<dyn TableConvertor>,
@@ -50,9 +76,13 @@ pub struct Resource {
     /// Group and resource under which objects are stored: its own, or those of another resource that shares the storage (events).
     pub storage: (String, String),
     /// The directory in upstream's storage, mostly the resource, which errors of preconditions name.
-    pub upstream_directory: &'static str,
+    pub upstream_directory: Cow<'static, str>,
     /// `apiVersion` of the stored form.
     pub storage_version: String,
+    /// Whether objects are stored in the version of this resource, among those that share a storage.
+    pub is_storage_version: bool,
+    /// Under which key a read keeps its converted form of a stored object: the served version, and what else the form depends on.
+    pub form: String,
     /// Objects have `metadata.generation`: 1 on create, incremented by a change outside of metadata and status, and by a deletion.
     pub generation: bool,
     /// DELETE answers the object instead of a Status.
@@ -66,12 +96,9 @@ pub struct Resource {
     /// Serves its verbs instead of the store: reviews, bindings, computed resources.
     pub action: Option<Arc<dyn Action>>,
     /// A warning in every response.
-    pub deprecation: Option<&'static str>,
+    pub deprecation: Option<Cow<'static, str>>,
     /// Lists in its objects may have any length (Endpoints).
     pub long_lists: bool,
-    /// There can be no objects: the list is empty, and a write is refused with an explanation. For kinds that clients ask for without a look at
-    /// discovery.
-    pub absent: bool,
 }
 
 impl Resource {
@@ -87,8 +114,10 @@ impl Resource {
         let names = Names::new(group, version, resource, kind);
         Self {
             storage: (group.to_owned(), resource.to_owned()),
-            upstream_directory: "",
+            upstream_directory: Cow::Borrowed(""),
             storage_version: names.gvr.api_version(),
+            is_storage_version: true,
+            form: names.gvr.api_version(),
             names: Arc::new(names),
             verbs: Verb::ALL.to_vec(),
             subresources: Vec::new(),
@@ -106,7 +135,6 @@ impl Resource {
             action: None,
             deprecation: None,
             long_lists: false,
-            absent: false,
         }
     }
 
@@ -129,19 +157,19 @@ impl Resource {
 
     /// Sets `upstream_directory`.
     pub fn in_upstream_directory(mut self, name: &'static str) -> Self {
-        self.upstream_directory = name;
+        self.upstream_directory = Cow::Borrowed(name);
         self
     }
 
     /// The key in upstream's errors: `/pods/default/web`.
     pub(crate) fn upstream_key(&self, namespace: &str, name: &str) -> String {
-        let directory = if self.upstream_directory.is_empty() { &self.gvr.resource } else { self.upstream_directory };
+        let directory = if self.upstream_directory.is_empty() { &self.gvr.resource } else { &*self.upstream_directory };
         if self.namespaced { format!("/{directory}/{namespace}/{name}") } else { format!("/{directory}/{name}") }
     }
 
     /// Every response has this warning.
-    pub fn deprecated(mut self, warning: &'static str) -> Self {
-        self.deprecation = Some(warning);
+    pub fn deprecated(mut self, warning: impl Into<Cow<'static, str>>) -> Self {
+        self.deprecation = Some(warning.into());
         self
     }
 
@@ -153,12 +181,6 @@ impl Resource {
     /// Categories.
     pub fn category(self, name: &str) -> Self {
         self.rename(|names| names.categories.push(name.to_owned()))
-    }
-
-    /// There can be no objects: see [`Resource::absent`].
-    pub fn not_here_yet(mut self) -> Self {
-        self.absent = true;
-        self
     }
 
     /// Makes tables with the columns of `table`.
@@ -174,9 +196,23 @@ impl Resource {
     }
 
     /// Has a schema of its own: an `openAPIV3Schema`.
-    pub fn with_schema(mut self, open_api: Value) -> Self {
-        self.own_schema = Some(OwnSchema { schema: Schema::from_open_api(&open_api), open_api: Arc::new(open_api) });
+    pub fn with_schema(mut self, open_api: &Value) -> Self {
+        self.own_schema = Some(Arc::new(OwnSchema::new(open_api)));
         self
+    }
+
+    /// Has this schema of its own.
+    pub fn with_own_schema(mut self, schema: Arc<OwnSchema>) -> Self {
+        self.own_schema = Some(schema);
+        self
+    }
+
+    /// Another singular name and list kind than those that are made of the kind.
+    pub fn called(self, singular: &str, list_kind: &str) -> Self {
+        self.rename(|names| {
+            names.singular = singular.to_owned();
+            names.list_kind = list_kind.to_owned();
+        })
     }
 
     /// Allocates for its objects.
@@ -258,6 +294,15 @@ impl Resource {
     pub fn stored_as(mut self, group: &str, resource: &str, api_version: &str, convertor: impl Convertor) -> Self {
         self.storage = (group.to_owned(), resource.to_owned());
         self.storage_version = api_version.to_owned();
+        self.is_storage_version = false;
+        self.convertor = Some(Arc::new(convertor));
+        self
+    }
+
+    /// Converts what is read, though this is the version of the storage: what was written by an older schema gets the defaults of this one and
+    /// loses what it does not know. `form` names the schema.
+    pub fn read_by(mut self, form: String, convertor: impl Convertor) -> Self {
+        self.form = form;
         self.convertor = Some(Arc::new(convertor));
         self
     }
@@ -265,7 +310,7 @@ impl Resource {
     /// The schema of its objects: its own, or the published one.
     pub fn schema(&self) -> Schema {
         let published = || Schema::for_kind(&self.gvk()).unwrap_or_else(Schema::any);
-        let own = self.own_schema.as_ref().map(|own| own.schema.clone());
+        let own = self.own_schema.as_ref().map(|own| own.schema());
         own.unwrap_or_else(|| self.published_schema.get_or_init(published).clone())
     }
 
@@ -286,7 +331,7 @@ impl Resource {
 
     /// Whether objects are stored in the version of this resource, among those that share a storage.
     pub fn is_storage(&self) -> bool {
-        self.action.is_none() && self.convertor.is_none()
+        self.action.is_none() && self.is_storage_version
     }
 
     /// The key prefix of its objects: `/core/pods/` and so on; namespace and name follow.

@@ -113,7 +113,6 @@ impl Target {
         let served = subresource.as_ref().map_or(&resource.verbs, |s| &s.verbs);
         match served.contains(&verb) {
             true => Ok(Self { resource: resource.clone(), subresource, verb }),
-            false if resource.absent => Err(absent(resource)),
             false => Err(not_allowed()),
         }
     }
@@ -155,14 +154,4 @@ fn in_scope(resource: &Resource, info: &RequestInfo) -> Result<(), Status> {
 
 pub(crate) fn not_allowed() -> Status {
     Status::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
-}
-
-/// 405 for a write of a kind that is only listed.
-fn absent(resource: &Resource) -> Status {
-    let text = format!(
-        "sampan has no {kind} yet: the list of {plural} is served, and is always empty, since kubectl asks for it",
-        kind = resource.kind,
-        plural = resource.gvr.resource
-    );
-    Status::new(Reason::MethodNotAllowed, text)
 }

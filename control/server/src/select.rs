@@ -72,11 +72,11 @@ impl Filter {
 /// Whether a field can be selected. Kinds with selectable fields list all of them, so that cluster-scoped ones do not list the namespace; for
 /// other kinds both metadata fields can be selected.
 fn known(resource: &Resource, field: &str) -> bool {
-    let own = resource.strategy.field_labels();
+    let own = resource.strategy.selectable();
     match field {
         "metadata.name" => true,
         "metadata.namespace" => resource.namespaced || own.is_empty(),
-        field => own.contains(&field),
+        field => own.position(field).is_some(),
     }
 }
 

@@ -1,15 +1,31 @@
 //! The server as a value: its parts, and the look-up of stored objects.
 
 use crate::{
-    Context, Delta, Ids, Names, Objects, Resource, User, admission::Admission, audit::Audit, authn::Authenticator,
-    authz::Authorizer, call::Call, context::Operation, dialer::Dialer, health::Checks, limits::Limits,
-    metrics::Metrics, nodes::Nodes, parsed::Parsed, payload::Item, registry::Registry,
+    Context, Delta, Ids, Names, Objects, Resource, User,
+    admission::Admission,
+    audit::Audit,
+    authn::Authenticator,
+    authz::Authorizer,
+    call::Call,
+    context::Operation,
+    definitions::{Definitions, Served},
+    dialer::Dialer,
+    health::Checks,
+    limits::Limits,
+    metrics::Metrics,
+    nodes::Nodes,
+    parsed::Parsed,
+    payload::Item,
+    registry::Registry,
+    webhook::{Home, Webhooks},
 };
 use api::{Clock, Object};
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::Value;
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Weak},
+};
 use store::{Changes, Event, Revision, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +55,10 @@ pub struct Options {
 pub struct Parts {
     /// The resources, in the order of discovery.
     pub resources: Vec<Resource>,
+    /// What calls webhooks for the parts.
+    pub webhooks: Option<Webhooks>,
+    /// What makes further resources of stored objects.
+    pub definitions: Option<Arc<dyn Definitions>>,
     /// The admission plugins, in their order.
     pub admission: Vec<Arc<dyn Admission>>,
     /// The authenticators, in their order.
@@ -67,7 +87,7 @@ pub struct Server(Arc<Inner>);
 
 struct Inner {
     options: Options,
-    registry: ArcSwap<Registry>,
+    served: Served,
     parts: Parts,
     limits: Limits,
     checks: Checks,
@@ -78,9 +98,16 @@ struct Inner {
 impl Server {
     /// Builds the server, and loads the allocators from the stored objects.
     pub fn new(options: Options, mut parts: Parts) -> Self {
-        let registry = Registry::new(std::mem::take(&mut parts.resources));
+        let mut served = Served::new(std::mem::take(&mut parts.resources));
+        if let Some(definitions) = parts.definitions.clone() {
+            let (group, resource) = definitions.source();
+            if let Some(source) = served.builtin().iter().find(|r| r.gvr.group == group && r.gvr.resource == resource) {
+                let changes = options.store.changes(&source.prefix());
+                served.defined_by(definitions, changes);
+            }
+        }
         let server = Self(Arc::new(Inner {
-            registry: ArcSwap::from_pointee(registry),
+            served,
             limits: Limits::new(parts.exempt),
             checks: Checks::default(),
             metrics: Metrics::new(options.metrics.clone()),
@@ -88,6 +115,9 @@ impl Server {
             options,
             parts,
         }));
+        if let Some(webhooks) = &server.0.parts.webhooks {
+            webhooks.attach(Box::new(Late(Arc::downgrade(&server.0))));
+        }
         let store = server.store().clone();
         // Not for liveness: the store recovers by itself if that is possible, and a restart cannot do more.
         server.checks().register("store", true, move || match store.failure() {
@@ -100,7 +130,7 @@ impl Server {
 
     fn load_allocators(&self) {
         let snapshot = self.store().snapshot(None).expect("the newest state is always there");
-        for resource in self.registry().load().all() {
+        for resource in self.0.served.builtin() {
             let Some(allocator) = &resource.allocator else { continue };
             for entry in snapshot.range(&resource.prefix(), None) {
                 allocator.load(&entry.payload.stored().object());
@@ -133,8 +163,15 @@ impl Server {
         &self.0.options.ids
     }
 
-    pub(crate) fn registry(&self) -> &ArcSwap<Registry> {
-        &self.0.registry
+    /// What is served now.
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        self.0.served.registry(|since| {
+            let source = self.0.parts.definitions.as_ref().map(|definitions| definitions.source());
+            let (group, resource) = source.unwrap_or_default();
+            let source = self.0.served.builtin().iter().find(|r| r.gvr.group == group && r.gvr.resource == resource);
+            let prefix = source.map(|source| source.prefix()).unwrap_or_default();
+            delta(self.store(), &prefix, since)
+        })
     }
 
     pub(crate) fn admission(&self) -> &[Arc<dyn Admission>] {
@@ -198,16 +235,29 @@ impl Server {
     }
 }
 
+/// The server, as long as it lives: what it is made of must not keep it.
+struct Late(Weak<Inner>);
+
+impl Home for Late {
+    fn objects(&self) -> Option<Arc<dyn Objects>> {
+        self.0.upgrade().map(|inner| Server(inner).objects())
+    }
+
+    fn uid(&self) -> String {
+        self.0.upgrade().map(|inner| inner.options.ids.uid()).unwrap_or_default()
+    }
+}
+
 impl Objects for Server {
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        let registry = self.registry().load();
+        let registry = self.registry();
         let resource = registry.find(group, resource).filter(|found| found.is_storage())?;
         let entry = self.store().get(&resource.key(namespace, name))?;
         Some(self.0.parsed.object(&entry))
     }
 
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>> {
-        let registry = self.registry().load();
+        let registry = self.registry();
         let (Some(resource), Ok(snapshot)) = (registry.find(group, resource), self.store().snapshot(None)) else {
             return Vec::new();
         };
@@ -219,12 +269,12 @@ impl Objects for Server {
     }
 
     fn changes(&self, group: &str, resource: &str) -> Changes {
-        let prefix = self.registry().load().find(group, resource).map(|found| found.prefix());
+        let prefix = self.registry().find(group, resource).map(|found| found.prefix());
         prefix.map_or_else(Changes::default, |prefix| self.store().changes(&prefix))
     }
 
     fn since(&self, group: &str, resource: &str, revision: Option<Revision>) -> Delta {
-        match self.registry().load().find(group, resource) {
+        match self.registry().find(group, resource) {
             Some(found) => delta(self.store(), &found.prefix(), revision),
             None => Delta { revision: 0, whole: true, changes: Vec::new() },
         }

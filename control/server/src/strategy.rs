@@ -78,6 +78,38 @@ impl Drop for Reservation {
     }
 }
 
+/// The selectable fields of a kind.
+#[derive(Clone, Copy, Debug)]
+pub enum Selectable<'a> {
+    /// Of a built-in kind.
+    Known(&'a [&'static str]),
+    /// Of a defined one.
+    Defined(&'a [String]),
+}
+
+impl<'a> Selectable<'a> {
+    /// Their names.
+    pub fn iter(self) -> Box<dyn Iterator<Item = &'a str> + 'a> {
+        match self {
+            Self::Known(names) => Box::new(names.iter().copied()),
+            Self::Defined(names) => Box::new(names.iter().map(String::as_str)),
+        }
+    }
+
+    /// The place of a name.
+    pub fn position(self, name: &str) -> Option<usize> {
+        match self {
+            Self::Known(names) => names.iter().position(|known| *known == name),
+            Self::Defined(names) => names.iter().position(|known| known == name),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.iter().next().is_none()
+    }
+}
+
 /// The content of `/scale`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scale {
@@ -167,6 +199,11 @@ pub trait Strategy: Send + Sync + 'static {
         &[]
     }
 
+    /// The same, for kinds that are defined by objects.
+    fn selectable(&self) -> Selectable<'_> {
+        Selectable::Known(self.field_labels())
+    }
+
     /// The value of a selectable field; an absent one is empty.
     fn field(&self, object: &Object, label: &str) -> String {
         let path: Vec<&str> = label.split('.').collect();
@@ -185,7 +222,7 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// The message of the 400 for a field that is not selectable.
     fn unknown_field(&self, label: &str) -> String {
-        if self.field_labels().is_empty() {
+        if self.selectable().is_empty() {
             return format!("{label:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
         }
         format!("field label not supported: {label}")
@@ -216,6 +253,11 @@ pub trait Strategy: Send + Sync + 'static {
             observed: object.int_at(&["status", "replicas"]).unwrap_or(0),
             selector: context::selector_text(object.at(&["spec", "selector"])),
         }
+    }
+
+    /// Where `/scale` finds the wanted replicas.
+    fn replicas_path(&self) -> Vec<&str> {
+        vec!["spec", "replicas"]
     }
 
     /// Paths that a write of the main resource (`""`) or of a subresource never owns in managedFields. Where there is `/status`, only its writes

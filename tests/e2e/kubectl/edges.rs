@@ -29,14 +29,12 @@ fn what_is_not_there_says_so_at_once() {
     let c = machine.up(&[]);
     c.kubectl(&["create", "deployment", "d", "--image=hello:1", "--port=8080"]);
     c.kubectl(&["rollout", "status", "deployment/d", "--timeout=60s"]);
-    let missing = "the server could not find the requested resource";
     for (args, said) in [
         (&["cp", "d:/x", "/tmp/x"][..], "not found"),
-        (&["create", "ingress", "i", "--rule=a/b=c:80"], missing),
-        (&["get", "csidrivers"], "the server doesn't have a resource type \"csidrivers\""),
-        (&["get", "ingress"], "the server doesn't have a resource type \"ingress\""),
+        (&["get", "clustertrustbundles"], "the server doesn't have a resource type \"clustertrustbundles\""),
+        (&["get", "gateway"], "the server doesn't have a resource type \"gateway\""),
         (&["certificate", "approve", "x"], "certificatesigningrequests.certificates.k8s.io \"x\" not found"),
-        (&["explain", "netpol"], "the server doesn't have a resource type \"netpol\""),
+        (&["explain", "gateway"], "the server doesn't have a resource type \"gateway\""),
         (&["get", "--raw", "/api/v1/namespaces/default/services/d/proxy/"], "endpoints \"d\" not found"),
         (&["get", "pods", "--as=bob"], "Forbidden"),
         (&["logs", "nothing"], "pods \"nothing\" not found"),
@@ -48,7 +46,7 @@ fn what_is_not_there_says_so_at_once() {
         let text = refused(&c, args);
         assert!(text.contains(said), "{args:?}: {text}");
     }
-    for kind in ["apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy", "apiVersion: example.com/v1\nkind: Foo"] {
+    for kind in ["apiVersion: networking.k8s.io/v1\nkind: Gateway", "apiVersion: example.com/v1\nkind: Foo"] {
         for args in [&["apply", "-f", "-"][..], &["create", "-f", "-"], &["apply", "--server-side", "-f", "-"]] {
             let text = c.kubectl_fails(args, &format!("{kind}\nmetadata: {{name: x}}\n"));
             assert!(text.contains("no matches for kind"), "{args:?}: {text}");

@@ -413,7 +413,7 @@ impl<'a> Walk<'a> {
             Kind::Bytes => Value::from(""),
             // Go writes all fields without `omitempty`.
             Kind::Struct(id) => {
-                let required = self.arena.structure(id).fields.iter().filter(|field| field.required);
+                let required = self.arena.structure(id).fields.iter().filter(|field| field.required && !field.pointer);
                 let zeros = required.map(|field| (field.name.to_string(), self.zero(field.node)));
                 Value::Object(zeros.filter(|(_, zero)| !zero.is_null() && !zero.is_object()).collect())
             }

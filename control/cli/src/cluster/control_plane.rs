@@ -106,6 +106,7 @@ impl ControlPlane {
                 agent::HONOURED.iter().chain(network::HONOURED).copied().chain(scheduler::honoured()),
             ),
             rbac: kinds::Rbac::default(),
+            webhooks: kinds::webhooks_by(dependencies.dialer.clone()),
         };
         let options = server::Options {
             store: store.clone(),

@@ -15,11 +15,12 @@ pub(super) struct DefaultStorageClass {
 
 impl Default for DefaultStorageClass {
     fn default() -> Self {
-        Self { default: Derived::new("storage.k8s.io", "storageclasses", default_of) }
+        Self { default: Derived::new("storage.k8s.io", "storageclasses", |classes| newest(&classes, is_default)) }
     }
 }
 
-fn default_of(classes: Vec<Arc<Object>>) -> Option<String> {
+/// The name of the newest of the default classes.
+pub(super) fn newest(classes: &[Arc<Object>], is_default: fn(&Object) -> bool) -> Option<String> {
     // They come by name: the first of those made in the same second is taken.
     let made = |class: &Object| class.str_at(&["metadata", "creationTimestamp"]).unwrap_or_default().to_owned();
     let newest = classes.iter().filter(|class| is_default(class)).rev().max_by_key(|class| made(class));
@@ -58,13 +59,13 @@ mod tests {
                 "{{metadata: {{name: {name}, creationTimestamp: '{made}', annotations: {{storageclass.kubernetes.io/is-default-class: '{default}'}}}}}}"
             )))
         };
-        assert_eq!(default_of(vec![class("a", false, "2026-01-02T00:00:00Z")]), None);
-        let all = vec![
+        assert_eq!(newest(&[class("a", false, "2026-01-02T00:00:00Z")], is_default), None);
+        let all = [
             class("a", true, "2026-01-01T00:00:00Z"),
             class("b", true, "2026-01-02T00:00:00Z"),
             class("c", true, "2026-01-02T00:00:00Z"),
             class("d", false, "2026-01-03T00:00:00Z"),
         ];
-        assert_eq!(default_of(all).as_deref(), Some("b"));
+        assert_eq!(newest(&all, is_default).as_deref(), Some("b"));
     }
 }

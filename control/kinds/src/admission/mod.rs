@@ -2,6 +2,7 @@
 //! ([`server::Objects`]), never from disk.
 
 mod certificates;
+mod defaultingressclass;
 mod defaultstorageclass;
 mod defaulttolerationseconds;
 mod escalationcheck;
@@ -9,12 +10,14 @@ pub(crate) mod imageadvice;
 mod limitranger;
 mod namespacelifecycle;
 mod persistentvolumeclaimresize;
+mod policyparameters;
 mod priority;
 mod resourcequota;
 mod runtimeclass;
 mod serviceaccount;
 mod storageobjectinuseprotection;
 mod taintnodes;
+pub mod webhooks;
 
 #[cfg(test)]
 mod tests;
@@ -37,9 +40,11 @@ pub(crate) fn all(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<
         Arc::new(persistentvolumeclaimresize::PersistentVolumeClaimResize),
         Arc::new(runtimeclass::RuntimeClass),
         Arc::new(escalationcheck::EscalationCheck { authorizer: authorizer.clone(), rbac: settings.rbac.clone() }),
+        Arc::new(policyparameters::PolicyParameters(authorizer.clone())),
         Arc::new(certificates::CertificateApproval(authorizer.clone())),
         Arc::new(certificates::CertificateSigning(authorizer.clone())),
         Arc::new(certificates::CertificateSubjectRestriction),
+        Arc::new(defaultingressclass::DefaultIngressClass::default()),
     ];
     if let Some(advice) = &settings.image_advice {
         all.push(Arc::new(imageadvice::Images(advice.clone())));

@@ -72,9 +72,11 @@ fn the_order_is_upstreams() {
             "PersistentVolumeClaimResize",
             "RuntimeClass",
             "EscalationCheck",
+            "PolicyParameters",
             "CertificateApproval",
             "CertificateSigning",
             "CertificateSubjectRestriction",
+            "DefaultIngressClass",
             "ResourceQuota"
         ]
     );
@@ -243,4 +245,28 @@ async fn new_nodes_are_not_ready() {
     let nodes = resource("", "nodes", "Node").cluster_scoped();
     let node = admit(&attributes(nodes, Stored::default(), Operation::Create), "{metadata: {name: n1}}").await.unwrap();
     assert_eq!(node.list_at(&["spec", "taints"])[0]["key"], "node.kubernetes.io/not-ready");
+}
+
+#[tokio::test]
+async fn an_ingress_without_a_class_gets_the_default_one() {
+    let class = "{metadata: {name: c, annotations: {ingressclass.kubernetes.io/is-default-class: 'true'}}, spec: {controller: a/b}}";
+    let of = |operation| {
+        let stored = Stored::default().with("", "namespaces", "{metadata: {name: default}, status: {phase: Active}}");
+        attributes(
+            resource("networking.k8s.io", "ingresses", "Ingress"),
+            stored.with("networking.k8s.io", "ingressclasses", class),
+            operation,
+        )
+    };
+    for (operation, rest, wanted) in [
+        (Operation::Create, "spec: {}", Some("c")),
+        (Operation::Create, "spec: {ingressClassName: d}", Some("d")),
+        (Operation::Update, "spec: {}", None),
+    ] {
+        let ingress = admit(&of(operation), &format!("{{metadata: {{name: i, namespace: default}}, {rest}}}")).await;
+        assert_eq!(ingress.expect("admitted").str_at(&["spec", "ingressClassName"]), wanted, "{rest}");
+    }
+    let old = "{metadata: {name: i, namespace: default, annotations: {kubernetes.io/ingress.class: e}}, spec: {}}";
+    let ingress = admit(&of(Operation::Create), old).await.expect("admitted");
+    assert_eq!(ingress.at(&["spec", "ingressClassName"]), None);
 }

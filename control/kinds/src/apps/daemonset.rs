@@ -114,7 +114,7 @@ impl Strategy for DaemonSets {
 
     fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
         let mut out = Vec::new();
-        At::of(object, "spec").get("selector").immutable(At::of(old, "spec").get("selector"), &mut out);
+        rules::selector_stays(At::of(object, "spec").get("selector"), At::of(old, "spec").get("selector"), &mut out);
         out
     }
 

@@ -4,7 +4,7 @@ use crate::{
     Capabilities,
     apps::{deployment, workload},
     at::At,
-    cells, edit, podspec,
+    cells, edit, podspec, rules,
 };
 use api::{Cause, Object};
 use jiff::Timestamp;
@@ -60,7 +60,7 @@ impl Strategy for ReplicaSets {
 
     fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
         let mut out = Vec::new();
-        At::of(object, "spec").get("selector").immutable(At::of(old, "spec").get("selector"), &mut out);
+        rules::selector_stays(At::of(object, "spec").get("selector"), At::of(old, "spec").get("selector"), &mut out);
         out
     }
 

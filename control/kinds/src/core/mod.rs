@@ -1,5 +1,6 @@
 //! The core group.
 
+pub(crate) mod componentstatus;
 pub(crate) mod configmap;
 pub(crate) mod endpoints;
 pub(crate) mod limitrange;

@@ -233,6 +233,38 @@ fn capacity(capacity: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
+/// The spec of a volume that has no PersistentVolume (in a VolumeAttachment).
+pub(crate) fn validate_inline(spec: At<'_>, out: &mut Vec<Cause>) {
+    const INLINE: &str = "in the context of inline volumes";
+    let no = |name| {
+        (!spec.get(name).is_empty()).then(|| spec.get(name).forbidden(&format!("may not be specified {INLINE}")))
+    };
+    if spec.get("claimRef").is_set() {
+        out.push(spec.get("claimRef").forbidden(&format!("may not be specified {INLINE}")));
+    }
+    out.extend(no("capacity"));
+    if !spec.get("csi").is_set() {
+        out.push(spec.get("csi").required(&format!("has to be specified {INLINE}")));
+    }
+    let (modes, policy) = (spec.get("accessModes"), spec.get("persistentVolumeReclaimPolicy"));
+    if modes.is_empty() {
+        out.push(modes.required(""));
+    }
+    claims::access_modes(modes, out);
+    if !policy.is_empty() && policy.str() != "Retain" {
+        out.push(policy.forbidden(&format!("may only be Retain {INLINE}")));
+    }
+    if spec.get("nodeAffinity").is_set() {
+        out.push(spec.get("nodeAffinity").forbidden(&format!("may not be specified {INLINE}")));
+    }
+    source(spec, out);
+    out.extend(no("storageClassName"));
+    let mode = spec.get("volumeMode");
+    if mode.is_set() && mode.str() != "Filesystem" {
+        out.push(mode.forbidden(&format!("may not specify volumeMode other than Filesystem {INLINE}")));
+    }
+}
+
 /// There is exactly one source.
 fn source(spec: At<'_>, out: &mut Vec<Cause>) {
     let mut sources = SOURCES.iter().map(|name| (*name, spec.get(name))).filter(|(_, source)| source.is_set());
@@ -358,7 +390,6 @@ mod tests {
                 "accessModes: [ReadWriteOnce], capacity: {storage: 1}, csi: {nodePublishSecretRef: {name: a}}",
                 expect![[r#"
                     spec.csi.driver: Required value
-                    spec.csi.driver: Invalid value: "": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
                     spec.csi.volumeHandle: Required value
                     spec.csi.nodePublishSecretRef.namespace: Required value
                 "#]],

@@ -29,7 +29,7 @@ pub(crate) fn resources() -> [Resource; 2] {
     [("pods", About::Pods), ("services", About::Service)].map(|(name, about)| {
         Resource::answered(GROUP, VERSION, name, "MetricValueList", Arc::new(about))
             .verbs(&[])
-            .with_schema(schema())
+            .with_schema(&schema())
             .with_action(METRIC, kind.clone(), &[Verb::Get], about)
     })
 }

@@ -11,7 +11,7 @@ use std::{collections::HashMap, sync::Arc};
 pub(crate) fn resource() -> Resource {
     Resource::answered(GROUP, VERSION, "nodes", "NodeMetrics", Arc::new(NodeMetrics))
         .verbs(&[Verb::Get, Verb::List])
-        .with_schema(schema("usage", usage_schema()))
+        .with_schema(&schema("usage", usage_schema()))
         .with_table(Table)
         .cluster_scoped()
 }

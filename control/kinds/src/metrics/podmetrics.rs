@@ -18,7 +18,7 @@ pub(crate) fn resource() -> Resource {
     });
     Resource::answered(GROUP, VERSION, "pods", "PodMetrics", Arc::new(PodMetrics))
         .verbs(&[Verb::Get, Verb::List])
-        .with_schema(schema("containers", json!({"type": "array", "items": container})))
+        .with_schema(&schema("containers", json!({"type": "array", "items": container})))
         .with_table(Table)
 }
 

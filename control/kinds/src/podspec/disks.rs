@@ -87,6 +87,7 @@ fn azure_disk(source: At<'_>, out: &mut Vec<Cause>) {
 pub(crate) fn csi_driver(driver: At<'_>, out: &mut Vec<Cause>) {
     if driver.is_empty() {
         out.push(driver.required(""));
+        return;
     }
     if driver.str().len() > 63 {
         out.push(Cause::too_long(&driver.field(), 63));

@@ -29,7 +29,10 @@ pub(crate) use label_keys::merge as merge_label_keys;
 pub(crate) use resources::{container_name as container_resource_name, container_resources, qos_class, whole_number};
 pub(crate) use scheduling::{TAINT_EFFECTS, node_selector, tolerations};
 pub(crate) use volumes::one_source as validate_volume_source;
-pub(crate) use warnings::{our_annotations as annotation_warnings, pod as pod_warnings, template as template_warnings};
+pub(crate) use warnings::{
+    deprecated_label as deprecated_node_label, our_annotations as annotation_warnings, pod as pod_warnings,
+    template as template_warnings,
+};
 
 /// Most warnings that are collected; these are already more than the headers can hold (4 KiB).
 const MAX_WARNINGS: usize = 200;
@@ -78,7 +81,8 @@ pub(crate) fn validate_template_metadata(template: At<'_>, out: &mut Vec<Cause>)
 
 const MAX_ANNOTATIONS: usize = 256 * 1024;
 
-fn annotation_keys(annotations: At<'_>, out: &mut Vec<Cause>) {
+/// The keys of annotations, and how large they are in all.
+pub(crate) fn annotation_keys(annotations: At<'_>, out: &mut Vec<Cause>) {
     let mut size = 0;
     for (key, value) in annotations.entries() {
         if rules::full(out) {

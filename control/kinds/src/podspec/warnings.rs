@@ -59,7 +59,8 @@ fn warnings(capabilities: &Capabilities, spec: At<'_>, metadata: At<'_>) -> Vec<
     out
 }
 
-fn deprecated_label(key: &str) -> Option<&'static str> {
+/// What upstream says of a deprecated label of nodes.
+pub(crate) fn deprecated_label(key: &str) -> Option<&'static str> {
     Some(match key {
         "beta.kubernetes.io/arch" => "deprecated since v1.14; use \"kubernetes.io/arch\" instead",
         "beta.kubernetes.io/os" => "deprecated since v1.14; use \"kubernetes.io/os\" instead",

@@ -1,6 +1,6 @@
 //! StorageClass: how volumes for claims are made.
 
-use crate::{at::At, cells, edit, rules};
+use crate::{at::At, cells, edit, podspec, rules};
 use api::{Cause, CauseKind, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -30,7 +30,10 @@ struct Classes;
 
 /// The resource.
 pub(crate) fn resource() -> Resource {
-    Resource::new("storage.k8s.io", "v1", "storageclasses", "StorageClass", Classes).short(&["sc"]).cluster_scoped()
+    Resource::new("storage.k8s.io", "v1", "storageclasses", "StorageClass", Classes)
+        .short(&["sc"])
+        .cluster_scoped()
+        .returning_deleted()
 }
 
 impl Strategy for Classes {
@@ -40,14 +43,8 @@ impl Strategy for Classes {
     }
 
     fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
-        let (mut out, provisioner) = (Vec::new(), At::of(object, "provisioner"));
-        if provisioner.is_empty() {
-            out.push(provisioner.required(""));
-        } else {
-            let lower = json!(provisioner.str().to_lowercase());
-            let problems = names::qualified_name(&provisioner.str().to_lowercase());
-            out.extend(problems.iter().map(|text| Cause::invalid(&provisioner.field(), &lower, text)));
-        }
+        let mut out = Vec::new();
+        driver_name(At::of(object, "provisioner"), &mut out);
         parameters(At::of(object, "parameters"), &mut out);
         let policy = At::of(object, "reclaimPolicy");
         if !policy.is_empty() && !["Delete", "Retain"].contains(&policy.str()) {
@@ -68,9 +65,29 @@ impl Strategy for Classes {
         }
         out
     }
+
+    fn warnings(&self, _cx: &Context, object: &Object, _old: Option<&Object>) -> Vec<String> {
+        let terms = At::of(object, "allowedTopologies").items();
+        let keys = terms.flat_map(|term| term.get("matchLabelExpressions").items()).map(|one| one.get("key"));
+        let warned = keys
+            .filter_map(|key| podspec::deprecated_node_label(key.str()).map(|text| format!("{}: {text}", key.field())));
+        warned.take(MAX_SAME).collect()
+    }
 }
 
-fn parameters(parameters: At<'_>, out: &mut Vec<Cause>) {
+/// The name of a driver that makes or changes volumes.
+pub(super) fn driver_name(at: At<'_>, out: &mut Vec<Cause>) {
+    if at.is_empty() {
+        out.push(at.required(""));
+        return;
+    }
+    let lower = at.str().to_lowercase();
+    let shown = json!(lower);
+    out.extend(names::qualified_name(&lower).iter().map(|text| Cause::invalid(&at.field(), &shown, text)));
+}
+
+/// What is passed on to a driver.
+pub(super) fn parameters(parameters: At<'_>, out: &mut Vec<Cause>) {
     if parameters.len() > MAX_PARAMETERS {
         out.push(Cause::too_long(&parameters.field(), MAX_PARAMETERS));
         return;
@@ -87,7 +104,7 @@ fn parameters(parameters: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// The most equal causes that are listed for one term.
+/// The most equal causes that are listed for one term, and the most warnings.
 const MAX_SAME: usize = 100;
 
 fn topologies(topologies: At<'_>, out: &mut Vec<Cause>) {
@@ -99,17 +116,16 @@ fn topologies(topologies: At<'_>, out: &mut Vec<Cause>) {
                 return;
             }
             let (key, values) = (expression.get("key"), expression.get("values"));
-            rules::qualified(key, out);
             if values.is_empty() {
                 out.push(values.required(""));
             }
             let mut seen = HashSet::new();
             for value in values.items() {
-                rules::label_value(value, out);
                 if !seen.insert(value.str()) {
                     out.push(value.duplicate());
                 }
             }
+            rules::qualified(key, out);
             if !keys.insert(key.str()) {
                 out.push(key.duplicate());
             }
@@ -153,7 +169,7 @@ impl TableConvertor for Classes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{created, errors, row, update_errors};
+    use crate::testing::{context, created, errors, row, update_errors};
     use expect_test::expect;
 
     fn text(rest: &str) -> String {
@@ -200,6 +216,18 @@ mod tests {
             reclaimPolicy: Invalid value: "Retain": field is immutable
         "#]]
         .assert_eq(&update_errors(&Classes, &new, &old));
+    }
+
+    #[test]
+    fn deprecated_labels_are_warned_of() {
+        let terms = ", provisioner: p, allowedTopologies: [{matchLabelExpressions: [{key: failure-domain.beta.kubernetes.io/zone, values: [a]}]}]";
+        let said = Classes.warnings(&context(), &created(&Classes, &text(terms)), None);
+        assert_eq!(
+            said,
+            [
+                "allowedTopologies[0].matchLabelExpressions[0].key: deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead"
+            ]
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! OpenAPI v3 per group-version, and v2 as JSON and protobuf, built on first use and kept compressed. Clients use them for PATCH types,
 //! `fieldValidation`, merge keys of three-way patches, and the texts of `kubectl explain`. Follows kube-openapi's handlers.
 
+mod own;
 mod paths;
 mod protobuf;
 
@@ -16,7 +17,7 @@ pub(crate) use paths::Version;
 
 /// Answers `/openapi/…`; `None` if there is no such document.
 pub(crate) async fn answer(server: &Server, call: &Call, path: &str) -> Result<Option<Response<Body>>, Status> {
-    let registry = server.registry().load_full();
+    let registry = server.registry();
     if path == "/openapi/v2" {
         let (hash, of) = (hash(&registry, None), registry.clone());
         if wants_protobuf(call) {
@@ -85,7 +86,7 @@ fn hash(registry: &Registry, only: Option<(&str, &str)>) -> String {
         }
         // Published schemas only change with the version of the program.
         if let Some(own) = &resource.own_schema {
-            digest.update(own.open_api.to_string());
+            digest.update(own.digest());
         }
     }
     hex::encode_upper(digest.finalize())
@@ -154,35 +155,17 @@ fn definitions(registry: &Registry, only: Option<(&str, &str)>, version: schemas
         let list = api::GroupVersionKind { kind: resource.list_kind.clone(), ..resource.gvk() };
         let kinds = [resource.gvk(), list].into_iter().chain(resource.subresources.iter().map(|s| s.kind.clone()));
         names.extend(kinds.filter_map(|k| schemas::definition_name(&k)));
+        if resource.own_schema.is_some() {
+            names.extend(own::METADATA);
+        }
     }
     let mut all = schemas::definitions(names, version);
-    for resource in of(registry, only).filter(|r| r.own_schema.is_some()) {
-        own_definitions(&mut all, resource);
+    for resource in of(registry, only) {
+        if let Some(own) = &resource.own_schema {
+            own::add(&mut all, resource, own, version);
+        }
     }
     all
-}
-
-/// The definitions of a resource with a schema of its own, and of its list.
-fn own_definitions(all: &mut Value, resource: &Resource) {
-    let Some(own) = &resource.own_schema else { return };
-    let gvr = &resource.gvr;
-    let known = |kind: &str| json!([{"group": gvr.group, "version": gvr.version, "kind": kind}]);
-    let mut definition = (*own.open_api).clone();
-    definition["x-kubernetes-group-version-kind"] = known(&resource.kind);
-    let name = paths::definition_of(resource, &resource.gvk()).unwrap_or_default();
-    let list = json!({
-        "type": "object",
-        "required": ["items"],
-        "properties": {
-            "apiVersion": {"type": "string"},
-            "kind": {"type": "string"},
-            "metadata": {"type": "object"},
-            "items": {"type": "array", "items": definition.clone()},
-        },
-        "x-kubernetes-group-version-kind": known(&resource.list_kind),
-    });
-    all[format!("{name}List")] = list;
-    all[name.as_ref()] = definition;
 }
 
 /// The resources of one group and version, or all.

@@ -1,6 +1,6 @@
 //! The paths of a resource with their operations, in the form that clients expect.
 
-use crate::{Resource, Verb};
+use crate::{Resource, Verb, codec};
 use api::{GroupVersionKind, schema::openapi::definition_name};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
@@ -11,13 +11,6 @@ pub(crate) enum Version {
     V2,
     V3,
 }
-
-const PATCH_TYPES: [&str; 4] = [
-    "application/apply-patch+yaml",
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-];
 
 /// Adds the paths of a resource.
 pub(crate) fn add(paths: &mut Map<String, Value>, resource: &Resource, version: Version) {
@@ -202,7 +195,7 @@ impl Writer<'_> {
                 }
             }
             Version::V2 => {
-                made["consumes"] = if method == "patch" { json!(PATCH_TYPES) } else { json!(["*/*"]) };
+                made["consumes"] = if method == "patch" { json!(self.patch_types()) } else { json!(["*/*"]) };
                 made["produces"] = json!(["application/json", "application/yaml"]);
                 made["schemes"] = json!(["https"]);
                 made["responses"] =
@@ -233,11 +226,18 @@ impl Writer<'_> {
         }
     }
 
+    /// Sorted, as upstream lists them.
+    fn patch_types(&self) -> Vec<&'static str> {
+        let mut types: Vec<&str> = codec::patch_types(self.resource.own_schema.is_some()).collect();
+        types.sort_unstable();
+        types
+    }
+
     fn body_v3(&self, verb: Verb, kind: &GroupVersionKind) -> Option<Value> {
         let schema = self.body(verb, kind)?;
         if verb == Verb::Patch {
             let content: Map<String, Value> =
-                PATCH_TYPES.iter().map(|t| ((*t).to_owned(), json!({"schema": schema}))).collect();
+                self.patch_types().into_iter().map(|t| (t.to_owned(), json!({"schema": schema}))).collect();
             return Some(json!({"content": content, "required": true}));
         }
         Some(json!({"content": {"*/*": {"schema": schema}}}))

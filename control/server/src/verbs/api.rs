@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 #[async_trait::async_trait]
 impl Api for Server {
     fn names(&self, group: &str, resource: &str) -> Option<Arc<Names>> {
-        self.registry().load().find(group, resource).map(|found| found.names.clone())
+        self.registry().find(group, resource).map(|found| found.names.clone())
     }
 
     fn context(&self, call: &Call, operation: Operation, names: &Arc<Names>, dry_run: bool) -> Context {
@@ -29,7 +29,7 @@ impl Api for Server {
 
     async fn update(&self, update: &mut Update, make: Make<'_>) -> Result<Option<String>, Status> {
         let gvr = &update.cx.resource.gvr;
-        let resource = self.registry().load().get(&gvr.group, &gvr.version, &gvr.resource).cloned();
+        let resource = self.registry().get(&gvr.group, &gvr.version, &gvr.resource).cloned();
         let resource = resource.ok_or_else(Status::resource_not_found)?;
         let mut write = write::Write::with(self, resource, update.cx.clone(), &update.manager);
         write.scope = update.scope;
@@ -45,7 +45,7 @@ impl Api for Server {
 
     fn computed(&self, call: &Call, names: &Names, objects: Vec<Object>) -> Result<Response<Body>, Status> {
         let gvr = &names.gvr;
-        let resource = self.registry().load().get(&gvr.group, &gvr.version, &gvr.resource).cloned();
+        let resource = self.registry().get(&gvr.group, &gvr.version, &gvr.resource).cloned();
         computed::answer(self, call, &*resource.ok_or_else(Status::resource_not_found)?, &objects)
     }
 

@@ -107,7 +107,7 @@ pub(super) async fn collection(server: &Server, call: Call, resource: Arc<Resour
 /// Deletes the object that a context names.
 pub(super) async fn by_options(server: &Server, cx: Context, options: &DeleteOptions) -> Result<(), Status> {
     let gvr = &cx.resource.gvr;
-    let resource = server.registry().load().get(&gvr.group, &gvr.version, &gvr.resource).cloned();
+    let resource = server.registry().get(&gvr.group, &gvr.version, &gvr.resource).cloned();
     let resource = resource.ok_or_else(Status::resource_not_found)?;
     remove(server, &resource, cx, options).await.map(drop)
 }

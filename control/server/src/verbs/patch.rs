@@ -39,7 +39,7 @@ impl Patch {
             "application/json-patch+json" => Self::Json,
             "application/merge-patch+json" => Self::Merge,
             "application/strategic-merge-patch+json" => Self::Strategic,
-            _ => return Err(codec::unsupported_patch(media)),
+            _ => return Err(codec::unsupported_patch(media, false)),
         };
         let pairs = media == "application/strategic-merge-patch+json";
         let refuse =
@@ -177,6 +177,10 @@ pub(super) async fn patch(
     }
     let output = call.output(Offers::Tables)?;
     let options = WriteOptions::parse("PatchOptions", &call.query, call.headers(), false)?;
+    let (media, defined) = (negotiate::content_type(call.headers()), resource.own_schema.is_some());
+    if defined && !codec::patch_types(defined).any(|known| known == media) {
+        return Err(codec::unsupported_patch(media, defined));
+    }
     let patch = Patch::decode(call.headers(), &call.body)?;
     let mut write = Write::new(server, &call, &resource, Operation::Update, &options).within(scope);
     let (kind, schema, namespace) = (resource.gvk(), write.schema.clone(), write.cx.namespace.clone());

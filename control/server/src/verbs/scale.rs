@@ -120,7 +120,8 @@ async fn update(server: &Server, call: Call, resource: Arc<Resource>) -> Result<
     codec::enforce_field_validation(&decoded, &kind(), options.field_validation, &mut write.warnings)?;
     let mut scale = decoded.object;
     metadata::match_namespace(&mut scale, &write.cx.namespace, resource.namespaced)?;
-    let make = |old: &Object, _: &mut Vec<String>| change(&call, &scale, old, old.clone(), false);
+    let scales = resource.clone();
+    let make = |old: &Object, _: &mut Vec<String>| change((&call, &scales), &scale, old, old.clone(), false);
     match update_object(&mut write, make).await? {
         Some(written) => finish(&write, output, &resource, written),
         None => Err(Status::not_found(&resource.gvr, &call.info.name)),
@@ -142,7 +143,7 @@ async fn patch(server: &Server, call: Call, resource: Arc<Resource>) -> Result<R
         let scale = scale_of(&scales, old);
         let mut scale = patch::patched(&patch, scale, &kind(), &scale_schema, options.field_validation, warnings)?;
         metadata::match_namespace(&mut scale, old.namespace(), scales.namespaced)?;
-        let change = change(&call, &scale, old, old.clone(), false)?;
+        let change = change((&call, &scales), &scale, old, old.clone(), false)?;
         same_uid(&scales, &scale, old)?;
         Ok(change)
     };
@@ -167,7 +168,7 @@ async fn apply(server: &Server, call: Call, resource: Arc<Resource>) -> Result<R
     own.set(&["apiVersion"], gvk.api_version());
     own.set(&["kind"], gvk.kind.clone());
     if let Some(replicas) = config.at(&["spec", "replicas"]) {
-        own.set(&["spec", "replicas"], replicas.clone());
+        own.set(&resource.strategy.replicas_path(), replicas.clone());
     }
     let make = |old: &Object, _: &mut Vec<String>| {
         let how = ApplyOptions {
@@ -185,8 +186,8 @@ async fn apply(server: &Server, call: Call, resource: Arc<Resource>) -> Result<R
             scale.set(&["metadata", "name"], old.name().to_owned());
         }
         // Replicas that nobody owns are Go's zero, not the default of the kind.
-        scale.set(&["spec", "replicas"], object.int_at(&["spec", "replicas"]).unwrap_or(0));
-        let change = change(&call, &scale, old, object, true)?;
+        scale.set(&["spec", "replicas"], object.int_at(&resource.strategy.replicas_path()).unwrap_or(0));
+        let change = change((&call, &resource), &scale, old, object, true)?;
         same_uid(&resource, &scale, old)?;
         Ok(change)
     };
@@ -222,7 +223,13 @@ fn of_the_scale(mut status: Status, api_version: &str) -> Status {
 }
 
 /// The change that a new Scale makes to the object `old`: `object` with the replicas of the Scale, after uid and resourceVersion are checked.
-fn change(call: &Call, scale: &Object, old: &Object, mut object: Object, owned: bool) -> Result<Change, Status> {
+fn change(
+    (call, resource): (&Call, &Resource),
+    scale: &Object,
+    old: &Object,
+    mut object: Object,
+    owned: bool,
+) -> Result<Change, Status> {
     write::same_name(&call.info.name, scale)?;
     let replicas = scale.int_at(&["spec", "replicas"]).unwrap_or(0);
     if replicas < 0 {
@@ -230,7 +237,7 @@ fn change(call: &Call, scale: &Object, old: &Object, mut object: Object, owned: 
         let cause = Cause::invalid(&field, &json!(replicas), "must be greater than or equal to 0");
         return Err(invalid(&kind(), &call.info.name, &[cause]));
     }
-    object.set(&["spec", "replicas"], replicas);
+    object.set(&resource.strategy.replicas_path(), replicas);
     let version = scale.resource_version();
     let pinned = !matches!(version, "" | "0") && version != old.resource_version();
     if pinned {

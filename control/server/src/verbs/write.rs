@@ -549,12 +549,13 @@ fn prepare_update(write: &mut Write, object: &mut Object, old: &Object) -> Resul
     Ok(reservation)
 }
 
-/// Increments `metadata.generation` after a change outside of metadata and status. To upstream an empty list equals an absent one.
+/// Increments `metadata.generation` after a change outside of metadata and, where there is `/status`, status. To upstream an empty list equals an absent one.
 fn count_generation(resource: &Resource, object: &mut Object, old: &Object) {
     if !resource.generation {
         return;
     }
-    let outside = |key: &&String| !matches!(key.as_str(), "metadata" | "status");
+    let has_status = resource.subresource("status").is_some();
+    let outside = |key: &&String| *key != "metadata" && !(has_status && *key == "status");
     let mut keys = old.0.keys().chain(object.0.keys()).filter(outside);
     let same = keys.all(|key| api::semantic::deep_equal_at(old, object, &[key.as_str()]));
     // The strategy may have counted a change that lies in the metadata (a Deployment's annotations).

@@ -88,7 +88,7 @@ pub(in crate::batch) fn job_spec(spec: At<'_>, out: &mut Vec<Cause>) {
     }
     let manager = spec.get("managedBy");
     if manager.is_set() {
-        domain_prefixed_path(manager, out);
+        rules::domain_prefixed_path(manager, out);
         if manager.str().len() > 63 {
             out.push(Cause::too_long(&manager.field(), 63));
         }
@@ -150,21 +150,6 @@ fn indexed(spec: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-fn domain_prefixed_path(at: At<'_>, out: &mut Vec<Cause>) {
-    let text = at.str();
-    match text.split_once('/') {
-        _ if text.is_empty() => out.push(at.required("")),
-        Some((host, path)) if !host.is_empty() && !path.is_empty() => {
-            at.invalid_all(names::dns1123_subdomain(host), out);
-            let legal = |c: char| c.is_ascii_alphanumeric() || "!$&'()*+,;=:@-._~%/".contains(c);
-            if !path.chars().all(legal) {
-                out.push(at.invalid("must be a valid path segment"));
-            }
-        }
-        _ => out.push(at.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")")),
-    }
-}
-
 pub(super) fn update(object: &Object, old: &Object) -> Vec<Cause> {
     let mut out = Vec::new();
     let (spec, before) = (At::of(object, "spec"), At::of(old, "spec"));
@@ -181,7 +166,7 @@ pub(super) fn update(object: &Object, old: &Object) -> Vec<Cause> {
     {
         out.push(completions.invalid("can only be modified in tandem with spec.parallelism"));
     }
-    spec.get("selector").immutable(before.get("selector"), &mut out);
+    rules::selector_stays(spec.get("selector"), before.get("selector"), &mut out);
     template_update(spec, before, old, &mut out);
     for name in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
         spec.get(name).immutable(before.get(name), &mut out);

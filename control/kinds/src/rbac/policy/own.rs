@@ -9,6 +9,15 @@ pub(super) const ROLES: &[(&str, &[Holder], &[&str])] = &[
         &[Holder::Account("scale-to-zero-controller")],
         &["read,patch apps deployments", "read custom.metrics.k8s.io *", EVENTS],
     ),
+    // It empties definitions that are deleted, as upstream's API server does with its own rights.
+    (
+        "sampan:controller:customresourcedefinition-controller",
+        &[Holder::Account("customresourcedefinition-controller")],
+        &[
+            "read,change apiextensions.k8s.io customresourcedefinitions,customresourcedefinitions/status",
+            "list,deletecollection * *",
+        ],
+    ),
     // An autoscaler may put a Deployment to sleep, which a request wakes.
     (
         "sampan:controller:horizontal-pod-autoscaler",

@@ -1,0 +1,37 @@
+//! admissionregistration.k8s.io: webhooks and policies that are asked before a write is stored.
+
+mod expressions;
+mod matching;
+pub(crate) mod mutatingadmissionpolicy;
+pub(crate) mod mutatingadmissionpolicybinding;
+pub(crate) mod mutatingwebhookconfiguration;
+mod params;
+mod policies;
+mod rule;
+pub(crate) mod validatingadmissionpolicy;
+pub(crate) mod validatingadmissionpolicybinding;
+pub(crate) mod validatingwebhookconfiguration;
+mod webhooks;
+
+#[cfg(test)]
+mod policies_tests;
+#[cfg(test)]
+mod webhooks_tests;
+
+use crate::Capabilities;
+use api::Object;
+
+const GROUP: &str = "admissionregistration.k8s.io";
+
+/// The warnings on a write: upstream's about names that are reserved, and ours while no component acts on the kind.
+fn warnings(capabilities: &Capabilities, kind: &str, object: &Object) -> Vec<String> {
+    const RESERVED: &str = ".static.k8s.io";
+    let mut all = Vec::new();
+    if object.name().ends_with(RESERVED) {
+        all.push(format!(
+            "metadata.name: names ending with {RESERVED:?} are reserved for static manifest-based configurations and cannot be managed via the API"
+        ));
+    }
+    all.extend(capabilities.nothing_acts_on(kind));
+    all
+}

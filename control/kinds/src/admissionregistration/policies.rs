@@ -1,0 +1,104 @@
+//! What both kinds of policies have: a failure policy, parameters, constraints, conditions and variables. On an update match conditions are asked
+//! only if they or the kind of the parameters changed.
+
+use super::{
+    expressions::{Use, expressions},
+    matching, params, rule,
+};
+use crate::{at::At, edit, rules};
+use api::{Cause, Object};
+use server::Column;
+
+/// The columns of both bindings.
+pub(super) const BINDING_COLUMNS: &[Column] = &[
+    Column::name(),
+    Column::new("PolicyName", "PolicyName indicates the policy definition which the policy binding binded to"),
+    Column::new("ParamRef", "ParamRef indicates the param resource which sets the configuration param"),
+    Column::age(),
+];
+
+/// What no variable may be called in CEL.
+const RESERVED: [&str; 21] = [
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+];
+
+/// The defaults of a policy.
+pub(super) fn default(object: &mut Object) {
+    let spec = edit::object(&mut object.0, "spec");
+    edit::fill(spec, "failurePolicy", "Fail");
+    matching::default_resources(spec, "matchConstraints");
+}
+
+/// The faults that both kinds can have first, in upstream's order. `old` is the stored policy.
+pub(super) fn head(object: &Object, old: Option<&Object>, mutating: bool, out: &mut Vec<Cause>) {
+    let spec = At::of(object, "spec");
+    matching::chosen(spec.get("failurePolicy"), matching::FAILURE_POLICIES, out);
+    params::kind(spec.get("paramKind"), out);
+    let (constraints, of) = (spec.get("matchConstraints"), spec.down(&["matchConstraints", "resourceRules"]));
+    if constraints.is_set() {
+        matching::resources(constraints, out);
+        if of.is_empty() {
+            out.push(of.required(""));
+        }
+        if mutating {
+            rule::mutating(of, out);
+        }
+    } else {
+        out.push(constraints.required(""));
+    }
+    let same = |old: &Object| {
+        let old = At::of(old, "spec");
+        edit::deep_equal(spec.get("paramKind").value(), old.get("paramKind").value())
+            && matching::same_conditions(spec, old)
+    };
+    if !old.is_some_and(same) {
+        matching::conditions(spec.get("matchConditions"), out);
+    }
+    variables(spec.get("variables"), out);
+}
+
+fn variables(list: At<'_>, out: &mut Vec<Cause>) {
+    for variable in list.items() {
+        if rules::full(out) {
+            return;
+        }
+        let name = variable.get("name");
+        if name.str().trim().is_empty() {
+            out.push(name.required("name is not specified"));
+        } else if !is_identifier(name.str()) {
+            out.push(name.invalid("must be a valid CEL identifier"));
+        }
+        expressions(variable.get("expression"), Use::Variable, out);
+    }
+}
+
+fn is_identifier(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && !RESERVED.contains(&name)
+}
+
+/// Whether an update leaves the part of the object that is checked as it is: what is stored has been checked.
+pub(super) fn is_same_spec(object: &Object, old: &Object) -> bool {
+    edit::deep_equal_at(object, old, &["spec"])
+}

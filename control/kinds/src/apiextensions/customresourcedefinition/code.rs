@@ -1,0 +1,174 @@
+//! The code of validation rules in a definition: that it can be compiled, and what it may cost. Follows upstream's
+//! `apiextensions-apiserver/pkg/apis/apiextensions/validation/cel_validation.go`.
+
+use super::path::Path;
+use crate::apiextensions::rule::{Compiled, compile, rules_of};
+use api::{Cause, FieldPath};
+use cel::{Program, Schema};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// What one expression may cost by its estimate, times how often it may run for one object.
+const LIMIT: u64 = 10_000_000;
+
+/// What all expressions of a schema may cost together.
+const TOTAL_LIMIT: u64 = 100_000_000;
+
+/// Of a schema that costs too much, the most expensive expressions that are named.
+const NAMED: usize = 4;
+
+/// Where rules are compiled.
+#[derive(Clone, Copy)]
+pub(super) struct Scope<'a> {
+    schema: &'a Arc<Schema>,
+    /// How many values of this place an object has at most; `None`: nothing limits them.
+    cardinality: Option<u64>,
+    /// The first place around it whose values cannot be told from their old ones.
+    uncorrelated: Option<&'a Path<'a>>,
+}
+
+/// How many values below one value of a schema there are at most.
+fn factor(schema: &Value) -> Option<u64> {
+    let most = |name: &str| schema.get(name).and_then(Value::as_i64).map(|most| u64::try_from(most).unwrap_or(0));
+    let maps = schema.get("additionalProperties").is_some_and(|value| !value.is_null());
+    match schema.get("type").and_then(Value::as_str) {
+        Some("object") if maps => most("maxProperties"),
+        Some("array") => most("maxItems"),
+        _ => Some(1),
+    }
+}
+
+impl<'a> Scope<'a> {
+    /// The scope of a whole object.
+    pub(super) fn root(schema: &'a Arc<Schema>) -> Self {
+        Self { schema, cardinality: Some(1), uncorrelated: None }
+    }
+
+    fn below(self, schema: &'a Arc<Schema>, around: &Value) -> Self {
+        let cardinality = self.cardinality.zip(factor(around)).map(|(many, times)| many.saturating_mul(times));
+        Self { schema, cardinality, ..self }
+    }
+
+    /// That of a property; `around` is the schema that has it.
+    pub(super) fn property(self, name: &str, around: &Value) -> Option<Self> {
+        Some(self.below(self.schema.property(name)?, around))
+    }
+
+    /// That of the values of a map.
+    pub(super) fn values(self, around: &Value) -> Option<Self> {
+        Some(self.below(self.schema.element()?, around))
+    }
+
+    /// That of the elements of a list at `at`.
+    pub(super) fn elements(self, around: &Value, at: &'a Path<'a>) -> Option<Self> {
+        let keyed = around.get("x-kubernetes-list-type").and_then(Value::as_str) == Some("map");
+        let inner = self.below(self.schema.element()?, around);
+        let uncorrelated = self.uncorrelated.or((!keyed).then_some(at));
+        Some(Self { uncorrelated, ..inner })
+    }
+}
+
+/// What the expressions of a schema cost, and what is wrong with them.
+pub(super) struct Costs {
+    /// Each expression may cost what it costs: it was accepted before.
+    known: bool,
+    total: u64,
+    expensive: Vec<(u64, FieldPath)>,
+    causes: Vec<Cause>,
+}
+
+impl Costs {
+    pub(super) fn new(known: bool) -> Self {
+        Self { known, total: 0, expensive: Vec::new(), causes: Vec::new() }
+    }
+
+    fn add(&mut self, what: &str, at: FieldPath, cost: u64) {
+        if !self.known && cost > LIMIT {
+            self.causes.push(Cause::forbidden(&at, &too_much(&format!("estimated {what} cost"), cost, LIMIT)));
+        }
+        self.total = self.total.saturating_add(cost);
+        if cost >= TOTAL_LIMIT / 100 {
+            self.expensive.push((cost, at));
+        }
+    }
+
+    /// Adds all causes, those of the schema as a whole last.
+    pub(super) fn finish(mut self, at: &Path<'_>, out: &mut Vec<Cause>) {
+        out.append(&mut self.causes);
+        if self.total <= TOTAL_LIMIT {
+            return;
+        }
+        self.expensive.sort_by(|a, b| b.0.cmp(&a.0));
+        for (_, at) in self.expensive.iter().take(NAMED) {
+            let text = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
+            out.push(Cause::forbidden(at, text));
+        }
+        let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
+        out.push(Cause::forbidden(&at.field(), &too_much(what, self.total, TOTAL_LIMIT)));
+    }
+}
+
+fn too_much(what: &str, cost: u64, limit: u64) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "it is shown with one digit")]
+    let times = cost as f64 / limit as f64;
+    let factor = match times {
+        times if times > 100.0 => "more than 100x".to_owned(),
+        times if times < 1.5 => format!("{times:.6}x"),
+        times => format!("{times:.1}x"),
+    };
+    format!(
+        "{what} exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
+    )
+}
+
+/// A rule as upstream prints its type.
+fn printed(rule: &Value) -> String {
+    let name = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.ValidationRule";
+    api::schema::Schema::named(name).map_or_else(|| rule.to_string(), |schema| schema.internal_form(rule))
+}
+
+/// Compiles the rules of a schema and estimates what they cost.
+pub(super) fn check(schema: &Value, at: &Path<'_>, scope: Scope<'_>, costs: &mut Costs) {
+    let rules = rules_of(schema);
+    if rules.is_empty() {
+        return;
+    }
+    let all = at.child("x-kubernetes-validations");
+    if scope.schema.to_type("self").is_none() {
+        let text = "Internal error: internal error: failed to retrieve type information for x-kubernetes-validations";
+        let (kind, field) = (api::CauseKind::Internal, all.field());
+        costs.causes.push(Cause { kind, field, message: text.to_owned() });
+        return;
+    }
+    for (index, (compiled, rule)) in compile(rules, scope.schema).iter().zip(rules).enumerate() {
+        one(compiled, rule, &all.index(index), scope, costs);
+    }
+}
+
+fn one(compiled: &Compiled, rule: &Value, here: &Path<'_>, scope: Scope<'_>, costs: &mut Costs) {
+    let cost = |program: &Program| program.cost(&**scope.schema).1;
+    let (rule_at, message_at) = (here.child("rule").field(), here.child("messageExpression").field());
+    match &compiled.program {
+        Ok(Some(program)) => {
+            let often = scope.cardinality.unwrap_or_else(|| scope.schema.max_cardinality());
+            costs.add("rule", rule_at.clone(), cost(program).saturating_mul(often));
+        }
+        Ok(None) => {}
+        Err(error) => costs.causes.push(Cause::invalid_shown(&rule_at, &printed(rule), error)),
+    }
+    match &compiled.message {
+        Ok(Some(program)) => costs.add("messageExpression", message_at, cost(program)),
+        Ok(None) => {}
+        Err(error) => costs.causes.push(Cause::invalid_shown(&message_at, &printed(rule), error)),
+    }
+    if compiled.uses_old {
+        if let Some(around) = scope.uncorrelated {
+            let text =
+                format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {}", around.field());
+            costs.causes.push(Cause::invalid(&rule_at, &json!(compiled.rule.rule), &text));
+        }
+    } else if let Some(optional) = rule.get("optionalOldSelf").filter(|value| !value.is_null()) {
+        let text = "may not be set if oldSelf is not used in rule";
+        costs.causes.push(Cause::invalid(&here.child("optionalOldSelf").field(), optional, text));
+    }
+}
