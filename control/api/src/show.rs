@@ -138,11 +138,34 @@ pub(crate) fn go_number(number: &serde_json::Number, json: bool) -> String {
     format!("{digits}e{sign}{:0width$}", power.abs())
 }
 
-/// In quotes.
+/// In quotes, with Go's escapes.
 pub(crate) fn quoted(text: &str) -> String {
-    // No more of it than is shown: the formatter looks for the end of what it need not escape, which may be megabytes away.
-    let head = &text[..text.floor_char_boundary(MAX_SHOWN + 4)];
-    Short::of(|out| write!(out, "{head:?}"))
+    Short::of(|out| {
+        out.write_char('"')?;
+        for c in text.chars() {
+            write_quoted(c, out)?;
+        }
+        out.write_char('"')
+    })
+}
+
+fn write_quoted(c: char, out: &mut Short) -> fmt::Result {
+    match c {
+        '"' | '\\' => write!(out, "\\{c}"),
+        '\x07' => out.write_str("\\a"),
+        '\x08' => out.write_str("\\b"),
+        '\t' => out.write_str("\\t"),
+        '\n' => out.write_str("\\n"),
+        '\x0b' => out.write_str("\\v"),
+        '\x0c' => out.write_str("\\f"),
+        '\r' => out.write_str("\\r"),
+        ' '..='~' => out.write_char(c),
+        '\0'..='\x7f' => write!(out, "\\x{:02x}", u32::from(c)),
+        // Rust and Go agree on what can be printed. Accents can, which Rust only says of what is not the first character.
+        _ if format!("a{c}").escape_debug().count() == 2 => out.write_char(c),
+        '\u{80}'..='\u{ffff}' => write!(out, "\\u{:04x}", u32::from(c)),
+        _ => write!(out, "\\U{:08x}", u32::from(c)),
+    }
 }
 
 /// A decoded value as Go's `%v` prints it: `map[name:a ports:[1 2]]`.
@@ -232,6 +255,10 @@ mod tests {
             r#"[1,10000000,1e+21,1e-7,"\u003ca\u003e \u0026 \n",true]"#
         );
         assert_eq!(quoted("a\"b"), r#""a\"b""#);
+        assert_eq!(
+            quoted("\\ \n\0\x7f'\u{a0}e\u{301}\u{200b}é😀\u{e0001}"),
+            "\"\\\\ \\n\\x00\\x7f'\\u00a0e\u{301}\\u200bé😀\\U000e0001\""
+        );
         assert_eq!(
             go_syntax(&value),
             r#"map[string]interface {}{"spec":map[string]interface {}{"a":1, "b":[]interface {}{"x", interface {}(nil)}}}"#
