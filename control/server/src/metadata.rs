@@ -277,7 +277,7 @@ fn finalizers(object: &Object, field: &FieldPath, causes: &mut Vec<Cause>) {
         }
     }
     if names.contains(&"orphan") && names.contains(&"foregroundDeletion") {
-        let text = "finalizer foregroundDeletion and orphan cannot be both set";
+        let text = "finalizer orphan and foregroundDeletion cannot be both set";
         causes.push(Cause::invalid(field, &json!(names), text));
     }
 }
