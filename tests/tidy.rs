@@ -52,7 +52,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("sampan", &["cli"]),
-    ("tests", &["api", "kinds", "server", "store"]),
+    ("tests", &["api", "cel", "kinds", "server", "store"]),
 ];
 
 /// The longest a source file may be before it is a room nobody knows.
