@@ -142,7 +142,33 @@ pub(crate) fn go_number(number: &serde_json::Number, json: bool) -> String {
 pub(crate) fn quoted(text: &str) -> String {
     // No more of it than is shown: the formatter looks for the end of what it need not escape, which may be megabytes away.
     let head = &text[..text.floor_char_boundary(MAX_SHOWN + 4)];
-    Short::of(|out| write!(out, "{head:?}"))
+    Short::of(|out| write_quoted(head, out))
+}
+
+/// As Go's `%q`.
+fn write_quoted(text: &str, out: &mut Short) -> fmt::Result {
+    out.write_char('"')?;
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => write!(out, "\\{c}")?,
+            '\u{7}' => out.write_str("\\a")?,
+            '\u{8}' => out.write_str("\\b")?,
+            '\t' => out.write_str("\\t")?,
+            '\n' => out.write_str("\\n")?,
+            '\u{b}' => out.write_str("\\v")?,
+            '\u{c}' => out.write_str("\\f")?,
+            '\r' => out.write_str("\\r")?,
+            c if c.is_ascii_control() => write!(out, "\\x{:02x}", u32::from(c))?,
+            c if c.is_ascii() => out.write_char(c)?,
+            // Behind another letter only what cannot be printed is escaped, not what combines with it.
+            c if format!("a{c}").escape_debug().nth(1) == Some('\\') => match u32::from(c) {
+                code if code > 0xffff => write!(out, "\\U{code:08x}")?,
+                code => write!(out, "\\u{code:04x}")?,
+            },
+            c => out.write_char(c)?,
+        }
+    }
+    out.write_char('"')
 }
 
 /// A decoded value as Go's `%v` prints it: `map[name:a ports:[1 2]]`.
@@ -172,7 +198,7 @@ fn write_syntax(value: &Value, out: &mut Short) -> fmt::Result {
     let comma = |i: usize| if i > 0 { ", " } else { "" };
     match value {
         Value::Null => out.write_str("interface {}(nil)"),
-        Value::String(text) => write!(out, "{text:?}"),
+        Value::String(text) => write_quoted(text, out),
         Value::Array(list) => {
             out.write_str("[]interface {}{")?;
             for (i, element) in list.iter().enumerate() {
@@ -184,7 +210,9 @@ fn write_syntax(value: &Value, out: &mut Short) -> fmt::Result {
         Value::Object(map) => {
             out.write_str("map[string]interface {}{")?;
             for (i, (key, element)) in map.iter().enumerate() {
-                write!(out, "{}{key:?}:", comma(i))?;
+                out.write_str(comma(i))?;
+                write_quoted(key, out)?;
+                out.write_char(':')?;
                 write_syntax(element, out)?;
             }
             out.write_char('}')
@@ -232,6 +260,10 @@ mod tests {
             r#"[1,10000000,1e+21,1e-7,"\u003ca\u003e \u0026 \n",true]"#
         );
         assert_eq!(quoted("a\"b"), r#""a\"b""#);
+        assert_eq!(
+            quoted("\u{0}\u{7f}\u{7}\n\\'\u{85}\u{ad}\u{e0001}é e\u{301}"),
+            "\"\\x00\\x7f\\a\\n\\\\'\\u0085\\u00ad\\U000e0001é e\u{301}\""
+        );
         assert_eq!(
             go_syntax(&value),
             r#"map[string]interface {}{"spec":map[string]interface {}{"a":1, "b":[]interface {}{"x", interface {}(nil)}}}"#
