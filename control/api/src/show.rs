@@ -195,7 +195,7 @@ fn write_syntax(value: &Value, out: &mut Short) -> fmt::Result {
     let comma = |i: usize| if i > 0 { ", " } else { "" };
     match value {
         Value::Null => out.write_str("interface {}(nil)"),
-        Value::String(text) => write!(out, "{text:?}"),
+        Value::String(text) => write_quoted(text, out),
         Value::Array(list) => {
             out.write_str("[]interface {}{")?;
             for (i, element) in list.iter().enumerate() {
@@ -207,7 +207,9 @@ fn write_syntax(value: &Value, out: &mut Short) -> fmt::Result {
         Value::Object(map) => {
             out.write_str("map[string]interface {}{")?;
             for (i, (key, element)) in map.iter().enumerate() {
-                write!(out, "{}{key:?}:", comma(i))?;
+                out.write_str(comma(i))?;
+                write_quoted(key, out)?;
+                out.write_char(':')?;
                 write_syntax(element, out)?;
             }
             out.write_char('}')

@@ -81,6 +81,7 @@ pub(crate) fn context_for(resource: Resource, stored: Stored) -> Context {
         dry_run: false,
         objects: Arc::new(stored),
         ids: Arc::new(Ids::new(fastrand::Rng::with_seed(7))),
+        warnings: server::Warnings::default(),
     }
 }
 

@@ -100,6 +100,22 @@ pub enum Operation {
     Connect,
 }
 
+/// Warnings that come up while an object is validated.
+#[derive(Clone, Debug, Default)]
+pub struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Warnings {
+    /// Adds one for the answer.
+    pub fn add(&self, warning: String) {
+        self.0.lock().push(warning);
+    }
+
+    /// Those so far; none is left.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
 /// The context of one write. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
@@ -123,6 +139,8 @@ pub struct Context {
     pub objects: Arc<dyn Objects>,
     /// Uids and name suffixes.
     pub ids: Arc<Ids>,
+    /// What validation warns of.
+    pub warnings: Warnings,
 }
 
 /// DNS-1123 subdomain with upstream's messages; a `generateName` prefix may end in a dash.

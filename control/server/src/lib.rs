@@ -65,7 +65,7 @@ pub use action::{Action, Api, Subresource};
 pub use body::text as text_of;
 pub use call::Call;
 pub use columns::{Column, TableConvertor};
-pub use context::{Context, Delta, Ids, Objects, Operation, User};
+pub use context::{Context, Delta, Ids, Objects, Operation, User, Warnings};
 pub use definitions::Definitions;
 pub use deleteoptions::DeleteOptions;
 pub use derived::Derived;

@@ -1,7 +1,7 @@
 //! The server as a value: its parts, and the look-up of stored objects.
 
 use crate::{
-    Context, Delta, Ids, Names, Objects, Resource, User,
+    Context, Delta, Ids, Names, Objects, Resource, User, Warnings,
     admission::Admission,
     audit::Audit,
     authn::Authenticator,
@@ -231,6 +231,7 @@ impl Server {
             dry_run,
             objects: self.objects(),
             ids: self.ids().clone(),
+            warnings: Warnings::default(),
         }
     }
 }

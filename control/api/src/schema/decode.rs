@@ -18,6 +18,7 @@ pub(super) fn check(arena: &Arena, node: NodeId, value: &mut Value, source: Sour
         path: String::new(),
         fields: Vec::new(),
         within: None,
+        custom: None,
         problems: Vec::new(),
         listed: 0,
         silent: 0,
@@ -73,6 +74,8 @@ struct Walk<'a> {
     fields: Vec<&'a str>,
     /// The Go struct that is being decoded.
     within: Option<StructId>,
+    /// The outermost struct with a field that a custom decoder reads, whose errors name it.
+    custom: Option<StructId>,
     problems: Vec<String>,
     /// Bytes in `problems`.
     listed: usize,
@@ -135,9 +138,12 @@ impl<'a> Walk<'a> {
             (Kind::Time, Value::String(text)) => time::parse(text).map(|t| *text = time::rfc3339(t)),
             (Kind::MicroTime, Value::String(text)) => time::parse_micro(text).map(|t| *text = time::rfc3339_micro(t)),
             (Kind::SchemaOrArray(_) | Kind::SchemaOrBool(_) | Kind::SchemaOrStrings(_), found) => {
+                let outer = self.custom;
+                self.custom = outer.or(self.within);
                 self.silent += 1;
                 let result = self.wrapped(node, found);
                 self.silent -= 1;
+                self.custom = outer;
                 result
             }
             (_, found) => Err(self.mismatch(node, found)),
@@ -394,7 +400,7 @@ impl<'a> Walk<'a> {
     }
 
     fn cannot(&self, what: &str, wanted: &str) -> String {
-        match self.within {
+        match self.custom.or(self.within) {
             Some(id) if !self.fields.is_empty() => {
                 let (name, fields) = (self.arena.struct_name(id), self.fields.join("."));
                 format!("json: cannot unmarshal {what} into Go struct field {name}.{fields} of type {wanted}")

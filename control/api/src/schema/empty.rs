@@ -21,6 +21,14 @@ pub(super) fn leave_out(arena: &Arena, node: NodeId, value: &mut Value) {
         }
         (Kind::Map(item), Value::Object(map)) => map.values_mut().for_each(|child| leave_out(arena, item, child)),
         (Kind::List(item), Value::Array(list)) => list.iter_mut().for_each(|child| leave_out(arena, item, child)),
+        // Schemas within schemas.
+        (
+            Kind::SchemaOrArray(schema) | Kind::SchemaOrBool(schema) | Kind::SchemaOrStrings(schema),
+            child @ Value::Object(_),
+        ) => leave_out(arena, schema, child),
+        (Kind::SchemaOrArray(schema), Value::Array(list)) => {
+            list.iter_mut().for_each(|child| leave_out(arena, schema, child));
+        }
         _ => {}
     }
 }

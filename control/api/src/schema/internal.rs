@@ -1,33 +1,134 @@
 //! Structs as upstream's errors print internal Go types: Go names, every field, in the order of declaration.
 
-use super::types::{Arena, Field, Kind, NodeId};
+use super::types::{Arena, Field, Kind, NodeId, StructId};
 use serde_json::{Map, Value};
 
 /// Initialisms that Go writes in capitals at the beginning of a name.
 const INITIALS: &[&str] = &["api", "cpu", "http", "id", "ip", "tls", "uid", "url"];
 
+/// The order of the fields of internal types that declare them otherwise than those of the API.
+const ORDERS: &[(&str, &[&str])] = &[
+    (
+        "JSONSchemaProps",
+        &[
+            "id",
+            "$schema",
+            "$ref",
+            "description",
+            "type",
+            "nullable",
+            "format",
+            "title",
+            "default",
+            "maximum",
+            "exclusiveMaximum",
+            "minimum",
+            "exclusiveMinimum",
+            "maxLength",
+            "minLength",
+            "pattern",
+            "maxItems",
+            "minItems",
+            "uniqueItems",
+            "multipleOf",
+            "enum",
+            "maxProperties",
+            "minProperties",
+            "required",
+            "items",
+            "allOf",
+            "oneOf",
+            "anyOf",
+            "not",
+            "properties",
+            "additionalProperties",
+            "patternProperties",
+            "dependencies",
+            "additionalItems",
+            "definitions",
+            "externalDocs",
+            "example",
+            "x-kubernetes-preserve-unknown-fields",
+            "x-kubernetes-embedded-resource",
+            "x-kubernetes-int-or-string",
+            "x-kubernetes-list-map-keys",
+            "x-kubernetes-list-type",
+            "x-kubernetes-map-type",
+            "x-kubernetes-validations",
+        ],
+    ),
+    (
+        "CustomResourceDefinitionVersion",
+        &[
+            "name",
+            "served",
+            "storage",
+            "deprecated",
+            "deprecationWarning",
+            "schema",
+            "subresources",
+            "additionalPrinterColumns",
+            "selectableFields",
+        ],
+    ),
+    ("ValidationRule", &["rule", "message", "messageExpression", "reason", "fieldPath", "optionalOldSelf"]),
+];
+
+/// The fields of a struct in the order of the internal type.
+fn declared(arena: &Arena, id: StructId) -> Vec<&Field> {
+    let mut fields: Vec<&Field> = arena.structure(id).fields.iter().collect();
+    // Protobuf numbers the fields in the order in which they were declared.
+    fields.sort_by_key(|field| field.tags.as_slice().to_vec());
+    if let Some((_, order)) = ORDERS.iter().find(|(name, _)| *name == arena.struct_name(id)) {
+        fields.sort_by_key(|field| order.iter().position(|name| *name == field.name));
+    }
+    fields
+}
+
 /// See [`super::Schema::internal_form`].
 pub(super) fn write(arena: &Arena, node: NodeId, value: &Value, out: &mut String) {
+    // A union of a schema and something else: the internal type has a field for each.
+    let one_of = |of: NodeId, names: [&str; 2], out: &mut String| {
+        out.push_str(&format!("{{\"{}\":", names[0]));
+        let (first, second) = match (names, value) {
+            (["Allows", _], Value::Bool(_)) => (Some(value), None),
+            (["Allows", _], _) => (Some(&Value::Bool(true)), Some(value)),
+            (_, Value::Object(_)) => (Some(value), None),
+            _ => (None, Some(value)),
+        };
+        for (index, (name, part)) in names.into_iter().zip([first, second]).enumerate() {
+            if index > 0 {
+                out.push_str(&format!(",\"{name}\":"));
+            }
+            match part {
+                None => out.push_str("null"),
+                Some(Value::Array(list)) if list.is_empty() => out.push_str("null"),
+                Some(Value::Array(list)) => between(out, ['[', ']'], list, |one, out| write(arena, of, one, out)),
+                Some(part) => write(arena, of, part, out),
+            }
+        }
+        out.push('}');
+    };
     match (arena.node(node).kind, value) {
         (Kind::Struct(id), Value::Object(map)) => {
-            let mut fields: Vec<&Field> = arena.structure(id).fields.iter().collect();
-            // Protobuf numbers the fields in the order in which they were declared.
-            fields.sort_by_key(|field| field.tags.as_slice().to_vec());
-            between(out, ['{', '}'], fields, |field, out| {
+            between(out, ['{', '}'], declared(arena, id), |field, out| {
                 out.push_str(&Value::from(go_name(&field.name)).to_string());
                 out.push(':');
                 write_field(arena, field, map, out);
             });
         }
+        (Kind::SchemaOrArray(of), _) => one_of(of, ["Schema", "JSONSchemas"], out),
+        (Kind::SchemaOrBool(of), _) => one_of(of, ["Allows", "Schema"], out),
+        (Kind::SchemaOrStrings(of), _) => one_of(of, ["Schema", "Property"], out),
         (Kind::List(item), Value::Array(list)) => {
             between(out, ['[', ']'], list, |one, out| write(arena, item, one, out));
         }
         (Kind::Map(item), Value::Object(map)) => between(out, ['{', '}'], map, |(key, one), out| {
-            out.push_str(&Value::from(key.as_str()).to_string());
+            out.push_str(&crate::show::json(&Value::from(key.as_str())));
             out.push(':');
             write(arena, item, one, out);
         }),
-        _ => out.push_str(&value.to_string()),
+        _ => out.push_str(&crate::show::json(value)),
     }
 }
 
@@ -60,12 +161,25 @@ pub(super) fn write_field(arena: &Arena, field: &Field, of: &Map<String, Value>,
 
 /// `resourceVersion` is `ResourceVersion`, `apiVersion` is `APIVersion`.
 fn go_name(name: &str) -> String {
+    match name {
+        "$ref" => return "Ref".to_owned(),
+        "$schema" => return "Schema".to_owned(),
+        "jsonPath" => return "JSONPath".to_owned(),
+        _ => {}
+    }
+    if let Some(extension) = name.strip_prefix("x-kubernetes-") {
+        return std::iter::once("x").chain(extension.split('-')).map(capitalized).collect();
+    }
     let end = name.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(name.len());
     let (word, rest) = name.split_at(end);
     if INITIALS.contains(&word) {
         return word.to_ascii_uppercase() + rest;
     }
-    let mut letters = name.chars();
+    capitalized(name)
+}
+
+fn capitalized(word: &str) -> String {
+    let mut letters = word.chars();
     letters.next().map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + letters.as_str())
 }
 

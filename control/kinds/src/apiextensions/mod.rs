@@ -3,3 +3,4 @@
 pub(crate) mod customresource;
 pub(crate) mod customresourcedefinition;
 mod rule;
+mod rules;

@@ -541,6 +541,7 @@ fn prepare_update(write: &mut Write, object: &mut Object, old: &Object) -> Resul
             causes.extend(strategy.validate_update(cx, object, old));
         }
     }
+    write.warnings.extend(write.cx.warnings.take());
     write.refuse(object, &causes)?;
     if matches!(write.scope, Scope::Main | Scope::Fields(_)) {
         let warnings = strategy.warnings(cx, object, Some(old));

@@ -5,10 +5,9 @@ mod columns;
 mod conversion;
 mod form;
 mod paths;
-mod rules;
 
-use self::{columns::Columns, conversion::Reviews, form::Form, paths::Scaled, rules::Rules};
-use crate::apiextensions::customresourcedefinition::is_true;
+use self::{columns::Columns, conversion::Reviews, form::Form, paths::Scaled};
+use crate::apiextensions::{customresourcedefinition::is_true, rules::Rules};
 use api::{
     Cause, FieldPath, Object,
     jsonpath::JsonPath,
@@ -164,11 +163,11 @@ impl CustomResource {
     }
 
     /// Adds what the rules say, or that they were not asked because of what is wrong already.
-    fn ask_rules(&self, object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+    fn ask_rules(&self, cx: &Context, object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
         let rules = self.rules.get_or_init(|| Rules::new(&self.schema.document()));
         match (rules, blocks_rules(causes)) {
             (Some(_), Some(blocked)) => causes.push(blocked),
-            (Some(rules), None) => causes.extend(rules.validate(object, old)),
+            (Some(rules), None) => causes.extend(rules.validate(object, old, &cx.warnings)),
             (None, _) => {}
         }
     }
@@ -213,11 +212,11 @@ impl Strategy for CustomResource {
         }
         causes.extend(validator.map(|v| v.validate_embedded(&at, &value)).unwrap_or_default());
         causes.extend(validator.map(|v| v.validate_lists(&at, &value)).unwrap_or_default());
-        self.ask_rules(&value, None, &mut causes);
+        self.ask_rules(cx, &value, None, &mut causes);
         causes
     }
 
-    fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
+    fn validate_update(&self, cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
         let (new, before) = (Value::Object(object.0.clone()), Value::Object(old.0.clone()));
         let (validator, at, mut causes) = (self.validator(), FieldPath::default(), Vec::new());
         causes.extend(validator.map(|v| v.validate_update(&at, &new, &before)).unwrap_or_default());
@@ -226,11 +225,11 @@ impl Strategy for CustomResource {
         }
         causes.extend(validator.map(|v| v.validate_embedded(&at, &new)).unwrap_or_default());
         causes.extend(validator.map(|v| v.validate_lists_update(&at, &new, &before)).unwrap_or_default());
-        self.ask_rules(&new, Some(&before), &mut causes);
+        self.ask_rules(cx, &new, Some(&before), &mut causes);
         causes
     }
 
-    fn validate_status(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
+    fn validate_status(&self, cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
         let (validator, mut causes) = (self.validator(), Vec::new());
         let (new, before) = (object.at(&["status"]), old.at(&["status"]).unwrap_or(&Value::Null));
         if let (Some(status), Some(new)) = (validator.and_then(|v| v.field("status")), new) {
@@ -242,7 +241,7 @@ impl Strategy for CustomResource {
         let (new, before) = (Value::Object(object.0.clone()), Value::Object(old.0.clone()));
         let lists = validator.map(|v| v.validate_lists_update(&FieldPath::default(), &new, &before));
         causes.extend(lists.unwrap_or_default());
-        self.ask_rules(&new, Some(&before), &mut causes);
+        self.ask_rules(cx, &new, Some(&before), &mut causes);
         causes
     }
 

@@ -18,9 +18,13 @@ const TOTAL_LIMIT: u64 = 100_000_000;
 const NAMED: usize = 4;
 
 /// Where rules are compiled.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Scope<'a> {
-    schema: &'a Arc<Schema>,
+    schema: Arc<Schema>,
+    /// This place, or one around it, has rules.
+    within: bool,
+    /// A place around it has rules, and no type.
+    failed: bool,
     /// How many values of this place an object has at most; `None`: nothing limits them.
     cardinality: Option<u64>,
     /// The first place around it whose values cannot be told from their old ones.
@@ -40,31 +44,43 @@ fn factor(schema: &Value) -> Option<u64> {
 
 impl<'a> Scope<'a> {
     /// The scope of a whole object.
-    pub(super) fn root(schema: &'a Arc<Schema>) -> Self {
-        Self { schema, cardinality: Some(1), uncorrelated: None }
+    pub(super) fn root(schema: &Value) -> Self {
+        let within = !rules_of(schema).is_empty();
+        Self { schema: Schema::root(schema), within, failed: false, cardinality: Some(1), uncorrelated: None }
     }
 
-    fn below(self, schema: &'a Arc<Schema>, around: &Value) -> Self {
+    /// That of a place directly within this one; `known`: its type as the type of this one has it.
+    fn below(&self, known: Option<&Arc<Schema>>, schema: &Value, around: &Value) -> Self {
         let cardinality = self.cardinality.zip(factor(around)).map(|(many, times)| many.saturating_mul(times));
-        Self { schema, cardinality, ..self }
+        Self {
+            schema: known.cloned().unwrap_or_else(|| Schema::new(schema)),
+            within: self.within || !rules_of(schema).is_empty(),
+            failed: self.failed || (self.within && !self.has_type()),
+            cardinality,
+            uncorrelated: self.uncorrelated,
+        }
+    }
+
+    fn has_type(&self) -> bool {
+        !self.failed && self.schema.to_type("self").is_some()
     }
 
     /// That of a property; `around` is the schema that has it.
-    pub(super) fn property(self, name: &str, around: &Value) -> Option<Self> {
-        Some(self.below(self.schema.property(name)?, around))
+    pub(super) fn property(&self, name: &str, schema: &Value, around: &Value) -> Self {
+        self.below(self.schema.property(name), schema, around)
     }
 
     /// That of the values of a map.
-    pub(super) fn values(self, around: &Value) -> Option<Self> {
-        Some(self.below(self.schema.element()?, around))
+    pub(super) fn values(&self, schema: &Value, around: &Value) -> Self {
+        self.below(self.schema.element(), schema, around)
     }
 
     /// That of the elements of a list at `at`.
-    pub(super) fn elements(self, around: &Value, at: &'a Path<'a>) -> Option<Self> {
+    pub(super) fn elements(&self, schema: &Value, around: &Value, at: &'a Path<'a>) -> Self {
         let keyed = around.get("x-kubernetes-list-type").and_then(Value::as_str) == Some("map");
-        let inner = self.below(self.schema.element()?, around);
+        let inner = self.below(self.schema.element(), schema, around);
         let uncorrelated = self.uncorrelated.or((!keyed).then_some(at));
-        Some(Self { uncorrelated, ..inner })
+        Self { uncorrelated, ..inner }
     }
 }
 
@@ -128,25 +144,25 @@ fn printed(rule: &Value) -> String {
 }
 
 /// Compiles the rules of a schema and estimates what they cost.
-pub(super) fn check(schema: &Value, at: &Path<'_>, scope: Scope<'_>, costs: &mut Costs) {
+pub(super) fn check(schema: &Value, at: &Path<'_>, scope: &Scope<'_>, costs: &mut Costs) {
     let rules = rules_of(schema);
     if rules.is_empty() {
         return;
     }
     let all = at.child("x-kubernetes-validations");
-    if scope.schema.to_type("self").is_none() {
-        let text = "Internal error: internal error: failed to retrieve type information for x-kubernetes-validations";
+    if !scope.has_type() {
+        let text = "Internal error: internal error: failed to construct type information for x-kubernetes-validations rules: unable to convert structural schema to CEL declarations";
         let (kind, field) = (api::CauseKind::Internal, all.field());
         costs.causes.push(Cause { kind, field, message: text.to_owned() });
         return;
     }
-    for (index, (compiled, rule)) in compile(rules, scope.schema).iter().zip(rules).enumerate() {
+    for (index, (compiled, rule)) in compile(rules, &scope.schema).iter().zip(rules).enumerate() {
         one(compiled, rule, &all.index(index), scope, costs);
     }
 }
 
-fn one(compiled: &Compiled, rule: &Value, here: &Path<'_>, scope: Scope<'_>, costs: &mut Costs) {
-    let cost = |program: &Program| program.cost(&**scope.schema).1;
+fn one(compiled: &Compiled, rule: &Value, here: &Path<'_>, scope: &Scope<'_>, costs: &mut Costs) {
+    let cost = |program: &Program| program.cost(&*scope.schema).1;
     let (rule_at, message_at) = (here.child("rule").field(), here.child("messageExpression").field());
     match &compiled.program {
         Ok(Some(program)) => {

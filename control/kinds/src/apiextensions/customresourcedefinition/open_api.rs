@@ -97,6 +97,13 @@ pub(super) fn unrecognized_formats(schema: &Value) -> Vec<String> {
     out
 }
 
+/// Whether a schema has any default.
+pub(super) fn has_defaults(schema: &Value) -> bool {
+    let mut found = false;
+    visit(schema, &mut |schema| found |= set(schema, "default").is_some());
+    found
+}
+
 /// Rules that came later: a definition that broke them before may go on doing so.
 pub(super) struct Ratchet {
     types: bool,
@@ -126,7 +133,7 @@ impl Ratchet {
 }
 
 /// Where a schema is.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Place<'a> {
     root: bool,
     /// Why there may be no defaults.
@@ -148,9 +155,8 @@ pub(super) fn validate(
 ) {
     let mut has_rules = false;
     visit(schema, &mut |schema| has_rules |= !rules_of(schema).is_empty());
-    let typed = (sound && has_rules).then(|| cel::Schema::root(schema));
+    let scope = (sound && has_rules).then(|| Scope::root(schema));
     let mut costs = Costs::new(known);
-    let scope = typed.as_ref().map(Scope::root);
     one(schema, at, Place { root: true, scope, ..Place::default() }, ratchet, &mut costs, out);
     costs.finish(at, out);
 }
@@ -161,12 +167,12 @@ fn one(schema: &Value, at: &Path<'_>, place: Place<'_>, ratchet: &Ratchet, costs
         return;
     }
     let before = out.len();
-    unsupported(schema, at, place, ratchet, out);
+    unsupported(schema, at, &place, ratchet, out);
     if schema["uniqueItems"] == true {
         let text = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
         out.push(Cause::forbidden(&at.child("uniqueItems").field(), text));
     }
-    children(schema, at, place, ratchet, costs, out);
+    children(schema, at, &place, ratchet, costs, out);
     if set(schema, "x-kubernetes-preserve-unknown-fields").is_some_and(|value| *value == false) {
         let field = at.child("x-kubernetes-preserve-unknown-fields").field();
         out.push(Cause::invalid(&field, &json!(false), "must be true or undefined"));
@@ -177,13 +183,13 @@ fn one(schema: &Value, at: &Path<'_>, place: Place<'_>, ratchet: &Ratchet, costs
         keys(schema, at, out);
     }
     rules(schema, at, out);
-    if let Some(scope) = place.scope.filter(|_| out.len() == before) {
+    if let Some(scope) = place.scope.as_ref().filter(|_| out.len() == before) {
         // Rules are compiled once their schema and all below it are right.
         code::check(schema, at, scope, costs);
     }
 }
 
-fn unsupported(schema: &Value, at: &Path<'_>, place: Place<'_>, ratchet: &Ratchet, out: &mut Vec<Cause>) {
+fn unsupported(schema: &Value, at: &Path<'_>, place: &Place<'_>, ratchet: &Ratchet, out: &mut Vec<Cause>) {
     let kind = text(schema, "type");
     if ratchet.types && !kind.is_empty() && !TYPES.contains(&kind) {
         out.push(Cause::not_supported(&at.child("type").field(), &json!(kind), &TYPES));
@@ -217,12 +223,13 @@ fn unsupported(schema: &Value, at: &Path<'_>, place: Place<'_>, ratchet: &Ratche
 fn children(
     schema: &Value,
     at: &Path<'_>,
-    place: Place<'_>,
+    place: &Place<'_>,
     ratchet: &Ratchet,
     costs: &mut Costs,
     out: &mut Vec<Cause>,
 ) {
-    let (outer, inner) = (place.scope, Place { root: false, scope: None, ..place });
+    let outer = place.scope.as_ref();
+    let inner = || Place { root: false, scope: None, ..*place };
 
     let properties = schema.get("properties").and_then(Value::as_object);
     if let Some(additional) = set(schema, "additionalProperties") {
@@ -230,18 +237,18 @@ fn children(
             let field = at.child("additionalProperties").field();
             out.push(Cause::forbidden(&field, "additionalProperties and properties are mutual exclusive"));
         }
-        let mut place = inner;
+        let mut place = inner();
         if place.in_metadata {
             place.no_defaults = Some("inside additionalProperties applying to object metadata");
         }
-        let scope = outer.and_then(|scope| scope.values(schema));
+        let scope = outer.map(|scope| scope.values(additional, schema));
         one(additional, &at.child("additionalProperties"), Place { scope, ..place }, ratchet, costs, out);
     }
     let place_is_root = place.root;
     let of_object = place_is_root || schema["x-kubernetes-embedded-resource"] == true;
     let all = at.child("properties");
     for (name, property) in properties.into_iter().flatten() {
-        let mut place = Place { scope: outer.and_then(|scope| scope.property(name, schema)), ..inner };
+        let mut place = Place { scope: outer.map(|scope| scope.property(name, property, schema)), ..inner() };
         let reason;
         if of_object && matches!(name.as_str(), "metadata" | "kind" | "apiVersion") {
             place.in_metadata = true;
@@ -254,27 +261,27 @@ fn children(
         one(property, &all.key(name), place, ratchet, costs, out);
     }
     if let Some(not) = set(schema, "not") {
-        one(not, &at.child("not"), inner, ratchet, costs, out);
+        one(not, &at.child("not"), inner(), ratchet, costs, out);
     }
     for name in ["allOf", "oneOf", "anyOf"] {
         for (index, each) in listed(schema, name).iter().enumerate() {
-            one(each, &at.child(name).index(index), inner, ratchet, costs, out);
+            one(each, &at.child(name).index(index), inner(), ratchet, costs, out);
         }
     }
     for name in ["definitions", "dependencies"] {
         for (key, each) in schema.get(name).and_then(Value::as_object).into_iter().flatten() {
-            one(each, &at.child(name).key(key), inner, ratchet, costs, out);
+            one(each, &at.child(name).key(key), inner(), ratchet, costs, out);
         }
     }
     match schema.get("items") {
         Some(Value::Array(items)) => {
             for (index, each) in items.iter().enumerate() {
-                one(each, &at.child("items").index(index), inner, ratchet, costs, out);
+                one(each, &at.child("items").index(index), inner(), ratchet, costs, out);
             }
         }
         Some(items) => {
-            let scope = outer.and_then(|scope| scope.elements(schema, at));
-            one(items, &at.child("items"), Place { scope, ..inner }, ratchet, costs, out);
+            let scope = outer.map(|scope| scope.elements(items, schema, at));
+            one(items, &at.child("items"), Place { scope, ..inner() }, ratchet, costs, out);
         }
         None => {}
     }
@@ -334,7 +341,10 @@ fn map_list(schema: &Value, keys: &[Value], at: &Path<'_>, out: &mut Vec<Cause>)
     };
     if !items.is_object() {
         let why = "must only have a single schema if x-kubernetes-list-type is map";
-        out.push(Cause::invalid(&items_at.field(), items, why));
+        let kind = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+        let shown = api::schema::Schema::named(kind).zip(schema.as_object());
+        let shown = shown.map_or_else(String::new, |(kind, schema)| kind.internal_field(schema, "items"));
+        out.push(Cause::invalid_shown(&items_at.field(), &shown, why));
         return;
     }
     if text(items, "type") != "object" {

@@ -30,9 +30,9 @@ fn properties(schema: &Value) -> impl Iterator<Item = (&str, &Value)> {
         .map(|(name, value)| (name.as_str(), value))
 }
 
-/// A member that is set: `additionalProperties: false` counts, null does not.
+/// A member that is set: `additionalProperties: false` counts, null and `items: []` do not.
 fn set<'a>(schema: &'a Value, name: &str) -> Option<&'a Value> {
-    schema.get(name).filter(|value| !value.is_null())
+    schema.get(name).filter(|value| !value.is_null() && !value.as_array().is_some_and(Vec::is_empty))
 }
 
 fn listed<'a>(schema: &'a Value, name: &str) -> &'a [Value] {
@@ -50,8 +50,10 @@ pub(super) fn is_supported(schema: &Value) -> bool {
         _ => false,
     };
     let own = UNSUPPORTED.iter().all(|name| schema.get(*name).is_none_or(empty));
-    let items = schema.get("items").is_none_or(|items| !items.is_array());
-    own && items && below(schema).all(is_supported)
+    let items = set(schema, "items").is_none_or(|items| !items.is_array());
+    own && items
+        && schema.get("x-kubernetes-preserve-unknown-fields") != Some(&Value::Bool(false))
+        && below(schema).all(is_supported)
 }
 
 /// All schemas directly within a schema.

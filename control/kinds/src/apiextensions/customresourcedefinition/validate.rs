@@ -1,7 +1,13 @@
 //! The rules of a definition as a whole. What all versions have in common is at the top level in upstream's internal type, which its errors
 //! name: `spec.validation` is the schema of a definition with one version.
 
-use super::{approval, conditions::is_true, conversion, open_api::Ratchet, version};
+use super::{
+    approval,
+    conditions::is_true,
+    conversion,
+    open_api::{self, Ratchet},
+    version,
+};
 use crate::{at::At, edit};
 use api::{Cause, FieldPath, Object, names};
 use serde_json::{Value, json};
@@ -58,9 +64,14 @@ pub(super) fn definition(object: &Object, old: Option<&Object>) -> Vec<Cause> {
     let spec = At::of(object, "spec");
     if old.is_none() {
         let wanted = format!("{}.{}", spec.down(&["names", "plural"]).str(), spec.get("group").str());
-        if object.name() != wanted {
-            let field = FieldPath::new("metadata").child("name");
-            out.push(Cause::invalid(&field, &json!(object.name()), "must be spec.names.plural+\".\"+spec.group"));
+        for (name, given) in [
+            ("generateName", object.str_at(&["metadata", "generateName"]).unwrap_or_default()),
+            ("name", object.name()),
+        ] {
+            if !given.is_empty() && given != wanted {
+                let field = FieldPath::new("metadata").child(name);
+                out.push(Cause::invalid(&field, &json!(given), "must be spec.names.plural+\".\"+spec.group"));
+            }
         }
     }
     let before = old.map(|old| At::of(old, "spec"));
@@ -103,6 +114,10 @@ fn specification(spec: At<'_>, old: Option<At<'_>>, out: &mut Vec<Cause>) {
     if old.is_none_or(|old| schemas(old.get("versions")).all(At::is_set)) {
         out.extend(schemas(versions).filter(|schema| !schema.is_set()).map(|schema| schema.required("")));
     }
+    let preserve = spec.get("preserveUnknownFields");
+    if preserve.bool() && schemas(versions).any(|schema| open_api::has_defaults(schema.value())) {
+        out.push(preserve.invalid("must be false in order to use defaults in the schema"));
+    }
     let ratchet = Ratchet::of(old.map(|old| old.get("versions")));
     // Rules of a schema that is as it was may cost what they did.
     let is_known = |version: At<'_>| {
@@ -137,15 +152,21 @@ fn specification(spec: At<'_>, old: Option<At<'_>>, out: &mut Vec<Cause>) {
         if shared.fields.is_none() {
             let fields = each.get("selectableFields");
             let schema = each.down(&["schema", "openAPIV3Schema"]);
-            version::selectable(fields.value(), schema.value(), &fields.field(), out);
+            let schema = if shared.schema.is_none() { schema.value() } else { &Value::Null };
+            let without = "may only be set when `version.schema.openAPIV3Schema` is not included";
+            version::selectable(fields.value(), schema, without, &fields.field(), out);
         }
     }
     if !unique {
-        out.push(Cause::invalid_shown(&versions.field(), &printed(versions), "must contain unique version names"));
+        out.push(Cause::invalid_shown(
+            &versions.field(),
+            &printed(versions, &shared),
+            "must contain unique version names",
+        ));
     }
     if storage != 1 {
         let text = "must have exactly one version marked as storage version";
-        out.push(Cause::invalid_shown(&versions.field(), &printed(versions), text));
+        out.push(Cause::invalid_shown(&versions.field(), &printed(versions, &shared), text));
     }
     let first = versions.index(0).get("name");
     let problems = names::dns1035_label(first.str());
@@ -173,7 +194,12 @@ fn specification(spec: At<'_>, old: Option<At<'_>>, out: &mut Vec<Cause>) {
     }
     if let Some(fields) = shared.fields.filter(|fields| fields.as_array().is_some_and(|all| !all.is_empty())) {
         let schema = shared.schema.and_then(|schema| schema.get("openAPIV3Schema")).unwrap_or(&Value::Null);
-        version::selectable(fields, schema, &field.child("selectableFields"), out);
+        let without = "may only be set when validations.schema is included";
+        version::selectable(fields, schema, without, &field.child("selectableFields"), out);
+    }
+    let strategy = spec.down(&["conversion", "strategy"]);
+    if preserve.bool() && spec.get("conversion").is_set() && strategy.str() != "None" {
+        out.push(strategy.or_empty().invalid("must be None if spec.preserveUnknownFields is true"));
     }
     conversion::validate(spec.get("conversion"), old.map(|old| old.get("conversion")), out);
 }
@@ -183,9 +209,23 @@ fn schemas<'a>(versions: At<'a>) -> impl Iterator<Item = At<'a>> {
     versions.items().map(|version| version.down(&["schema", "openAPIV3Schema"]))
 }
 
-/// The versions as upstream prints them.
-fn printed(versions: At<'_>) -> String {
-    versions.printed("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionVersion")
+/// The versions as upstream prints them, without what they have in common.
+fn printed(versions: At<'_>, shared: &Shared<'_>) -> String {
+    let mut all = versions.value().clone();
+    for version in all.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        for (name, common) in [
+            ("schema", shared.schema),
+            ("subresources", shared.subresources),
+            ("additionalPrinterColumns", shared.columns),
+            ("selectableFields", shared.fields),
+        ] {
+            if common.is_some() {
+                version.remove(name);
+            }
+        }
+    }
+    let kind = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionVersion";
+    versions.with(&all).printed(kind)
 }
 
 /// `spec.names` and `status.acceptedNames`.
@@ -220,14 +260,15 @@ pub(super) fn names(names: At<'_>, out: &mut Vec<Cause>) {
 
 fn stored_versions(stored: At<'_>, versions: At<'_>, out: &mut Vec<Cause>) {
     if stored.is_empty() {
-        out.push(stored.with(&json!([])).invalid("must have at least one stored version"));
+        out.push(Cause::invalid(&stored.field(), stored.value(), "must have at least one stored version"));
         return;
     }
     let names: HashSet<&str> = versions.items().map(|version| version.get("name").str()).collect();
-    let known: HashSet<&str> = stored.items().map(At::str).collect();
-    for version in versions.items().filter(|version| version.get("storage").bool()) {
+    let mut known: HashSet<&str> = stored.items().map(At::str).collect();
+    for version in versions.items() {
         let name = version.get("name").str();
-        if !known.contains(name) {
+        // Of two versions with one name only the first one is found.
+        if !known.remove(name) && version.get("storage").bool() {
             out.push(stored.invalid(&format!("must have the storage version {name}")));
         }
     }

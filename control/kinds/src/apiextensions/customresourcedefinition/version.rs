@@ -5,10 +5,13 @@ use super::{
     path::Path,
     structural,
 };
-use crate::at::At;
+use crate::{
+    apiextensions::rules::{OBJECT_LIMIT, Rules},
+    at::At,
+};
 use api::{
     Cause, FieldPath,
-    schema::validate::{Validator, validate_defaults},
+    schema::validate::{Validator, validate_defaults_and},
 };
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -99,12 +102,16 @@ pub(super) fn schema(
     let mut sound = false;
     if structural::is_supported(root) {
         let causes = structural::validate(root, &at);
-        let defaults = if causes.is_empty() { validate_defaults(&at, root) } else { Vec::new() };
+        let defaults = if causes.is_empty() { defaults(&at, root) } else { Vec::new() };
         sound = causes.is_empty() && defaults.is_empty();
         out.extend(causes);
         out.extend(defaults);
     }
     open_api::validate(root, &Path::new(&at), sound, known, ratchet, out);
+    if out.len() == before && !structural::is_supported(root) {
+        // All else that cannot be structural is named by its place.
+        out.push(Cause::invalid(&at, &json!(""), "OpenAPIV3Schema 'schema' is not supported"));
+    }
     if out.len() == before
         && let Err(error) = Validator::new(root)
     {
@@ -112,16 +119,27 @@ pub(super) fn schema(
     }
 }
 
+/// The causes of the defaults of a schema, those of its rules in CEL among them.
+fn defaults(at: &FieldPath, root: &Value) -> Vec<Cause> {
+    let mut left = OBJECT_LIMIT;
+    validate_defaults_and(at, root, &mut |at, schema, default| {
+        let rules = if std::ptr::eq(schema, root) { Rules::new(schema) } else { Rules::of_part(schema) };
+        rules.map(|rules| rules.validate_default(at, default, &mut left)).unwrap_or_default()
+    })
+}
+
+/// The first field in Go's order that may not be at the root of a schema.
 fn root_with_status(root: &Value, field: &FieldPath, at: &FieldPath, out: &mut Vec<Cause>) {
     let kind = text(root, "type");
-    if !kind.is_empty() && kind != "object" {
+    let set = root.as_object().into_iter().flatten().filter(|(_, value)| !crate::edit::is_empty_value(value));
+    let mut odd = set.map(|(name, _)| name.as_str()).filter(|name| !AT_ROOT.contains(&go_name(name).as_str()));
+    // These are declared before the type.
+    let first = ["id", "$schema", "$ref"].iter().any(|name| !text(root, name).is_empty());
+    if !first && !kind.is_empty() && kind != "object" {
         let why =
             "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
         out.push(Cause::invalid(&field.child("openAPIV3Schema.type"), &json!(kind), why));
-    }
-    let set = root.as_object().into_iter().flatten().filter(|(_, value)| !crate::edit::is_empty_value(value));
-    let mut names = set.map(|(name, _)| go_name(name));
-    if names.any(|name| !AT_ROOT.contains(&name.as_str())) {
+    } else if odd.next().is_some() {
         let why = format!(
             "only [{}] fields are allowed at the root of the schema if the status subresource is enabled",
             AT_ROOT.join(" ")
@@ -192,11 +210,11 @@ pub(super) fn columns(columns: &Value, field: &FieldPath, out: &mut Vec<Cause>) 
     }
 }
 
-/// `selectableFields`.
-pub(super) fn selectable(fields: &Value, schema: &Value, field: &FieldPath, out: &mut Vec<Cause>) {
+/// `selectableFields`, of a schema at the same place: upstream takes no other. `without` is said where there is none.
+pub(super) fn selectable(fields: &Value, schema: &Value, without: &str, field: &FieldPath, out: &mut Vec<Cause>) {
     let Some(fields) = fields.as_array().filter(|fields| !fields.is_empty()) else { return };
     if !schema.is_object() {
-        let why = "may only be set when `version.schema.openAPIV3Schema` is not included";
+        let why = without;
         out.push(Cause::invalid(field, &json!(""), why));
         return;
     }

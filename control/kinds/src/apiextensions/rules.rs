@@ -1,14 +1,15 @@
 //! Validation by rules in CEL. The rules of a schema are compiled once, in a tree of the places that have any; a value is walked along it.
 //! Follows upstream's `apiextensions-apiserver/pkg/apiserver/schema/cel/validation.go`.
 
-use crate::apiextensions::rule::{CALL_LIMIT, Compiled, compile, rules_of};
+use super::rule::{CALL_LIMIT, Compiled, compile, rules_of};
 use api::{Cause, CauseKind, FieldPath};
 use cel::{Activation, Budget, Error, Program, Schema, Value as Cel};
 use serde_json::{Value, json};
+use server::Warnings;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// What all rules of an object may cost together; upstream's `RuntimeCELCostBudget`.
-const OBJECT_LIMIT: u64 = 10_000_000;
+pub(super) const OBJECT_LIMIT: u64 = 10_000_000;
 
 /// The longest message that an expression may make, bytes.
 const MAX_MESSAGE: usize = 5 << 10;
@@ -31,10 +32,12 @@ pub(super) struct Rules {
 impl Rules {
     /// Of the schema of a whole object; `None`: it has none.
     pub(super) fn new(document: &Value) -> Option<Self> {
-        if !has_any(document, 0) {
-            return None;
-        }
-        Self::of(document, &Schema::root(document), 0)
+        has_any(document, 0).then(|| Self::of(document, &Schema::root(document), 0))?
+    }
+
+    /// Of the schema of a part of an object.
+    pub(super) fn of_part(document: &Value) -> Option<Self> {
+        has_any(document, 0).then(|| Self::of(document, &Schema::new(document), 0))?
     }
 
     fn of(document: &Value, schema: &Arc<Schema>, depth: usize) -> Option<Self> {
@@ -69,12 +72,30 @@ impl Rules {
         (!empty).then_some(made)
     }
 
-    /// All violations of an object; `old` is what it was before.
-    pub(super) fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<Cause> {
-        let mut walk = Walk { left: OBJECT_LIMIT, out: Vec::new() };
+    /// All violations of an object; `old` is what it was before. What was wrong before is only told to `warnings`.
+    pub(super) fn validate(&self, object: &Value, old: Option<&Value>, warnings: &Warnings) -> Vec<Cause> {
+        let mut walk = Walk { left: OBJECT_LIMIT, out: Vec::new(), warnings };
         let place = Place { new: object, old, above: None };
         let _ended = walk.at(self, &FieldPath::default(), &place, old);
         walk.out
+    }
+
+    /// All violations of a default, as a value that was there before and as one that was not. `left` is what rules may cost yet.
+    pub(super) fn validate_default(&self, at: &FieldPath, default: &Value, left: &mut u64) -> Vec<Cause> {
+        let warnings = Warnings::default();
+        let (mut least, mut out) = (*left, Vec::new());
+        for old in [Some(default), None] {
+            let mut walk = Walk { left: *left, out: Vec::new(), warnings: &warnings };
+            // Nothing is spared for being as it was.
+            let place = Place { new: default, old: None, above: None };
+            let _ended = walk.at(self, at, &place, old);
+            (least, out) = (least.min(walk.left), walk.out);
+            if !out.is_empty() {
+                break;
+            }
+        }
+        *left = least;
+        out
     }
 }
 
@@ -111,12 +132,22 @@ impl Place<'_> {
 /// No further rule runs.
 struct Ended;
 
-struct Walk {
+struct Walk<'w> {
     left: u64,
     out: Vec<Cause>,
+    warnings: &'w Warnings,
 }
 
-impl Walk {
+impl Walk<'_> {
+    /// Adds a violation, or warns of it if it was there before.
+    fn add(&mut self, cause: Cause, compiled: &Compiled, place: &Place<'_>) {
+        if !compiled.uses_old && place.is_unchanged() {
+            self.warnings.add(cause.to_string());
+        } else {
+            self.out.push(cause);
+        }
+    }
+
     /// Validates a value and what is below. `before` is the old value for `oldSelf`.
     fn at(&mut self, rules: &Rules, at: &FieldPath, place: &Place<'_>, before: Option<&Value>) -> Result<(), Ended> {
         if place.new.is_null() {
@@ -233,19 +264,16 @@ impl Walk {
             Run::Done(result) if result.as_bool() == Some(true) => return Ok(()),
             Run::Done(_) => {}
         }
-        if !compiled.uses_old && place.is_unchanged() {
-            return Ok(());
-        }
         let field = along(at, &rule.field_path);
         let detail = match self.message(compiled, &activation) {
             Ok(detail) => detail.unwrap_or_else(|| rule.says()),
             Err(text) => {
-                self.out.push(Cause::invalid(&field, kind, &text));
+                self.add(Cause::invalid(&field, kind, &text), compiled, place);
                 return Err(Ended);
             }
         };
         let whole = matches!(kind.as_str(), Some("object" | "array"));
-        self.out.push(violation(&field, place.new, whole, &detail, &rule.reason));
+        self.add(violation(&field, place.new, whole, &detail, &rule.reason), compiled, place);
         Ok(())
     }
 
@@ -349,7 +377,10 @@ mod tests {
 
     fn said(schema: &Value, object: &Value, old: Option<&Value>) -> String {
         let rules = Rules::new(schema).expect("it has rules");
-        rules.validate(object, old).iter().map(|cause| format!("{cause}\n")).collect()
+        let warnings = Warnings::default();
+        let mut out: String = rules.validate(object, old, &warnings).iter().map(|cause| format!("{cause}\n")).collect();
+        out.extend(warnings.take().iter().map(|warning| format!("warning: {warning}\n")));
+        out
     }
 
     fn schema(spec: Value) -> Value {
@@ -408,7 +439,10 @@ mod tests {
         let schema = schema(json!({"type": "object", "properties": {
             "a": {"type": "integer", "x-kubernetes-validations": [{"rule": "self > 5"}]}, "b": {"type": "integer"}}}));
         let object = |a: i64, b: i64| json!({"spec": {"a": a, "b": b}});
-        assert_eq!(said(&schema, &object(1, 2), Some(&object(1, 1))), "");
+        assert_eq!(
+            said(&schema, &object(1, 2), Some(&object(1, 1))),
+            "warning: spec.a: Invalid value: 1: failed rule: self > 5\n"
+        );
         assert_ne!(said(&schema, &object(2, 1), Some(&object(1, 1))), "");
     }
 
