@@ -7,9 +7,10 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use kinds::{Settings, Tokens, bootstrap::Bootstrap};
 use server::{
-    Ids, Options, Parts, Server,
+    FrontProxy, Ids, Options, Parts, Server,
     dialer::NoDialer,
     nodes::{NoNodes, Nodes, Stream},
+    pki::Validity,
 };
 use std::{
     sync::{
@@ -99,8 +100,19 @@ pub fn settings(identity: &str) -> Settings {
             "pod.spec.volumes.secret",
         ]),
         rbac: kinds::Rbac::default(),
+        front_proxy: front_proxy(),
+        client_authority: String::new(),
         webhooks: kinds::webhooks_by(Arc::new(NoDialer)),
     }
+}
+
+/// A front proxy with an authority of its own, valid around the clocks of tests and of the machine.
+fn front_proxy() -> FrontProxy {
+    let time = |text: &str| text.parse().unwrap();
+    let validity = Validity { from: time("2020-01-01T00:00:00Z"), until: time("2120-01-01T00:00:00Z") };
+    let authority = server::pki::authority("front proxy", validity).unwrap();
+    let pair = server::pki::client(&authority, kinds::FRONT_PROXY, &[], validity).unwrap();
+    FrontProxy::new(&authority.certificate, pair)
 }
 
 /// A stream to a node that answers every request with this.

@@ -1,4 +1,4 @@
-//! Keys and certificates of the cluster. The authority and the token key are created once and kept in DIR/pki (0600). All certificates are
+//! Keys and certificates of the cluster. The authorities and the token key are created once and kept in DIR/pki (0600). All certificates are
 //! issued at each start, so that addresses are right, and renewed long before they expire. Issued certificates can be revoked only by a new
 //! authority: stop, remove `ca.crt` and `ca.key` of DIR/pki, start.
 
@@ -8,7 +8,10 @@ use api::Clock;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use kinds::Tokens;
-use server::pki::{self, Names, Pair, Validity};
+use server::{
+    FrontProxy,
+    pki::{self, Names, Pair, Validity},
+};
 use std::{fmt, fs, net::IpAddr, time::Duration};
 
 /// The issuer of ServiceAccount tokens: upstream's default for clusters without a public name.
@@ -31,6 +34,10 @@ const RETRY_DELAY: Duration = Duration::from_secs(60);
 pub(crate) struct Credentials {
     pub(crate) authority: Pair,
     pub(crate) tokens: Tokens,
+    /// As whom the API server speaks for its users to the servers of aggregated APIs.
+    pub(crate) front_proxy: FrontProxy,
+    /// Its authority, which signs for nobody else: those servers believe whoever has its certificate.
+    front_authority: Pair,
     /// The names of the serving certificate.
     names: Names,
 }
@@ -53,7 +60,11 @@ impl Credentials {
         names: Vec<String>,
     ) -> anyhow::Result<(Self, Signed)> {
         let folder = dir.private_folder("pki")?;
-        let authority = authority(&folder, now)?;
+        let authority = authority(&folder, ("ca", "sampan"), now)?;
+        let front_authority = self::authority(&folder, ("front-proxy-ca", "sampan-front-proxy"), now)?;
+        let front_proxy = front(&front_authority, now)
+            .with_context(|| damaged(&folder, "front-proxy-ca.crt and front-proxy-ca.key"))?;
+        let front_proxy = FrontProxy::new(&front_authority.certificate, front_proxy);
         let key = match read_private(&folder.join("sa.key"))? {
             Some(key) => String::from_utf8(key).ok().with_context(|| damaged(&folder, "sa.key"))?,
             None => {
@@ -65,7 +76,8 @@ impl Credentials {
         let tokens = Tokens::new(&key, ISSUER).with_context(|| damaged(&folder, "sa.key"))?;
         let (more, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name.parse::<IpAddr>().is_ok());
         let more = more.iter().filter_map(|address| address.parse().ok());
-        let made = Self { authority, tokens, names: Names::api_server(addresses.into_iter().chain(more), names) };
+        let names = Names::api_server(addresses.into_iter().chain(more), names);
+        let made = Self { authority, tokens, front_proxy, front_authority, names };
         let signed = made.sign(now).with_context(|| damaged(&folder, "ca.crt and ca.key"))?;
         Ok((made, signed))
     }
@@ -95,6 +107,7 @@ impl Credentials {
                 continue;
             }
             let renewed = self.sign(clock.now()).and_then(|signed| {
+                self.front_proxy.replace(front(&self.front_authority, clock.now())?);
                 let next = signed.renew;
                 show(signed).map(|()| next)
             });
@@ -184,15 +197,22 @@ fn damaged(folder: &DataDir, files: &str) -> String {
     format!("{files} in {} cannot be used; put them back, or remove them to get new ones", folder.path().display())
 }
 
-fn authority(folder: &DataDir, now: Timestamp) -> anyhow::Result<Pair> {
-    let (certificate, key) = (folder.join("ca.crt"), folder.join("ca.key"));
+/// A client certificate of the front proxy.
+fn front(authority: &Pair, now: Timestamp) -> anyhow::Result<Pair> {
+    Ok(pki::client(authority, kinds::FRONT_PROXY, &[], validity(now, LIFETIME_DAYS)?)?)
+}
+
+/// The authority in these files, with this name if it is new.
+fn authority(folder: &DataDir, (file, name): (&str, &str), now: Timestamp) -> anyhow::Result<Pair> {
+    let files = [format!("{file}.crt"), format!("{file}.key")];
+    let [certificate, key] = files.each_ref().map(|file| folder.join(file));
     match (read_private(&certificate)?, read_private(&key)?) {
         (Some(certificate), Some(key)) => Ok(Pair {
-            certificate: String::from_utf8(certificate).ok().with_context(|| damaged(folder, "ca.crt"))?,
-            key: String::from_utf8(key).ok().with_context(|| damaged(folder, "ca.key"))?,
+            certificate: String::from_utf8(certificate).ok().with_context(|| damaged(folder, &files[0]))?,
+            key: String::from_utf8(key).ok().with_context(|| damaged(folder, &files[1]))?,
         }),
         (None, None) => {
-            let made = pki::authority("sampan", validity(now, 3650)?)?;
+            let made = pki::authority(name, validity(now, 3650)?)?;
             write_private(&key, made.key.as_bytes())?;
             write_private(&certificate, made.certificate.as_bytes())?;
             Ok(made)
@@ -200,7 +220,7 @@ fn authority(folder: &DataDir, now: Timestamp) -> anyhow::Result<Pair> {
         // The key is written first: a key without a certificate is left by an interrupted start.
         (None, Some(_)) => {
             std::fs::remove_file(&key)?;
-            authority(folder, now)
+            authority(folder, (file, name), now)
         }
         (Some(_), None) => bail!(
             "{} is there, but its key is not; put the key back, or remove the certificate to get a new authority",
@@ -283,7 +303,7 @@ mod tests {
         let now = Timestamp::from_second(1_800_000_000).expect("in range");
         let open = || Credentials::open(&dir, now, Vec::new(), Vec::new());
         assert!(open().is_ok(), "made");
-        for file in ["ca.crt", "sa.key"] {
+        for file in ["ca.crt", "front-proxy-ca.crt", "sa.key"] {
             let path = dir.join("pki").join(file);
             let good = read_private(&path).expect("read").expect("there");
             for bad in [&b"garbage"[..], b"\xff"] {

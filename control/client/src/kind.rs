@@ -9,6 +9,7 @@ use k8s_openapi::{
         policy::v1 as policy, rbac::v1 as rbac, scheduling::v1 as scheduling, storage::v1 as storage,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    kube_aggregator::pkg::apis::apiregistration::v1 as apiregistration,
 };
 
 /// A kind with a type. Its decoder and encoder are functions of this crate: serde's generic ones would be compiled again into each crate that
@@ -77,6 +78,7 @@ kinds! {
     admissionregistration::MutatingWebhookConfiguration,
     admissionregistration::ValidatingAdmissionPolicy,
     admissionregistration::ValidatingWebhookConfiguration,
+    apiregistration::APIService,
     apps::ControllerRevision,
     apps::DaemonSet,
     apps::Deployment,

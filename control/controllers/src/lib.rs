@@ -6,6 +6,7 @@
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
+mod apiservice;
 mod bootstrap;
 mod certificates;
 mod claim;
@@ -111,6 +112,8 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
         1,
         customresourcedefinition::CustomResourceDefinitionController::new,
     );
+    go.always("apiservice-availability-controller", 5, apiservice::AvailabilityController::new);
+    go.always("crd-autoregister-controller", 5, apiservice::RegistrationController::new);
     let collector = "garbage-collector-controller";
     if go.selects(collector) {
         go.spawn(garbagecollector::GarbageCollector::new(&cx.of(collector)).run(token.clone()));

@@ -48,7 +48,11 @@ const KNOWN: &[(&str, &str, &str)] = &[
 ];
 
 /// Those that always run, for they are a part of upstream's API server, with their ServiceAccounts.
-const ALWAYS: &[(&str, &str)] = &[("customresourcedefinition-controller", "customresourcedefinition-controller")];
+const ALWAYS: &[(&str, &str)] = &[
+    ("apiservice-availability-controller", "apiservice-controller"),
+    ("crd-autoregister-controller", "apiservice-controller"),
+    ("customresourcedefinition-controller", "customresourcedefinition-controller"),
+];
 
 /// Those that `*` does not mean, as upstream.
 const OFF_BY_DEFAULT: &[&str] = &["bootstrap-signer-controller", "token-cleaner-controller"];

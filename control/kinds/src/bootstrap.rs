@@ -7,6 +7,10 @@
 
 use crate::{
     Settings,
+    apiregistration::{
+        builtin::{self, COLLECTION},
+        registered,
+    },
     flowcontrol::{self, standard},
     rbac::{
         policy,
@@ -63,6 +67,8 @@ pub struct Bootstrap {
     /// Why the roles could not be written.
     roles_failure: Arc<Mutex<Option<String>>>,
     settings: Settings,
+    /// The group versions that are built in.
+    built_in: Vec<(String, String)>,
     /// Wall-clock time.
     clock: api::Clock,
 }
@@ -74,7 +80,14 @@ impl Bootstrap {
         let roles_failure = Arc::new(Mutex::new(None));
         let failure = roles_failure.clone();
         server.checks().register(ROLES_CHECK, true, move || failure.lock().clone().map_or(Ok(()), Err));
-        Self { service: server.service_for(user), objects: server.objects(), roles_failure, settings, clock }
+        Self {
+            service: server.service_for(user),
+            objects: server.objects(),
+            roles_failure,
+            settings,
+            built_in: server.built_in(),
+            clock,
+        }
     }
 
     /// Creates missing objects.
@@ -105,7 +118,8 @@ impl Bootstrap {
         });
         let all = (try_join_all(namespaces), try_join_all(classes), try_join_all(runtimes), try_join_all(storage));
         futures::future::try_join4(all.0, all.1, all.2, all.3).await?;
-        let own = own(&self.settings, &api::time::rfc3339_micro(self.clock.now()));
+        let mut own = own(&self.settings, &api::time::rfc3339_micro(self.clock.now()));
+        own.push(registered::authentication(&self.settings));
         let own = own.into_iter().map(|(collection, object)| self.reconcile(collection, object, true));
         futures::future::try_join(try_join_all(own), Box::pin(self.track())).await?;
         Ok(())
@@ -140,9 +154,15 @@ impl Bootstrap {
                 tokio::time::sleep(SLOW_PERIOD).await;
             }
         };
+        let registrations = async {
+            while let Err(error) = self.register().await {
+                tracing::warn!("cannot register what is served: {error:#}");
+                tokio::time::sleep(PERIOD).await;
+            }
+        };
         let after = async {
             started.await;
-            tokio::join!(roles, range, self.keep_fairness())
+            tokio::join!(roles, range, registrations, self.keep_fairness())
         };
         tokio::join!(shutdown.run_until_cancelled(after), self.keep(shutdown));
     }
@@ -192,6 +212,22 @@ impl Bootstrap {
         let (code, answer) = self.call(method, &format!("{path}?{manager}"), media, body.into_bytes()).await?;
         let elsewhere = matches!(code, StatusCode::CONFLICT | StatusCode::NOT_FOUND);
         if code.is_success() || elsewhere { Ok(()) } else { bail!("cannot write {path}: {answer}") }
+    }
+
+    /// Writes the APIServices of what is built in, once.
+    ///
+    /// # Errors
+    /// One cannot be written.
+    pub async fn register(&self) -> anyhow::Result<()> {
+        let json = "application/json";
+        let writes = builtin::plan(self.objects.as_ref(), &self.built_in).into_iter().map(|write| match write {
+            builtin::Write::Create(object) => (Method::POST, COLLECTION.to_owned(), json, object.to_string()),
+            builtin::Write::Update(path, object) => (Method::PUT, path, json, object.to_string()),
+            builtin::Write::Delete(path, uid) => {
+                (Method::DELETE, path, json, json!({"preconditions": {"uid": uid}}).to_string())
+            }
+        });
+        self.write_all(writes.collect(), MANAGER).await
     }
 
     /// Writes the ServiceCIDR of the settings' range, and that it is ready. One with another range is left alone.

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use server::{Objects, dialer::Dialer, webhook::Webhooks};
 use std::{net::SocketAddr, sync::Arc};
 
-/// The address of a Service's port, for calls of webhooks.
-fn address(objects: &dyn Objects, namespace: &str, name: &str, port: u16) -> Result<SocketAddr, String> {
+/// The address of a Service's port, for calls of the server.
+pub(crate) fn address(objects: &dyn Objects, namespace: &str, name: &str, port: u16) -> Result<SocketAddr, String> {
     let service = objects.get("", "services", namespace, name);
     let service = service.ok_or_else(|| format!("service {name:?} not found"))?;
     let has_port = |one: &Value| one["port"].as_u64() == Some(u64::from(port));

@@ -52,6 +52,7 @@ mod tests;
 
 pub use crate::{
     admission::{imageadvice::ImageAdvice, webhooks},
+    apiregistration::registered::FRONT_PROXY,
     capabilities::Capabilities,
     clientconfig::webhooks_by,
     core::serviceaccount::tokens::{self, Tokens},
@@ -61,7 +62,7 @@ pub use crate::{
 use crate::authorization::{nodes::Nodes, privileged, reviews};
 use ipnet::IpNet;
 use server::{
-    Resource,
+    FrontProxy, Resource,
     authz::{Authorizer, Union},
     webhook::Webhooks,
 };
@@ -90,6 +91,10 @@ pub struct Settings {
     pub capabilities: Capabilities,
     /// The authorizer by roles, which every server of the kinds has: a new one.
     pub rbac: Rbac,
+    /// As whom the server speaks for its users to API servers that serve group versions for it.
+    pub front_proxy: FrontProxy,
+    /// The authority of client certificates, in PEM, which those servers are told; or empty.
+    pub client_authority: String,
     /// What calls webhooks: a new one.
     pub webhooks: Webhooks,
 }
@@ -102,6 +107,7 @@ impl Settings {
         server::Parts {
             resources: resources(self, &authorizer),
             webhooks: Some(self.webhooks.clone()),
+            aggregation: Some(apiregistration::registered::aggregation(self)),
             definitions: Some(Arc::new(apiextensions::customresource::CustomResources(self.webhooks.clone()))),
             admission: admission::all(self, &authorizer),
             authenticators: vec![Arc::new(self.tokens.clone())],
@@ -139,7 +145,7 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         core::secret::resource(),
         core::serviceaccount::resource(settings.tokens.clone()),
         core::service::resource(settings),
-        apiregistration::apiservice::resource(capabilities),
+        apiregistration::apiservice::resource(),
         apps::controllerrevision::resource(),
         apps::daemonset::resource(capabilities),
         apps::deployment::resource(capabilities),

@@ -5,8 +5,8 @@ use api::{GroupVersionKind, Object, invalid};
 use jiff::Timestamp;
 use serde_json::Value;
 use server::{
-    Changes, Context, Ids, Objects, Operation, Resource, Strategy, TableConvertor, User, dialer::NoDialer,
-    strategy::Plain, webhook::Webhooks,
+    Changes, Context, FrontProxy, Ids, Objects, Operation, Resource, Strategy, TableConvertor, User, dialer::NoDialer,
+    pki::Pair, strategy::Plain, webhook::Webhooks,
 };
 use std::sync::Arc;
 
@@ -51,6 +51,8 @@ pub(crate) fn settings() -> Settings {
         local_volumes: None,
         capabilities: Capabilities::default(),
         rbac: Rbac::default(),
+        front_proxy: FrontProxy::new("front proxy", Pair { certificate: String::new(), key: String::new() }),
+        client_authority: "clients".to_owned(),
         webhooks: webhooks(),
     }
 }

@@ -2,6 +2,7 @@
 //! info and route, authentication, impersonation, authorization, the user's limit, body, in-flight limit, verb, timeout, audit.
 
 use crate::{
+    aggregation::forward,
     audit::Event,
     authn::{self, Credentials},
     authz,
@@ -38,7 +39,7 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
     let query = Query::of(request.uri());
     let info = RequestInfo::of(request.method(), request.uri(), &query);
     let error_form = Output { pretty: negotiate::pretty(request.headers(), &query), ..Output::default() };
-    let route = Route::find(&server.registry(), request.method(), &info);
+    let route = route(server, request.method(), &info);
     let span = tracing::debug_span!("request", id, verb = %info.verb, path = %info.path);
     let labels = labels(&route, &info);
     let deprecation = route.resource().and_then(|resource| resource.deprecation.clone());
@@ -74,6 +75,19 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
     response
 }
 
+/// What serves a request: this server, or else another one that is registered for its group version.
+fn route(server: &Server, method: &Method, info: &RequestInfo) -> Route {
+    let registry = server.registry();
+    let route = Route::find(&registry, method, info);
+    if route.resource().is_some() {
+        return route;
+    }
+    match forward::elsewhere(server, &registry, info) {
+        Some(to) => Route::Elsewhere { to, long: forward::is_long_running(info) },
+        None => route,
+    }
+}
+
 /// Verb and resource for the metrics: only those that the server knows, so that no client can create new series.
 fn labels(route: &Route, info: &RequestInfo) -> (String, String) {
     match route.resource() {
@@ -100,19 +114,20 @@ async fn process(
     // Only authorized requests count against the limits.
     let class = class(&route, &info, &query);
     let seat = server.limits().take_user_seat(caller, &user, class)?.map(Arc::new);
-    let target = match route {
-        Route::Refused(refusal) => return refusal.answer(),
-        Route::Document => None,
-        Route::Resource(target) => Some(target),
-    };
-    let (collected, stream) = match body_limit(&parts.method, target.as_ref(), class, seat.as_deref()) {
+    if let Route::Refused(refusal) = route {
+        return refusal.answer();
+    }
+    if let (Route::Elsewhere { .. }, Ok(id)) = (&route, HeaderValue::from_str(&event.id)) {
+        parts.headers.insert(forward::AUDIT_ID, id);
+    }
+    let (collected, stream) = match body_limit(&parts.method, route.target(), class, seat.as_deref()) {
         Some(limit) => (body::read(body, limit, server.limits().body_memory(seat.as_deref())).await?, Body::empty()),
         None => (Collected::default(), body),
     };
     // Taken after the body, so that slow uploads hold no seat.
     let slot = server.limits().take_seat(caller, seat.as_deref(), class)?;
     let call = Call { user, info, query, parts, body: collected.bytes, stream: Mutex::new(stream), seat: seat.clone() };
-    let work = serve(server, call, target, seat.as_deref());
+    let work = serve(server, call, route, seat.as_deref());
     let response = if class == Class::LongRunning {
         work.await
     } else {
@@ -153,21 +168,18 @@ fn body_limit(method: &Method, target: Option<&Target>, class: Class, seat: Opti
 }
 
 /// Serves a call that has its seat.
-async fn serve(
-    server: &Server,
-    call: Call,
-    target: Option<Target>,
-    seat: Option<&UserSeat>,
-) -> Result<Response<Body>, Status> {
+async fn serve(server: &Server, call: Call, route: Route, seat: Option<&UserSeat>) -> Result<Response<Body>, Status> {
     let heavy = server.limits().wait_to_decode(seat, codec::decode_cost(call.headers(), &call.body));
     let threads = Handle::try_current().map(|runtime| runtime.runtime_flavor());
-    let beside = matches!(threads, Ok(RuntimeFlavor::MultiThread))
-        && work_size(server, &call, target.as_ref()) >= EXPENSIVE_BODY;
+    let beside =
+        matches!(threads, Ok(RuntimeFlavor::MultiThread)) && work_size(server, &call, route.target()) >= EXPENSIVE_BODY;
     let work = async move {
         let _turn = heavy.await;
-        match target {
-            Some(target) => verbs::serve(server, call, target).await,
-            None => documents::serve(server, call).await,
+        match route {
+            Route::Resource(target) => verbs::serve(server, call, target).await,
+            Route::Document => documents::serve(server, call).await,
+            Route::Elsewhere { to, .. } => forward::forward(server, call, &to).await,
+            Route::Refused(refusal) => refusal.answer(),
         }
     };
     let work = if beside { Either::Left(in_blocking_section(Box::pin(work))) } else { Either::Right(work) };

@@ -45,7 +45,7 @@ pub(crate) async fn encrypt(stream: Stream, to: SocketAddr) -> io::Result<Stream
 
 /// Accepts any certificate whose private key the server has.
 #[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
+pub(crate) struct Unverified(pub(crate) Arc<CryptoProvider>);
 
 impl ServerCertVerifier for Unverified {
     fn verify_server_cert(

@@ -1,13 +1,21 @@
 //! Discovery: the aggregated documents (v2 and v2beta1) and the legacy ones, built once per registry and kept as bytes with their ETag.
 
-use crate::{Resource, Server, Subresource, call::Call, negotiate, registry::Registry, reply};
+use crate::{
+    Resource, Server, Subresource,
+    aggregation::{discovery, found::Documents, outline::Outline},
+    call::Call,
+    lazy::SmallDocument,
+    negotiate,
+    registry::Registry,
+    reply,
+};
 use api::Status;
 use axum::body::Body;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 /// The aggregated version that the client prefers, if any.
 fn aggregated(call: &Call) -> Option<&'static str> {
@@ -27,27 +35,41 @@ fn aggregated(call: &Call) -> Option<&'static str> {
 }
 
 /// Answers a discovery path; `None` if there is no such document.
-pub(crate) fn answer(server: &Server, call: &Call, path: &str) -> Result<Option<Response<Body>>, Status> {
+pub(crate) async fn answer(server: &Server, call: &Call, path: &str) -> Result<Option<Response<Body>>, Status> {
     let registry = server.registry();
     let documents = registry.documents();
+    let outline = discovery::outline(server, &registry);
+    // Documents of what is served here alone are made once.
+    let alone = outline.elsewhere().is_empty();
+    let merged = |make: &dyn Fn() -> Option<Value>| make().map(|value| SmallDocument::new(&value));
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     let (document, media) = match segments.as_slice() {
         [root @ ("api" | "apis")] => match aggregated(call) {
             Some(version) => {
-                let made = documents
-                    .small(&format!("{root} {version}"), || Some(aggregate(&registry, *root == "api", version)));
+                let core = *root == "api";
+                let made = if core || alone {
+                    let make = || Some(aggregate(&registry, &outline, &HashMap::new(), core, version));
+                    documents.small(&format!("{root} {version}"), make)
+                } else {
+                    let others = discovery::documents(server, &outline).await;
+                    merged(&|| Some(aggregate(&registry, &outline, &others, core, version)))
+                };
                 (made, format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"))
             }
             None => {
                 let advertise = server.advertise().to_string();
-                let made = documents.small(root, || Some(legacy_root(&registry, *root == "api", &advertise)));
+                let make = || Some(legacy_root(&outline, *root == "api", &advertise));
+                let made = if alone || *root == "api" { documents.small(root, make) } else { merged(&make) };
                 (made, "application/json".to_owned())
             }
         },
         ["api", version] => {
             (documents.small(path, || resources(&registry, "", version)), "application/json".to_owned())
         }
-        ["apis", group] => (documents.small(path, || group_of(&registry, group)), "application/json".to_owned()),
+        ["apis", group] => {
+            let make = || group_of(&outline, group);
+            (if alone { documents.small(path, make) } else { merged(&make) }, "application/json".to_owned())
+        }
         ["apis", group, version] => {
             (documents.small(path, || resources(&registry, group, version)), "application/json".to_owned())
         }
@@ -84,13 +106,28 @@ fn kind_json(kind: &api::GroupVersionKind) -> Value {
     json!({"group": kind.group, "version": kind.version, "kind": kind.kind})
 }
 
-fn aggregate(registry: &Registry, core: bool, version: &str) -> Value {
-    let groups = registry.groups().into_iter().filter(|(group, _)| group.is_empty() == core);
+fn aggregate(
+    registry: &Registry,
+    outline: &Outline,
+    others: &HashMap<(String, String), Documents>,
+    core: bool,
+    version: &str,
+) -> Value {
+    let groups = outline.groups().iter().filter(|group| group.name.is_empty() == core);
     let items: Vec<Value> = groups
-        .map(|(group, versions)| {
+        .map(|group| {
+            let (group, versions) = (group.name.as_str(), &group.versions);
             let versions: Vec<Value> = versions
                 .iter()
-                .map(|v| {
+                .map(|version| {
+                    let v = &version.name;
+                    if version.elsewhere.is_some() {
+                        let known = others.get(&(group.to_owned(), v.clone()));
+                        return known.map_or_else(
+                            || json!({"version": v, "freshness": "Stale"}),
+                            |known| (*known.version).clone(),
+                        );
+                    }
                     let resources: Vec<Value> = registry.group_version(group, v).map(aggregated_resource).collect();
                     json!({"version": v, "resources": resources, "freshness": "Current"})
                 })
@@ -126,27 +163,27 @@ fn aggregated_resource(resource: &Arc<Resource>) -> Value {
     Value::Object(made)
 }
 
-fn legacy_root(registry: &Registry, core: bool, advertise: &str) -> Value {
+fn legacy_root(outline: &Outline, core: bool, advertise: &str) -> Value {
     if core {
-        let versions: Vec<&str> =
-            registry.groups().into_iter().filter(|(g, _)| g.is_empty()).flat_map(|(_, v)| v).collect();
+        let own = outline.groups().iter().filter(|group| group.name.is_empty());
+        let versions: Vec<&str> = own.flat_map(|group| &group.versions).map(|version| version.name.as_str()).collect();
         let addresses = json!([{"clientCIDR": "0.0.0.0/0", "serverAddress": advertise}]);
         return json!({"kind": "APIVersions", "versions": versions, "serverAddressByClientCIDRs": addresses});
     }
-    let names = registry.groups().into_iter().map(|(g, _)| g.to_owned()).filter(|g| !g.is_empty());
-    let groups: Vec<Value> = names.filter_map(|g| group_value(registry, &g)).collect();
+    let names = outline.groups().iter().map(|group| group.name.as_str()).filter(|name| !name.is_empty());
+    let groups: Vec<Value> = names.filter_map(|name| group_value(outline, name)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
-fn group_value(registry: &Registry, group: &str) -> Option<Value> {
-    let (_, versions) = registry.groups().into_iter().find(|(g, _)| *g == group)?;
-    let one = |v: &&str| json!({"groupVersion": format!("{group}/{v}"), "version": v});
-    let all: Vec<Value> = versions.iter().map(one).collect();
+fn group_value(outline: &Outline, group: &str) -> Option<Value> {
+    let found = outline.groups().iter().find(|one| one.name == group)?;
+    let one = |v: &String| json!({"groupVersion": format!("{group}/{v}"), "version": v});
+    let all: Vec<Value> = found.versions.iter().map(|version| &version.name).map(one).collect();
     Some(json!({"name": group, "versions": all, "preferredVersion": all.first()?}))
 }
 
-fn group_of(registry: &Registry, group: &str) -> Option<Value> {
-    let mut value = group_value(registry, group).filter(|_| !group.is_empty())?;
+fn group_of(outline: &Outline, group: &str) -> Option<Value> {
+    let mut value = group_value(outline, group).filter(|_| !group.is_empty())?;
     value["kind"] = json!("APIGroup");
     value["apiVersion"] = json!("v1");
     Some(value)

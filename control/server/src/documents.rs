@@ -1,6 +1,7 @@
 //! Paths that are no resources: discovery, OpenAPI, version, health, metrics, and the fixed documents of [`crate::server::Parts`].
 
 use crate::{
+    aggregation::{check, discovery as aggregated},
     call::Call,
     discovery,
     negotiate::{self, Output},
@@ -31,8 +32,9 @@ pub(crate) async fn serve(server: &Server, call: Call) -> Result<Response<Body>,
         "/metrics" => Some(metrics(server)?),
         _ if is_health(path) => server.checks().answer(path, &call.query),
         _ if path == "/api" || path == "/apis" || path.starts_with("/api/") || path.starts_with("/apis/") => {
-            discovery::answer(server, &call, path)?
+            discovery::answer(server, &call, path).await?
         }
+        _ if path.starts_with(check::PATH) => Some(check::answer(server, path.trim_start_matches(check::PATH)).await?),
         _ if path.starts_with("/openapi/") => openapi::answer(server, &call, path).await?,
         _ => server.documents().iter().find(|document| document.path == path).map(fixed),
     };
@@ -80,11 +82,11 @@ fn paths(server: &Server, output: Output) -> Response<Body> {
     .chain(server.documents().iter().map(|document| document.path))
     .map(str::to_owned)
     .collect();
-    for (group, versions) in server.registry().groups() {
-        if !group.is_empty() {
-            paths.push(format!("/apis/{group}"));
-            paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
-        }
+    for group in aggregated::outline(server, &server.registry()).groups().iter().filter(|group| !group.name.is_empty())
+    {
+        let path = format!("/apis/{}", group.name);
+        paths.extend(group.versions.iter().map(|version| format!("{path}/{}", version.name)));
+        paths.push(path);
     }
     paths.sort();
     reply::value(StatusCode::OK, output, &serde_json::json!({"paths": paths}))

@@ -29,6 +29,17 @@ pub(crate) struct SmallDocument {
     pub(crate) etag: HeaderValue,
 }
 
+impl SmallDocument {
+    /// With the ETag of its content.
+    pub(crate) fn new(value: &serde_json::Value) -> Self {
+        let mut bytes = serde_json::to_vec(value).expect("JSON values serialise");
+        bytes.push(b'\n');
+        let etag = format!("\"{}\"", hex::encode_upper(Sha512::digest(&bytes)));
+        let etag = HeaderValue::from_str(&etag).expect("hexadecimal is a header value");
+        Self { bytes: Bytes::from(bytes), etag }
+    }
+}
+
 /// A large document, compressed.
 #[derive(Clone)]
 pub(crate) struct CompressedDocument {
@@ -61,11 +72,7 @@ impl Documents {
         if let Some(found) = self.small.lock().get(key) {
             return Some(found.clone());
         }
-        let mut bytes = serde_json::to_vec(&make()?).expect("JSON values serialise");
-        bytes.push(b'\n');
-        let etag = format!("\"{}\"", hex::encode_upper(Sha512::digest(&bytes)));
-        let etag = HeaderValue::from_str(&etag).expect("hexadecimal is a header value");
-        let document = SmallDocument { bytes: Bytes::from(bytes), etag };
+        let document = SmallDocument::new(&make()?);
         self.small.lock().insert(key.to_owned(), document.clone());
         Some(document)
     }

@@ -7,6 +7,7 @@
 
 pub mod action;
 pub mod admission;
+mod aggregation;
 pub mod audit;
 pub mod authn;
 pub mod authz;
@@ -37,6 +38,7 @@ mod names;
 pub mod negotiate;
 pub mod nodes;
 mod openapi;
+pub mod outbound;
 mod parsed;
 pub mod payload;
 mod pick;
@@ -62,6 +64,7 @@ pub mod version;
 pub mod webhook;
 
 pub use action::{Action, Api, Subresource};
+pub use aggregation::{Aggregation, FrontProxy, Registered, Registration, Remote};
 pub use body::text as text_of;
 pub use call::Call;
 pub use columns::{Column, TableConvertor};

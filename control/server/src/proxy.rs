@@ -70,8 +70,36 @@ pub(crate) async fn forward(
         false => stream,
     };
     let prefix = prefix(&call, &path);
+    let (host, headers) = (backend.address.to_string(), HeaderMap::new());
+    let passage = Passage { host: &host, path: &path, prefix: &prefix, headers };
+    pass(stream, call, passage, shutdown).await
+}
+
+/// How a call passes over a stream.
+pub(crate) struct Passage<'a> {
+    /// Host and port of the backend.
+    pub(crate) host: &'a str,
+    /// The encoded path there.
+    pub(crate) path: &'a str,
+    /// The encoded path of the client before it.
+    pub(crate) prefix: &'a str,
+    /// Headers for the backend, which no header of the client can take away.
+    pub(crate) headers: HeaderMap,
+}
+
+/// Passes a call over a stream to a backend.
+///
+/// # Errors
+/// As [`forward`].
+pub(crate) async fn pass(
+    stream: Stream,
+    call: Call,
+    mut passage: Passage<'_>,
+    shutdown: CancellationToken,
+) -> Result<Response<Body>, Status> {
+    let unreachable = |e: &dyn Display| Status::unavailable(format!("error trying to reach service: {e}"));
     let (host, upgrade, seat) = (host_of(&call), upgrade_of(call.headers()), call.seat.clone());
-    let (request, client) = request(call, &backend.address.to_string(), &path, &prefix)?;
+    let (request, client) = request(call, &mut passage)?;
     let mut response = exchange(stream, request).await.map_err(|e| unreachable(&e))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return match (upgrade, client) {
@@ -80,7 +108,7 @@ pub(crate) async fn forward(
         };
     }
     strip(response.headers_mut());
-    relocate(response.headers_mut(), backend, host.as_deref(), &prefix);
+    relocate(response.headers_mut(), &passage, host.as_deref());
     let mut response = response.map(|body| Body::new(UntilShutdown::new(body, shutdown)));
     response.extensions_mut().insert(AllowSlowReader);
     Ok(response)
@@ -119,13 +147,19 @@ fn encode(part: &str, out: &mut String) {
     }
 }
 
-/// The part of the client's path before the backend's path. Redirects of the backend get it, so that they lead through the proxy.
-fn prefix(call: &Call, path: &str) -> String {
+/// The client's whole path, decoded and encoded again: the one that was authorized.
+pub(crate) fn whole(call: &Call) -> String {
     let mut whole = String::new();
     for part in call.info.path.trim_start_matches('/').split('/') {
         whole.push('/');
         encode(part, &mut whole);
     }
+    whole
+}
+
+/// The part of the client's path before the backend's path. Redirects of the backend get it, so that they lead through the proxy.
+fn prefix(call: &Call, path: &str) -> String {
+    let whole = whole(call);
     whole.strip_suffix(path).unwrap_or(&whole).to_owned()
 }
 
@@ -159,12 +193,8 @@ fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// The request for the backend, and the client's connection if it requests an upgrade.
-fn request(
-    mut call: Call,
-    address: &str,
-    path: &str,
-    prefix: &str,
-) -> Result<(Request<Body>, Option<OnUpgrade>), Status> {
+fn request(mut call: Call, passage: &mut Passage<'_>) -> Result<(Request<Body>, Option<OnUpgrade>), Status> {
+    let Passage { host: address, path, prefix, .. } = *passage;
     let host = host_of(&call);
     let upgrade = upgrade_of(&call.parts.headers);
     let client = call.parts.extensions.remove::<OnUpgrade>();
@@ -188,6 +218,7 @@ fn request(
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, protocol);
     }
+    headers.extend(std::mem::take(&mut passage.headers));
     let body = std::mem::take(&mut *call.stream.lock());
     let mut request = Request::new(body);
     *request.method_mut() = call.parts.method;
@@ -219,11 +250,11 @@ fn strip(headers: &mut HeaderMap) {
 }
 
 /// Rewrites a redirect of the backend to itself, so that it leads through the proxy.
-fn relocate(headers: &mut HeaderMap, backend: &Backend, host: Option<&str>, prefix: &str) {
+fn relocate(headers: &mut HeaderMap, passage: &Passage<'_>, host: Option<&str>) {
+    let Passage { host: itself, prefix, .. } = *passage;
     let Some(location) = text(headers, header::LOCATION).and_then(|location| location.parse::<Uri>().ok()) else {
         return;
     };
-    let itself = backend.address.to_string();
     let elsewhere = location.authority().is_some_and(|to| to.as_str() != itself && Some(to.as_str()) != host);
     let path = location.path_and_query().map_or("/", |path| path.as_str());
     if elsewhere || !path.starts_with('/') || path.starts_with(prefix) {

@@ -2,7 +2,7 @@
 //! is answered after authorization, so that it does not disclose which resources exist.
 
 use crate::{
-    Resource, Subresource, Verb,
+    Registration, Resource, Subresource, Verb,
     registry::Registry,
     reply,
     request::{Query, RequestInfo},
@@ -18,6 +18,13 @@ pub(crate) enum Route {
     Document,
     /// A verb of a resource or of one of its subresources.
     Resource(Target),
+    /// Another server serves the request.
+    Elsewhere {
+        /// Where it is passed on to.
+        to: Arc<Registration>,
+        /// Whether it may run longer than others.
+        long: bool,
+    },
     /// Nothing serves the request.
     Refused(Refusal),
 }
@@ -63,7 +70,7 @@ impl Route {
     /// The resource that the request names, if there is one.
     pub(crate) fn resource(&self) -> Option<&Arc<Resource>> {
         match self {
-            Self::Document => None,
+            Self::Document | Self::Elsewhere { .. } => None,
             Self::Resource(target) => Some(&target.resource),
             Self::Refused(refusal) => refusal.resource.as_ref(),
         }
@@ -73,7 +80,16 @@ impl Route {
     pub(crate) fn is_long_running(&self, query: &Query) -> bool {
         match self {
             Self::Resource(target) => target.is_long_running(query),
+            Self::Elsewhere { long, .. } => *long,
             Self::Document | Self::Refused(_) => false,
+        }
+    }
+
+    /// The resource and verb that serve the request here.
+    pub(crate) fn target(&self) -> Option<&Target> {
+        match self {
+            Self::Resource(target) => Some(target),
+            _ => None,
         }
     }
 }

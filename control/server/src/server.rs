@@ -3,6 +3,7 @@
 use crate::{
     Context, Delta, Ids, Names, Objects, Resource, User, Warnings,
     admission::Admission,
+    aggregation::{Aggregation, remotes::Remotes},
     audit::Audit,
     authn::Authenticator,
     authz::Authorizer,
@@ -59,6 +60,8 @@ pub struct Parts {
     pub webhooks: Option<Webhooks>,
     /// What makes further resources of stored objects.
     pub definitions: Option<Arc<dyn Definitions>>,
+    /// Group versions that other servers serve.
+    pub aggregation: Option<Aggregation>,
     /// The admission plugins, in their order.
     pub admission: Vec<Arc<dyn Admission>>,
     /// The authenticators, in their order.
@@ -88,6 +91,7 @@ pub struct Server(Arc<Inner>);
 struct Inner {
     options: Options,
     served: Served,
+    remotes: Option<Remotes>,
     parts: Parts,
     limits: Limits,
     checks: Checks,
@@ -106,8 +110,11 @@ impl Server {
                 served.defined_by(definitions, changes);
             }
         }
+        let dialer = options.dialer.clone();
+        let remotes = parts.aggregation.take().map(|aggregation| Remotes::new(aggregation, dialer));
         let server = Self(Arc::new(Inner {
             served,
+            remotes,
             limits: Limits::new(parts.exempt),
             checks: Checks::default(),
             metrics: Metrics::new(options.metrics.clone()),
@@ -136,6 +143,18 @@ impl Server {
                 allocator.load(&entry.payload.stored().object());
             }
         }
+    }
+
+    /// The group versions that are built in, in the order of discovery.
+    pub fn built_in(&self) -> Vec<(String, String)> {
+        let mut all: Vec<(String, String)> = Vec::new();
+        for resource in self.0.served.builtin() {
+            let one = (resource.gvr.group.clone(), resource.gvr.version.clone());
+            if !all.contains(&one) {
+                all.push(one);
+            }
+        }
+        all
     }
 
     /// Readiness and liveness checks; other components register theirs here.
@@ -172,6 +191,11 @@ impl Server {
             let prefix = source.map(|source| source.prefix()).unwrap_or_default();
             delta(self.store(), &prefix, since)
         })
+    }
+
+    /// The way to other API servers, where they are used.
+    pub(crate) fn remotes(&self) -> Option<&Remotes> {
+        self.0.remotes.as_ref()
     }
 
     pub(crate) fn admission(&self) -> &[Arc<dyn Admission>] {

@@ -4,26 +4,18 @@
 use crate::{
     context::Objects,
     dialer::{Dialer, Stream},
+    outbound::{Configurations, Resolve, Trust},
     proxy,
 };
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Method, Request, Uri, header};
 use http_body_util::{BodyExt, Limited};
-use parking_lot::Mutex;
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::ring,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
-use rustls_platform_verifier::Verifier;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::{
-    collections::HashMap,
     fmt::Display,
     io,
-    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -32,9 +24,6 @@ use tokio_rustls::TlsConnector;
 
 /// The longest answer of a webhook, bytes: as long as a request to the server.
 const MAX_ANSWER: usize = 3 << 20;
-
-/// The most authorities whose configuration is kept.
-const MAX_KNOWN: usize = 128;
 
 /// Where a webhook is: `clientConfig` of its configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,9 +83,6 @@ impl Endpoint {
     }
 }
 
-/// Finds the address of a port of a Service, by namespace and name; or says why there is none.
-pub type Resolve = fn(&dyn Objects, &str, &str, u16) -> Result<SocketAddr, String>;
-
 /// The server whose webhooks are called, as far as a call needs it.
 pub(crate) trait Home: Send + Sync {
     /// Its objects, among which Services are looked up; `None` once it has ended.
@@ -115,14 +101,13 @@ struct Inner {
     resolve: Resolve,
     /// The server that calls, once there is one.
     server: OnceLock<Box<dyn Home>>,
-    /// By the digest of the authorities.
-    tls: Mutex<HashMap<[u8; 32], Arc<ClientConfig>>>,
+    tls: Configurations,
 }
 
 impl Webhooks {
     /// Services are found by `resolve`, and reached by `dialer`.
     pub fn new(dialer: Arc<dyn Dialer>, resolve: Resolve) -> Self {
-        Self(Arc::new(Inner { dialer, resolve, server: OnceLock::new(), tls: Mutex::default() }))
+        Self(Arc::new(Inner { dialer, resolve, server: OnceLock::new(), tls: Configurations::default() }))
     }
 
     /// The server that calls; the first one counts.
@@ -171,7 +156,7 @@ impl Webhooks {
         let uri: Uri = url.parse().map_err(|e| format!("parse {url:?}: {e}"))?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let stream = self.connect(endpoint, &host, uri.port_u16().unwrap_or(443)).await?;
-        let config = self.tls(&endpoint.authorities)?;
+        let config = self.0.tls.get(&Trust { authorities: &endpoint.authorities, ..Trust::default() })?;
         let name = ServerName::try_from(host.clone()).map_err(|e| e.to_string())?;
         let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|e| e.to_string())?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -207,45 +192,6 @@ impl Webhooks {
             }
         }
     }
-
-    /// The configuration that trusts these authorities.
-    fn tls(&self, authorities: &[u8]) -> Result<Arc<ClientConfig>, String> {
-        let key: [u8; 32] = Sha256::digest(authorities).into();
-        if let Some(known) = self.0.tls.lock().get(&key) {
-            return Ok(known.clone());
-        }
-        let provider = Arc::new(ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?;
-        let config = if authorities.is_empty() {
-            let verifier = Verifier::new(provider).map_err(|e| e.to_string())?;
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()
-        } else {
-            builder.with_root_certificates(roots(authorities)?).with_no_client_auth()
-        };
-        let config = Arc::new(config);
-        let mut known = self.0.tls.lock();
-        if known.len() >= MAX_KNOWN {
-            known.clear();
-        }
-        known.insert(key, config.clone());
-        Ok(config)
-    }
-}
-
-/// The authorities in PEM.
-///
-/// # Errors
-/// Upstream's text: there is none, or one cannot be read.
-pub fn roots(authorities: &[u8]) -> Result<RootCertStore, String> {
-    const UNREADABLE: &str = "unable to load root certificates: unable to parse bytes as PEM block";
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(authorities) {
-        let certificate = certificate.map_err(|_| UNREADABLE.to_owned())?;
-        roots.add(certificate).map_err(|e| format!("unable to load root certificates: {e}"))?;
-    }
-    if roots.is_empty() { Err(UNREADABLE.to_owned()) } else { Ok(roots) }
 }
 
 #[cfg(test)]

@@ -3,11 +3,16 @@
 use super::*;
 use crate::{
     dialer::NoDialer,
+    outbound::roots,
     pki::{self, Names, Pair, Validity},
 };
 use api::Object;
+use rustls::{
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use serde_json::json;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use store::Changes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

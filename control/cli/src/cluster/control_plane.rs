@@ -106,6 +106,8 @@ impl ControlPlane {
                 agent::HONOURED.iter().chain(network::HONOURED).copied().chain(scheduler::honoured()),
             ),
             rbac: kinds::Rbac::default(),
+            front_proxy: credentials.front_proxy.clone(),
+            client_authority: credentials.authority.certificate.clone(),
             webhooks: kinds::webhooks_by(dependencies.dialer.clone()),
         };
         let options = server::Options {

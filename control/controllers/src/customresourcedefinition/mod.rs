@@ -6,7 +6,9 @@
 mod definition;
 mod plan;
 
-use self::definition::{Definition, Status};
+pub(crate) use self::definition::Definition;
+
+use self::definition::Status;
 use crate::{Context, meta};
 use client::{
     Client, Controller, Error, Informer, Key, Next, PartialObjectMetadata, Patch, Target, Wakeups, discovery::Resource,

@@ -1,6 +1,7 @@
 //! APIService: a version of a group, and the Service that serves it; without one it is served here.
 
-use crate::{Capabilities, at::At, cells, clientconfig, edit, rules};
+use super::{GROUP, RESOURCE};
+use crate::{at::At, cells, clientconfig, edit, rules};
 use api::{Cause, FieldPath, Object, names, time};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -16,11 +17,11 @@ const COLUMNS: &[Column] = &[
 ];
 
 /// The kind.
-pub(crate) struct Services(pub(crate) Capabilities);
+pub(crate) struct Services;
 
 /// The resource.
-pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
-    Resource::new("apiregistration.k8s.io", "v1", "apiservices", KIND, Services(capabilities.clone()))
+pub(crate) fn resource() -> Resource {
+    Resource::new(GROUP, "v1", RESOURCE, KIND, Services)
         .category("api-extensions")
         .cluster_scoped()
         .with_status()
@@ -81,10 +82,6 @@ impl Strategy for Services {
         let statuses = At::of(object, "status").get("conditions").items().map(|condition| condition.get("status"));
         let wrong = statuses.filter(|status| !ALL.contains(&status.str())).take(MAX_CAUSES);
         wrong.map(|status| status.or_empty().not_supported(ALL)).collect()
-    }
-
-    fn warnings(&self, _cx: &Context, _object: &Object, _old: Option<&Object>) -> Vec<String> {
-        self.0.nothing_acts_on(KIND)
     }
 }
 
@@ -164,10 +161,6 @@ mod tests {
         format!("{{apiVersion: apiregistration.k8s.io/v1, kind: APIService, metadata: {{name: {name}}}, spec: {spec}}}")
     }
 
-    fn services() -> Services {
-        Services(Capabilities::default())
-    }
-
     #[test]
     fn each_fault_has_upstreams_text() {
         for (name, spec, expected) in [
@@ -212,13 +205,13 @@ mod tests {
                 "#]],
             ),
         ] {
-            expected.assert_eq(&errors(&services(), &text(name, spec)));
+            expected.assert_eq(&errors(&Services, &text(name, spec)));
         }
     }
 
     #[test]
     fn what_is_served_here_is_available() {
-        let local = created(&services(), &text("v1.", "{version: v1}"));
+        let local = created(&Services, &text("v1.", "{version: v1}"));
         expect![[r#"
             conditions:
             - lastTransitionTime: "2026-01-01T00:01:00Z"
@@ -228,15 +221,14 @@ mod tests {
               type: Available
         "#]]
         .assert_eq(&api::yaml::to_string(local.at(&["status"]).unwrap()));
-        let other =
-            created(&services(), &text("v1.", "{service: {name: s}}").replace("spec:", "status: {a: b}, spec:"));
+        let other = created(&Services, &text("v1.", "{service: {name: s}}").replace("spec:", "status: {a: b}, spec:"));
         assert_eq!((other.int_at(&["spec", "service", "port"]), other.at(&["status"])), (Some(443), None));
     }
 
     #[test]
     fn a_status_is_one_of_three() {
         let object = parse("{kind: x, status: {conditions: [{status: 'True'}, {status: Maybe}, {}]}}");
-        let causes = services().validate_status(&context(), &object, &object);
+        let causes = Services.validate_status(&context(), &object, &object);
         let lines: String = causes.iter().map(|cause| format!("{cause}\n")).collect();
         expect![[r#"
             status.conditions[1].status: Unsupported value: "Maybe": supported values: "True", "False", "Unknown"
@@ -258,7 +250,7 @@ mod tests {
                 "status: {conditions: [{type: Other}, {type: Available, status: 'True', reason: Passed}]}, spec:",
             ),
         ];
-        let rows: String = rows.iter().map(|text| format!("{}\n", row(&services(), text))).collect();
+        let rows: String = rows.iter().map(|text| format!("{}\n", row(&Services, text))).collect();
         expect![[r#"
             v1. | Local | Unknown | <unknown>
             v1.a | ns/s | False (MissingEndpoints) | <unknown>

@@ -5,7 +5,10 @@ mod own;
 mod paths;
 mod protobuf;
 
-use crate::{Resource, Server, call::Call, lazy::CompressedDocument, limits, registry::Registry, reply, version};
+use crate::{
+    Resource, Server, aggregation::discovery, call::Call, lazy::CompressedDocument, limits, registry::Registry, reply,
+    version,
+};
 use api::{Status, schema::openapi as schemas};
 use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -29,7 +32,7 @@ pub(crate) async fn answer(server: &Server, call: &Call, path: &str) -> Result<O
     }
     let Some(rest) = path.strip_prefix("/openapi/v3") else { return Ok(None) };
     if rest.is_empty() {
-        return Ok(Some(index(call, &registry)));
+        return Ok(Some(index(server, call, &registry).await));
     }
     let segments: Vec<&str> = rest.trim_matches('/').split('/').collect();
     let (group, version) = match segments.as_slice() {
@@ -92,8 +95,14 @@ fn hash(registry: &Registry, only: Option<(&str, &str)>) -> String {
     hex::encode_upper(digest.finalize())
 }
 
-fn index(call: &Call, registry: &Registry) -> Response<Body> {
+async fn index(server: &Server, call: &Call, registry: &Registry) -> Response<Body> {
     let mut paths = Map::new();
+    let others = discovery::documents(server, &discovery::outline(server, registry)).await;
+    for ((group, version), known) in others {
+        if let Some(url) = known.open_api {
+            paths.insert(format!("apis/{group}/{version}"), json!({"serverRelativeURL": &*url}));
+        }
+    }
     for (group, versions) in registry.groups() {
         for version in versions {
             let path = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };

@@ -18,6 +18,16 @@ pub(super) const ROLES: &[(&str, &[Holder], &[&str])] = &[
             "list,deletecollection * *",
         ],
     ),
+    // It asks the servers of APIServices through the API server, and registers custom resources; both are parts of upstream's API server.
+    (
+        "sampan:controller:apiservice-controller",
+        &[Holder::Account("apiservice-controller")],
+        &[
+            "read,create,change,delete apiregistration.k8s.io apiservices",
+            "change apiregistration.k8s.io apiservices/status",
+            "get path /aggregator/checks/*",
+        ],
+    ),
     // An autoscaler may put a Deployment to sleep, which a request wakes.
     (
         "sampan:controller:horizontal-pod-autoscaler",
