@@ -140,16 +140,18 @@ pub(crate) fn go_number(number: &serde_json::Number, json: bool) -> String {
 
 /// In quotes, with Go's escapes.
 pub(crate) fn quoted(text: &str) -> String {
-    Short::of(|out| {
-        out.write_char('"')?;
-        for c in text.chars() {
-            write_quoted(c, out)?;
-        }
-        out.write_char('"')
-    })
+    Short::of(|out| write_quoted(text, out))
 }
 
-fn write_quoted(c: char, out: &mut Short) -> fmt::Result {
+fn write_quoted(text: &str, out: &mut Short) -> fmt::Result {
+    out.write_char('"')?;
+    for c in text.chars() {
+        write_escaped(c, out)?;
+    }
+    out.write_char('"')
+}
+
+fn write_escaped(c: char, out: &mut Short) -> fmt::Result {
     match c {
         '"' | '\\' => write!(out, "\\{c}"),
         '\x07' => out.write_str("\\a"),
