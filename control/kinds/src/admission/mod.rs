@@ -45,6 +45,8 @@ pub(crate) fn all(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<
         Arc::new(certificates::CertificateSigning(authorizer.clone())),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(defaultingressclass::DefaultIngressClass::default()),
+        Arc::new(webhooks::mutating::MutatingAdmissionWebhook::new(settings.webhooks.clone())),
+        Arc::new(webhooks::validating::ValidatingAdmissionWebhook::new(settings.webhooks.clone())),
     ];
     if let Some(advice) = &settings.image_advice {
         all.push(Arc::new(imageadvice::Images(advice.clone())));

@@ -3,25 +3,8 @@
 use super::{failure::Failure, rule::Rule, version::ReviewVersion};
 use crate::at::At;
 use api::{Object, Status, selector::Selector};
+use server::webhook::{Endpoint, Target};
 use std::{collections::HashMap, sync::Arc, time::Duration};
-
-/// How a webhook is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Client {
-    /// By its URL.
-    Url(String),
-    /// By a Service, with TLS for the name `name.namespace.svc`.
-    Service {
-        /// The namespace.
-        namespace: String,
-        /// The name.
-        name: String,
-        /// The port of the Service.
-        port: u16,
-        /// The path, empty or with a slash first.
-        path: String,
-    },
-}
 
 /// A match condition: a CEL expression, and its name for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,9 +33,7 @@ pub struct Hook {
     /// How long a call may take.
     pub timeout: Duration,
     /// How it is reached.
-    pub client: Client,
-    /// The certificates of who may have signed its own, PEM in base64; empty for those of the system.
-    pub ca_bundle: String,
+    pub endpoint: Endpoint,
     /// What must hold for a request, besides all other matches.
     pub conditions: Vec<Condition>,
     pub(super) rules: Vec<Rule>,
@@ -83,17 +64,9 @@ impl Hook {
     fn of(configuration: &str, webhook: At<'_>, count: usize, mutating: bool) -> Self {
         let text = |name: &'static str| webhook.get(name).str();
         let texts = |at: At<'_>| at.items().map(|one| one.str().to_owned()).collect();
-        let config = webhook.get("clientConfig");
-        let service = config.get("service");
-        let client = match service.is_set() {
-            false => Client::Url(config.get("url").str().to_owned()),
-            true => Client::Service {
-                namespace: service.get("namespace").str().to_owned(),
-                name: service.get("name").str().to_owned(),
-                port: service.get("port").int().and_then(|port| port.try_into().ok()).unwrap_or(443),
-                path: service.get("path").str().to_owned(),
-            },
-        };
+        // A stored configuration names an address or a Service; of anything else the call tells that there is no such address.
+        let nowhere = || Endpoint { target: Target::Url(String::new()), authorities: Vec::new() };
+        let endpoint = Endpoint::parse(webhook.get("clientConfig").value()).unwrap_or_else(nowhere);
         let condition = |at: At<'_>| Condition {
             name: at.get("name").str().to_owned(),
             expression: at.get("expression").str().trim().to_owned(),
@@ -107,8 +80,7 @@ impl Hook {
             reinvoked: text("reinvocationPolicy") == "IfNeeded",
             ignores_failures: text("failurePolicy") == "Ignore",
             timeout: Duration::from_secs(seconds.unsigned_abs()),
-            client,
-            ca_bundle: config.get("caBundle").str().to_owned(),
+            endpoint,
             conditions: webhook.get("matchConditions").items().map(condition).collect(),
             rules: webhook.get("rules").items().map(Rule::of).collect(),
             any_version: text("matchPolicy") == "Equivalent",

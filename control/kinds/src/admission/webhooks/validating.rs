@@ -1,0 +1,90 @@
+//! `ValidatingAdmissionWebhook`: webhooks that may refuse a request, all at the same time.
+
+use super::{
+    about::About,
+    audit,
+    call::{ask, goes_on, note},
+    conditions,
+    hook::{Hook, hooks},
+    rule::{Served, is_exempt},
+};
+use api::{Object, Status};
+use futures::future;
+use server::{
+    Derived,
+    admission::{Admission, Attributes},
+    webhook::Webhooks,
+};
+use std::sync::Arc;
+
+/// The plugin.
+pub(crate) struct ValidatingAdmissionWebhook {
+    hooks: Derived<Vec<Hook>>,
+    webhooks: Webhooks,
+}
+
+impl ValidatingAdmissionWebhook {
+    pub(crate) fn new(webhooks: Webhooks) -> Self {
+        Self {
+            hooks: Derived::new("admissionregistration.k8s.io", "validatingwebhookconfigurations", compile),
+            webhooks,
+        }
+    }
+}
+
+fn compile(configurations: Vec<Arc<Object>>) -> Vec<Hook> {
+    hooks(&configurations, false)
+}
+
+#[async_trait::async_trait]
+impl Admission for ValidatingAdmissionWebhook {
+    fn name(&self) -> &'static str {
+        "ValidatingAdmissionWebhook"
+    }
+
+    fn handles(&self, attributes: &Attributes) -> bool {
+        let cx = &attributes.context;
+        !self.hooks.read(cx.objects.as_ref()).is_empty() && !is_exempt(&cx.resource.gvk())
+    }
+
+    async fn validate(&self, attributes: &Attributes, object: &Object) -> Result<(), Status> {
+        let hooks = self.hooks.read(attributes.context.objects.as_ref());
+        let about = About::of(attributes, object);
+        let (shown, old) = (about.shown(object), attributes.old.as_deref());
+        let mut called: Vec<(&Hook, Served)> = Vec::new();
+        // The objects in each wanted version, converted once.
+        let mut versions = Vec::new();
+        for hook in hooks.iter() {
+            let Some(wanted) = hook.invocation(&about.request(shown, old), &about.others)? else { continue };
+            if !conditions::hold(hook, &about)? {
+                continue;
+            }
+            if !versions.iter().any(|(kind, _, _)| *kind == wanted.kind) {
+                let (shown, old) = (about.as_wanted(shown, &wanted).await?, about.as_wanted(old, &wanted).await?);
+                versions.push((wanted.kind.clone(), shown, old));
+            }
+            called.push((hook, wanted));
+        }
+        let calls = called.iter().map(|(hook, wanted)| {
+            let version = versions.iter().find(|(kind, _, _)| *kind == wanted.kind);
+            let objects = version.map(|(_, shown, old)| (shown.as_deref(), old.as_deref())).unwrap_or_default();
+            ask(&self.webhooks, hook, &about, wanted, objects)
+        });
+        let answers = future::join_all(calls).await;
+        let notes = &attributes.context.notes;
+        let mut outcome = Ok(());
+        for (index, ((hook, _), (mut answer, verdict))) in called.iter().zip(answers).enumerate() {
+            note(notes, &mut answer);
+            let Err(failure) = verdict else { continue };
+            match goes_on(hook, failure) {
+                Ok(()) => {
+                    let (key, value) = audit::failed_open(hook, 0, index);
+                    notes.annotate(key, value);
+                }
+                // The first one counts.
+                Err(status) => outcome = outcome.and(Err(status)),
+            }
+        }
+        outcome
+    }
+}
