@@ -111,12 +111,16 @@ fn each_fault_has_upstreams_text() {
         (
             format!(
                 "[{}]",
-                webhook("matchConditions: [{name: a, expression: 'true'}, {name: a, expression: ' '}, {expression: x}, {name: 'a b', expression: x}]")
+                webhook("matchConditions: [{name: a, expression: 'true'}, {name: a, expression: ' '}, {expression: x}, {name: 'a b', expression: ' 1 '}]")
             ),
             expect![[r#"
                 webhooks[0].matchConditions[1].expression: Required value
                 webhooks[0].matchConditions[1].name: Duplicate value: "a"
+                webhooks[0].matchConditions[2].expression: Invalid value: "x": compilation failed: ERROR: <input>:1:1: undeclared reference to 'x' (in container '')
+                 | x
+                 | ^
                 webhooks[0].matchConditions[2].name: Required value
+                webhooks[0].matchConditions[3].expression: Invalid value: "1": must evaluate to bool but got int
                 webhooks[0].matchConditions[3].name: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
             "#]],
         ),

@@ -1,10 +1,12 @@
 //! A request as webhooks are told of it, made of admission's attributes.
 
 use super::{
+    review,
     rounds::same,
     rule::{Request, Served},
 };
 use api::{Object, Status};
+use serde_json::Value;
 use server::admission::{Attributes, Operation};
 use std::{borrow::Cow, sync::Arc};
 
@@ -66,6 +68,16 @@ impl<'a> About<'a> {
             old,
             stored_namespace: self.stored_namespace.as_deref(),
         }
+    }
+
+    /// The request as expressions see it, which look at the version that a webhook wants.
+    pub(super) fn shown_to_expressions(&self, wanted: &Served) -> Value {
+        let cx = &self.attributes.context;
+        let mut shown =
+            review::about(&self.request(None, None), wanted, &cx.user, &self.attributes.options(), cx.dry_run);
+        // Go's JSON has it, empty as it is.
+        shown["uid"] = "".into();
+        shown
     }
 
     /// An object of the request in the version that a webhook wants.

@@ -1,6 +1,6 @@
 //! A webhook of a configuration, ready to be matched.
 
-use super::{failure::Failure, rule::Rule, version::ReviewVersion};
+use super::{conditions::Conditions, failure::Failure, rule::Rule, version::ReviewVersion};
 use crate::at::At;
 use api::{Object, Status, selector::Selector};
 use server::webhook::{Endpoint, Target};
@@ -36,6 +36,8 @@ pub struct Hook {
     pub endpoint: Endpoint,
     /// What must hold for a request, besides all other matches.
     pub conditions: Vec<Condition>,
+    /// The same, compiled.
+    pub(super) compiled: Conditions,
     pub(super) rules: Vec<Rule>,
     pub(super) any_version: bool,
     pub(super) namespaces: Result<Selector, String>,
@@ -71,6 +73,7 @@ impl Hook {
             name: at.get("name").str().to_owned(),
             expression: at.get("expression").str().trim().to_owned(),
         };
+        let conditions: Vec<Condition> = webhook.get("matchConditions").items().map(condition).collect();
         let seconds = webhook.get("timeoutSeconds").int().unwrap_or(10).clamp(1, 30);
         Self {
             configuration: configuration.to_owned(),
@@ -81,7 +84,8 @@ impl Hook {
             ignores_failures: text("failurePolicy") == "Ignore",
             timeout: Duration::from_secs(seconds.unsigned_abs()),
             endpoint,
-            conditions: webhook.get("matchConditions").items().map(condition).collect(),
+            compiled: Conditions::new(conditions.iter().map(|condition| condition.expression.as_str())),
+            conditions,
             rules: webhook.get("rules").items().map(Rule::of).collect(),
             any_version: text("matchPolicy") == "Equivalent",
             namespaces: Selector::from_label_selector(webhook.get("namespaceSelector").value()),

@@ -11,7 +11,7 @@ mod about;
 mod answer;
 mod audit;
 mod call;
-mod conditions;
+pub(crate) mod conditions;
 mod failure;
 mod hook;
 mod matching;

@@ -4,7 +4,6 @@ use super::{
     about::About,
     audit,
     call::{ask, goes_on, note},
-    conditions,
     failure::Failure,
     hook::{Hook, hooks},
     rounds::Rounds,
@@ -14,6 +13,7 @@ use api::{Object, Status};
 use server::{
     Derived,
     admission::{Admission, Attributes},
+    authz::Authorizer,
     webhook::Webhooks,
 };
 use std::sync::Arc;
@@ -22,11 +22,16 @@ use std::sync::Arc;
 pub(crate) struct MutatingAdmissionWebhook {
     hooks: Derived<Vec<Hook>>,
     webhooks: Webhooks,
+    authorizer: Arc<dyn Authorizer>,
 }
 
 impl MutatingAdmissionWebhook {
-    pub(crate) fn new(webhooks: Webhooks) -> Self {
-        Self { hooks: Derived::new("admissionregistration.k8s.io", "mutatingwebhookconfigurations", compile), webhooks }
+    pub(crate) fn new(webhooks: Webhooks, authorizer: Arc<dyn Authorizer>) -> Self {
+        Self {
+            hooks: Derived::new("admissionregistration.k8s.io", "mutatingwebhookconfigurations", compile),
+            webhooks,
+            authorizer,
+        }
     }
 
     /// Asks one webhook. Returns the object that it made of this one, in the version that it wants; none if it changed nothing.
@@ -59,11 +64,14 @@ impl MutatingAdmissionWebhook {
         for (index, hook) in hooks.iter().enumerate() {
             let (shown, old) = (about.shown(object), attributes.old.as_deref());
             let Some(wanted) = hook.invocation(&about.request(shown, old), &about.others)? else { continue };
-            if !conditions::hold(hook, &about)? || !rounds.calls(hook) {
+            let (shown, old) = (about.as_wanted(shown, &wanted).await?, about.as_wanted(old, &wanted).await?);
+            let objects = (shown.as_deref(), old.as_deref());
+            let expressed = || about.shown_to_expressions(&wanted);
+            let holds = hook.compiled.hold(attributes, &self.authorizer, objects, expressed, hook.ignores_failures)?;
+            if !holds || !rounds.calls(hook) {
                 continue;
             }
-            let (shown, old) = (about.as_wanted(shown, &wanted).await?, about.as_wanted(old, &wanted).await?);
-            let outcome = self.call(hook, &about, &wanted, (shown.as_deref(), old.as_deref())).await;
+            let outcome = self.call(hook, &about, &wanted, objects).await;
             drop((shown, old));
             let changed = matches!(outcome, Ok(Some(_)));
             let (key, value) = audit::mutation(hook, rounds.round(), index, changed);

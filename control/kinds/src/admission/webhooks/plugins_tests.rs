@@ -7,9 +7,11 @@ use serde_json::json;
 use server::{
     DeleteOptions, Operation, Resource,
     admission::{Admission, Attributes, Given},
+    authz::Union,
     strategy::Plain,
 };
-use std::time::Instant;
+use std::sync::Arc;
+use tokio::time::Instant;
 
 fn attributes(group: &str, resource: &str, kind: &str, configurations: &[&str]) -> Attributes {
     let configuration = "{metadata: {name: c}, webhooks: [{name: a.example.com}]}";
@@ -20,7 +22,11 @@ fn attributes(group: &str, resource: &str, kind: &str, configurations: &[&str]) 
 }
 
 fn plugins() -> (MutatingAdmissionWebhook, ValidatingAdmissionWebhook) {
-    (MutatingAdmissionWebhook::new(testing::webhooks()), ValidatingAdmissionWebhook::new(testing::webhooks()))
+    let authorizer = || Arc::new(Union::new(Vec::new()));
+    (
+        MutatingAdmissionWebhook::new(testing::webhooks(), authorizer()),
+        ValidatingAdmissionWebhook::new(testing::webhooks(), authorizer()),
+    )
 }
 
 #[test]
@@ -67,7 +73,7 @@ fn options_are_those_of_what_is_done() {
     assert_eq!(attributes.options(), json!(null));
 }
 
-/// Run it by hand with `--release`: 35 ns for both plugins was measured.
+/// Measured without optimisation: 1.0 µs for both plugins.
 #[test]
 #[ignore = "a measurement"]
 fn without_configurations_a_request_costs_a_read() {
