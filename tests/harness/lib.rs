@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use kinds::{Settings, Tokens, bootstrap::Bootstrap};
 use server::{
     FrontProxy, Ids, Options, Parts, Server,
-    dialer::NoDialer,
+    dialer::{Dialer, NoDialer},
     nodes::{NoNodes, Nodes, Stream},
     pki::Validity,
 };
@@ -41,6 +41,16 @@ impl Harness {
 
     /// As [`Harness::new`], with something changed before it starts.
     pub async fn with(now: i64, nodes: Arc<dyn Nodes>, change: impl FnOnce(&mut Options, &mut Parts)) -> Self {
+        Self::reaching(now, nodes, Arc::new(NoDialer), change).await
+    }
+
+    /// As [`Harness::with`], with a way to pods and Services.
+    pub async fn reaching(
+        now: i64,
+        nodes: Arc<dyn Nodes>,
+        dialer: Arc<dyn Dialer>,
+        change: impl FnOnce(&mut Options, &mut Parts),
+    ) -> Self {
         let seconds = Arc::new(AtomicI64::new(now));
         let read = seconds.clone();
         let clock = api::Clock::new(move || Timestamp::from_second(read.load(Ordering::SeqCst)).unwrap());
@@ -48,9 +58,10 @@ impl Harness {
         let options = store::Options::new(store::Clock::new(move || begun));
         let store = store::Store::open(store::Memory::default(), options).await.unwrap();
         let shutdown = CancellationToken::new();
-        let settings = settings("test");
+        let settings = Settings { webhooks: kinds::webhooks_by(dialer.clone()), ..settings("test") };
         let mut options = self::options(&settings, store.clone(), clock.clone(), 1, shutdown.clone());
         options.nodes = nodes;
+        options.dialer = dialer;
         let mut parts = settings.parts();
         change(&mut options, &mut parts);
         let server = Server::new(options, parts);

@@ -3,9 +3,9 @@
 use super::*;
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
+pub(crate) const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
 
-fn version(name: &str, storage: bool, spec: Value) -> Value {
+pub(crate) fn version(name: &str, storage: bool, spec: Value) -> Value {
     json!({"name": name, "served": true, "storage": storage, "subresources": {"status": {},
             "scale": {"specReplicasPath": ".spec.size", "statusReplicasPath": ".status.size", "labelSelectorPath": ".status.selector"}},
         "selectableFields": [{"jsonPath": ".spec.color"}],
@@ -14,7 +14,7 @@ fn version(name: &str, storage: bool, spec: Value) -> Value {
             "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}})
 }
 
-fn spec() -> Value {
+pub(crate) fn spec() -> Value {
     json!({"type": "object", "properties": {"size": {"type": "integer", "default": 1}, "color": {"type": "string", "enum": ["red", "blue"]},
         "parts": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
             "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "n": {"type": "integer"}}}}}})
@@ -35,14 +35,14 @@ async fn establish(cluster: &Cluster, name: &str) {
 }
 
 /// A cluster that serves widgets.
-async fn with_widgets(versions: Value) -> Cluster {
+pub(crate) async fn with_widgets(versions: Value) -> Cluster {
     let cluster = Cluster::new().await;
     cluster.post(DEFINITIONS, definition(versions)).await.ok();
     establish(&cluster, "widgets.example.com").await;
     cluster
 }
 
-fn widget(name: &str, spec: Value) -> Value {
+pub(crate) fn widget(name: &str, spec: Value) -> Value {
     json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": spec})
 }
 

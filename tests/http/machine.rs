@@ -70,8 +70,8 @@ impl Action for Turn {
         true
     }
 
-    fn connects(&self) -> bool {
-        true
+    fn connection(&self, _call: &Call) -> Option<Object> {
+        Some(Object::default())
     }
 }
 

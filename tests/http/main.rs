@@ -18,6 +18,7 @@ mod subresources;
 mod upstream;
 mod warnings;
 mod watches;
+mod webhooks;
 mod writes;
 
 use axum::body::Body;
@@ -115,7 +116,10 @@ impl Cluster {
 
     /// A server of which something is changed before it starts.
     async fn with(change: impl FnOnce(&mut server::Options, &mut server::Parts)) -> Self {
-        let made = harness::Harness::with(NOW, Arc::new(Echo), change).await;
+        Self::of(harness::Harness::with(NOW, Arc::new(Echo), change).await)
+    }
+
+    fn of(made: harness::Harness) -> Self {
         let harness::Harness { server, store, shutdown, seconds } = made;
         let admin = server.service_for(User::new("admin", &["system:masters", "system:authenticated"]));
         Self { server, admin, seconds, store, shutdown }

@@ -306,7 +306,7 @@ fn whole(kind: &str, rest: Value) -> Value {
 
 #[test]
 fn webhooks_and_policies_are_looked_up_too() {
-    let kind = || mutatingwebhookconfiguration::Configurations(Default::default());
+    let kind = || mutatingwebhookconfiguration::Configurations;
     let hook = |i: usize, rest: Value| {
         let config = json!({"url": "https://example.com"});
         let mut hook = json!({"name": format!("h{i}.example.com"), "clientConfig": config, "sideEffects": "None", "admissionReviewVersions": ["v1"]});

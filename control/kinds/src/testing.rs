@@ -84,6 +84,7 @@ pub(crate) fn context_for(resource: Resource, stored: Stored) -> Context {
         objects: Arc::new(stored),
         ids: Arc::new(Ids::new(fastrand::Rng::with_seed(7))),
         warnings: server::Warnings::default(),
+        notes: Arc::default(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Subresources, and resources that are not stored: what serves them, and what that code can do with the API.
 
 use crate::{
-    Context, Names, Objects, Operation, Verb, call::Call, deleteoptions::DeleteOptions, nodes::Kubelet, proxy::Backend,
-    request::Query, scope::Scope,
+    Context, Names, Objects, Operation, Verb, call::Call, codec::WriteOptions, deleteoptions::DeleteOptions,
+    nodes::Kubelet, proxy::Backend, request::Query, scope::Scope,
 };
 use api::{GroupVersionKind, Object, Status};
 use axum::body::Body;
@@ -75,9 +75,10 @@ pub trait Action: Send + Sync + 'static {
         false
     }
 
-    /// Whether a call opens a stream to what the object stands for (a pod). Admission is asked first, as for upstream's CONNECT.
-    fn connects(&self) -> bool {
-        false
+    /// The options of a call that opens a stream to what the object stands for (a pod). Admission is asked about them first, as for upstream's
+    /// CONNECT.
+    fn connection(&self, _call: &Call) -> Option<Object> {
+        None
     }
 
     /// Whether a path may follow the name of the subresource (proxies).
@@ -95,17 +96,29 @@ pub trait Api: Objects {
     /// What strategies and admission learn about a call.
     fn context(&self, call: &Call, operation: Operation, names: &Arc<Names>, dry_run: bool) -> Context;
 
-    /// Updates the stored object that the context names, with every step of an update after decoding. Answers the new resourceVersion, or
-    /// `None` where there is no such object.
+    /// Asks admission about an object that a call creates and that is not stored as it is: a review, an eviction. It may change the object.
     ///
     /// # Errors
-    /// The errors of `make`, of validation and admission, and of the store.
+    /// Admission refuses it.
+    async fn admit(
+        &self,
+        call: &Call,
+        names: &Arc<Names>,
+        options: &WriteOptions,
+        object: &mut Object,
+    ) -> Result<(), Status>;
+
+    /// Updates the stored object that the context names, with every step of an update after decoding but admission, which was asked about the
+    /// call. Answers the new resourceVersion, or `None` where there is no such object.
+    ///
+    /// # Errors
+    /// The errors of `make`, of validation, and of the store.
     async fn update(&self, update: &mut Update, make: Make<'_>) -> Result<Option<String>, Status>;
 
-    /// Deletes the object that the context names.
+    /// Deletes the object that the context names, without asking admission once more.
     ///
     /// # Errors
-    /// 404, 409 for a precondition, and the errors of admission and of the store.
+    /// 404, 409 for a precondition, and the errors of the store.
     async fn delete(&self, cx: Context, options: &DeleteOptions) -> Result<(), Status>;
 
     /// Answers a get or a list with objects that are made for it and not stored: selectors and tables work as of stored ones. A get takes

@@ -2,7 +2,7 @@
 //! audit events. Policies and backends are up to the [`Audit`].
 
 use crate::User;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// A request and its response.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +19,8 @@ pub struct Event {
     pub impersonated: Option<Arc<User>>,
     /// The HTTP status.
     pub code: u16,
+    /// What admission said about the request.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Receives audit events. It must neither block nor fail: a backend that writes has a bounded queue of its own.

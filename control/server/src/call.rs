@@ -5,6 +5,7 @@ use crate::{
     codec::{self, Expected, WriteOptions},
     limits::UserSeat,
     negotiate::{self, Offers, Output},
+    notes::Notes,
     reply,
     request::{Query, RequestInfo},
 };
@@ -30,6 +31,8 @@ pub struct Call {
     pub body: Bytes,
     /// The body of a long-running request, which its verb reads as a stream.
     pub stream: Mutex<Body>,
+    /// What admission notes of it.
+    pub notes: Arc<Notes>,
     /// The seat of its user: whoever takes over the connection keeps it.
     pub(crate) seat: Option<Arc<UserSeat>>,
 }

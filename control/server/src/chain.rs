@@ -14,6 +14,7 @@ use crate::{
     limits::{self, Class, UserSeat},
     metrics::RequestLabels,
     negotiate::{self, Output},
+    notes::Notes,
     reply,
     request::{Query, RequestInfo},
     route::{Route, Target},
@@ -45,7 +46,8 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
     let deprecation = route.resource().and_then(|resource| resource.deprecation.clone());
 
     let mut event = Event { id: id.clone(), verb: info.verb.clone(), path: info.path.clone(), ..Event::default() };
-    let work = process(server, caller, request, (info, query, route), &mut event);
+    let notes = Arc::new(Notes::default());
+    let work = process(server, caller, request, (info, query, route), (&mut event, &notes));
     let work = AssertUnwindSafe(work).catch_unwind().instrument(span.clone());
     let mut response = match work.await {
         Ok(Ok(response)) => response,
@@ -57,6 +59,11 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
         }
     };
 
+    // Of a deletion, and of what was refused: a write has taken its own.
+    let left = notes.take_warnings();
+    if !left.is_empty() {
+        codec::add_warnings(response.headers_mut(), &left);
+    }
     if let Some(deprecation) = deprecation {
         codec::add_warnings(response.headers_mut(), &[deprecation.into_owned()]);
     }
@@ -65,6 +72,7 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
     server.metrics().requests.get_or_create(&labels).inc();
     if let Some(audit) = server.audit() {
         event.code = response.status().as_u16();
+        event.annotations = notes.take_annotations();
         audit.answered(event);
     }
     let headers = response.headers_mut();
@@ -101,7 +109,7 @@ async fn process(
     caller: &Caller,
     request: Request<Body>,
     (info, query, route): (RequestInfo, Query, Route),
-    event: &mut Event,
+    (event, notes): (&mut Event, &Arc<Notes>),
 ) -> Result<Response<Body>, Status> {
     let credentials = Credentials { headers: request.headers(), now: server.clock().now(), objects: server };
     let user = authn::authenticate(server.authenticators(), caller, &credentials).await?;
@@ -126,7 +134,8 @@ async fn process(
     };
     // Taken after the body, so that slow uploads hold no seat.
     let slot = server.limits().take_seat(caller, seat.as_deref(), class)?;
-    let call = Call { user, info, query, parts, body: collected.bytes, stream: Mutex::new(stream), seat: seat.clone() };
+    let (stream, notes) = (Mutex::new(stream), notes.clone());
+    let call = Call { user, info, query, parts, body: collected.bytes, stream, notes, seat: seat.clone() };
     let work = serve(server, call, route, seat.as_deref());
     let response = if class == Class::LongRunning {
         work.await

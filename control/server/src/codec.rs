@@ -42,6 +42,9 @@ pub struct WriteOptions {
     pub manager: String,
     pub(crate) force: Option<bool>,
     pub(crate) field_validation: FieldValidation,
+    /// `fieldManager` and `fieldValidation` as the client gave them.
+    pub(crate) given_manager: Option<String>,
+    pub(crate) given_validation: Option<&'static str>,
 }
 
 impl WriteOptions {
@@ -77,8 +80,14 @@ impl WriteOptions {
         if !causes.is_empty() {
             return Err(invalid(&GroupVersionKind::new("meta.k8s.io", "v1", kind), "", &causes));
         }
-        let manager = if manager.is_empty() { user_agent_name(headers) } else { manager.to_owned() };
-        Ok(Self { dry_run, manager, force, field_validation })
+        let given_manager = Some(manager).filter(|manager| !manager.is_empty()).map(str::to_owned);
+        let manager = given_manager.clone().unwrap_or_else(|| user_agent_name(headers));
+        let given_validation = query.get("fieldValidation").map(|_| match field_validation {
+            FieldValidation::Ignore => "Ignore",
+            FieldValidation::Warn => "Warn",
+            FieldValidation::Strict => "Strict",
+        });
+        Ok(Self { dry_run, manager, force, field_validation, given_manager, given_validation })
     }
 }
 

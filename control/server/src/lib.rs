@@ -37,6 +37,7 @@ mod metrics;
 mod names;
 pub mod negotiate;
 pub mod nodes;
+mod notes;
 mod openapi;
 pub mod outbound;
 mod parsed;
@@ -61,6 +62,7 @@ pub mod tls;
 mod typemeta;
 mod verbs;
 pub mod version;
+mod versions;
 pub mod webhook;
 
 pub use action::{Action, Api, Subresource};

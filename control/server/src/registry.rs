@@ -29,6 +29,11 @@ impl Registry {
         self.by_plural.get(resource)?.iter().find(|r| r.gvr.group == group && r.gvr.version == version)
     }
 
+    /// The resources with a plural name, of all groups and versions, in the order of discovery.
+    pub fn called(&self, resource: &str) -> &[Arc<Resource>] {
+        self.by_plural.get(resource).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// The resource of a group in any version; the first in discovery order.
     pub fn find(&self, group: &str, resource: &str) -> Option<&Arc<Resource>> {
         self.by_plural.get(resource)?.iter().find(|r| r.gvr.group == group)

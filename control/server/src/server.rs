@@ -256,6 +256,7 @@ impl Server {
             objects: self.objects(),
             ids: self.ids().clone(),
             warnings: Warnings::default(),
+            notes: call.notes.clone(),
         }
     }
 }

@@ -123,7 +123,7 @@ impl Webhooks {
     /// Posts a JSON document; the answer is one, too.
     ///
     /// # Errors
-    /// The text of upstream's client: it cannot be reached, is not trusted, does not answer in time, or answers an error or no JSON.
+    /// As of [`Webhooks::post`], and that the answer is no JSON.
     pub async fn call(
         &self,
         endpoint: &Endpoint,
@@ -131,6 +131,21 @@ impl Webhooks {
         document: &Value,
         timeout: Duration,
     ) -> Result<Value, String> {
+        let body = self.post(endpoint, query, document, timeout).await?;
+        serde_json::from_slice(&body).map_err(|error| format!("the answer is not JSON: {error}"))
+    }
+
+    /// Posts a JSON document. Returns the body of the answer.
+    ///
+    /// # Errors
+    /// The text of upstream's client: it cannot be reached, is not trusted, does not answer in time, or answers an error.
+    pub async fn post(
+        &self,
+        endpoint: &Endpoint,
+        query: &str,
+        document: &Value,
+        timeout: Duration,
+    ) -> Result<Bytes, String> {
         let url = endpoint.url();
         let url =
             if query.is_empty() { url } else { format!("{url}{}{query}", if url.contains('?') { '&' } else { '?' }) };
@@ -149,7 +164,7 @@ impl Webhooks {
                 _ => format!("an error on the server ({text:?}) has prevented the request from succeeding"),
             });
         }
-        serde_json::from_slice(&body).map_err(|error| format!("the answer is not JSON: {error}"))
+        Ok(body)
     }
 
     async fn exchange(&self, endpoint: &Endpoint, url: &str, document: &Value) -> Result<(u16, Bytes), String> {
@@ -177,7 +192,11 @@ impl Webhooks {
     }
 
     async fn connect(&self, endpoint: &Endpoint, host: &str, port: u16) -> Result<Stream, String> {
-        let failed = |to: &dyn Display, error: io::Error| format!("dial tcp {to}: {error}");
+        let failed = |to: &dyn Display, error: io::Error| match error.kind() {
+            // As Go says it.
+            io::ErrorKind::ConnectionRefused => format!("dial tcp {to}: connect: connection refused"),
+            _ => format!("dial tcp {to}: {error}"),
+        };
         match &endpoint.target {
             Target::Url(_) => {
                 let stream =

@@ -121,6 +121,14 @@ pub fn update(live: Option<&Object>, new: &mut Object, opts: &UpdateOptions<'_>,
     store(new, managed);
 }
 
+/// Checks that `metadata.managedFields` can be read.
+///
+/// # Errors
+/// Why it cannot.
+pub fn check_ownership(object: &Object) -> Result<(), String> {
+    object.at(&["metadata", "managedFields"]).map_or(Ok(()), |list| Managed::parse(list).map(drop))
+}
+
 /// Gives changed fields to the writer and takes them, and removed ones, from everybody else.
 fn record_update(managed: &mut Managed, difference: Diff, manager: &Manager, now: &str) {
     take_away(managed, &difference, None);

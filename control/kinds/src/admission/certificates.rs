@@ -158,7 +158,7 @@ mod tests {
         let mut context = context_for(resource, Stored::default());
         context.operation = operation;
         context.subresource = subresource.to_owned();
-        Attributes { context, old: old.cloned().map(Arc::new) }
+        Attributes::new(context, old.cloned().map(Arc::new))
     }
 
     async fn refused(plugin: &dyn Admission, attributes: &Attributes, object: &Object) -> String {

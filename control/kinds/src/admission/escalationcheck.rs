@@ -158,7 +158,7 @@ mod tests {
         rbac.reconciled();
         let authorizer = Arc::new(Union::new(vec![Arc::new(Privileged), Arc::new(rbac.clone())]));
         let plugin = EscalationCheck { authorizer, rbac };
-        let attributes = Attributes { context, old: old.map(|old| Arc::new(parse(old))) };
+        let attributes = Attributes::new(context, old.map(|old| Arc::new(parse(old))));
         assert!(plugin.handles(&attributes));
         plugin.admit(&attributes, &mut parse(object)).await.map_err(|status| status.message)
     }

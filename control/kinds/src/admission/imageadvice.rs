@@ -99,7 +99,7 @@ mod tests {
     }
 
     async fn warnings(object: &Object, old: Option<&Object>) -> Vec<String> {
-        let attributes = Attributes { context: testing::context(), old: old.cloned().map(Arc::new) };
+        let attributes = Attributes::new(testing::context(), old.cloned().map(Arc::new));
         Images(Arc::new(Fake)).warnings(&attributes, object).await
     }
 
@@ -129,7 +129,7 @@ mod tests {
             let resource = server::Resource::new("apps", "v1", "deployments", "Deployment", Plain);
             let mut context = testing::context_for(resource, testing::Stored::default());
             context.user = Arc::new(User::new(user, &[]));
-            Images(Arc::new(Fake)).handles(&Attributes { context, old: None })
+            Images(Arc::new(Fake)).handles(&Attributes::new(context, None))
         };
         assert!(handles("admin"));
         assert!(!handles("system:kube-controller-manager"));

@@ -6,6 +6,7 @@ mod defaultingressclass;
 mod defaultstorageclass;
 mod defaulttolerationseconds;
 mod escalationcheck;
+pub(crate) mod expressions;
 pub(crate) mod imageadvice;
 mod limitranger;
 mod namespacelifecycle;
@@ -45,6 +46,8 @@ pub(crate) fn all(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<
         Arc::new(certificates::CertificateSigning(authorizer.clone())),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(defaultingressclass::DefaultIngressClass::default()),
+        Arc::new(webhooks::mutating::MutatingAdmissionWebhook::new(settings.webhooks.clone(), authorizer.clone())),
+        Arc::new(webhooks::validating::ValidatingAdmissionWebhook::new(settings.webhooks.clone(), authorizer.clone())),
     ];
     if let Some(advice) = &settings.image_advice {
         all.push(Arc::new(imageadvice::Images(advice.clone())));

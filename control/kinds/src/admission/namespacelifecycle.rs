@@ -29,6 +29,9 @@ impl Admission for NamespaceLifecycle {
 
     async fn admit(&self, attributes: &Attributes, object: &mut Object) -> Result<(), Status> {
         let context = &attributes.context;
+        if context.operation == Operation::Delete {
+            return Ok(());
+        }
         let name = context.namespace.as_str();
         let Some(namespace) = context.objects.get("", "namespaces", "", name) else {
             // Upstream reads the namespace through its client, which refuses invalid names.

@@ -193,7 +193,7 @@ mod tests {
         context.user = Arc::new(User::new("u", &["g"]));
         context.operation = if old.is_some() { Operation::Update } else { Operation::Create };
         let whole = |spec: &str| parse(&format!("{{metadata: {{name: x}}, spec: {spec}}}"));
-        let attributes = Attributes { context, old: old.map(|old| Arc::new(whole(old))) };
+        let attributes = Attributes::new(context, old.map(|old| Arc::new(whole(old))));
         let plugin = PolicyParameters(Arc::new(Rbac::default()));
         assert!(plugin.handles(&attributes));
         let answer = plugin.validate(&attributes, &whole(spec)).await;

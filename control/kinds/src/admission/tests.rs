@@ -30,7 +30,7 @@ fn cluster() -> Stored {
 fn attributes(resource: Resource, stored: Stored, operation: Operation) -> Attributes {
     let mut context = context_for(resource, stored);
     context.operation = operation;
-    Attributes { context, old: None }
+    Attributes::new(context, None)
 }
 
 /// Runs all plugins as the server does.
@@ -77,6 +77,8 @@ fn the_order_is_upstreams() {
             "CertificateSigning",
             "CertificateSubjectRestriction",
             "DefaultIngressClass",
+            "MutatingAdmissionWebhook",
+            "ValidatingAdmissionWebhook",
             "ResourceQuota"
         ]
     );

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{at::At, edit, edit::Fields, rules};
 use api::Cause;
-use serde_json::Map;
+use serde_json::{Map, json};
 use std::collections::HashSet;
 
 /// Values of `failurePolicy`, sorted as upstream lists them; so are the others.
@@ -70,8 +70,8 @@ pub(super) fn resources(at: At<'_>, out: &mut Vec<Cause>) {
     rule::validate(at.get("excludeResourceRules"), true, out);
 }
 
-/// The faults of match conditions.
-pub(super) fn conditions(list: At<'_>, out: &mut Vec<Cause>) {
+/// The faults of match conditions. `fault` says what else is wrong with an expression.
+pub(super) fn conditions(list: At<'_>, fault: impl Fn(&str) -> Option<String>, out: &mut Vec<Cause>) {
     if list.len() > MAX_CONDITIONS {
         out.push(Cause::too_many(&list.field(), list.len(), MAX_CONDITIONS));
     }
@@ -81,7 +81,12 @@ pub(super) fn conditions(list: At<'_>, out: &mut Vec<Cause>) {
             return;
         }
         let name = condition.get("name");
-        expressions(condition.get("expression"), Use::MatchCondition, out);
+        let expression = condition.get("expression");
+        expressions(expression, Use::MatchCondition, out);
+        let text = expression.str().trim();
+        if let Some(fault) = Some(text).filter(|text| !text.is_empty()).and_then(&fault) {
+            out.push(Cause::invalid(&expression.field(), &json!(text), &fault));
+        }
         if name.is_empty() {
             out.push(name.required(""));
             continue;

@@ -23,15 +23,17 @@ use api::Object;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 
-/// The warnings on a write: upstream's about names that are reserved, and ours while no component acts on the kind.
-fn warnings(capabilities: &Capabilities, kind: &str, object: &Object) -> Vec<String> {
+/// Upstream's warning about names that are reserved.
+fn reserved(object: &Object) -> Option<String> {
     const RESERVED: &str = ".static.k8s.io";
-    let mut all = Vec::new();
-    if object.name().ends_with(RESERVED) {
-        all.push(format!(
+    object.name().ends_with(RESERVED).then(|| {
+        format!(
             "metadata.name: names ending with {RESERVED:?} are reserved for static manifest-based configurations and cannot be managed via the API"
-        ));
-    }
-    all.extend(capabilities.nothing_acts_on(kind));
-    all
+        )
+    })
+}
+
+/// The warnings on a write: upstream's about names, and ours while no component acts on the kind.
+fn warnings(capabilities: &Capabilities, kind: &str, object: &Object) -> Vec<String> {
+    reserved(object).into_iter().chain(capabilities.nothing_acts_on(kind)).collect()
 }

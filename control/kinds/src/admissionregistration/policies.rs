@@ -72,7 +72,7 @@ pub(super) fn head(object: &Object, old: Option<&Object>, mutating: bool, out: &
             && matching::same_conditions(spec, old)
     };
     if !old.is_some_and(same) {
-        matching::conditions(spec.get("matchConditions"), out);
+        matching::conditions(spec.get("matchConditions"), |_| None, out);
     }
     variables(spec.get("variables"), out);
 }

@@ -1,7 +1,7 @@
 //! ValidatingWebhookConfiguration: webhooks that may refuse what is written.
 
-use super::{GROUP, warnings, webhooks};
-use crate::{Capabilities, cells};
+use super::{GROUP, reserved, webhooks};
+use crate::cells;
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -10,11 +10,11 @@ use server::{Column, Context, Operation, Resource, Strategy, TableConvertor, str
 const KIND: &str = "ValidatingWebhookConfiguration";
 
 /// The kind.
-pub(crate) struct Configurations(pub(crate) Capabilities);
+pub(crate) struct Configurations;
 
 /// The resource.
-pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
-    Resource::new(GROUP, "v1", "validatingwebhookconfigurations", KIND, Configurations(capabilities.clone()))
+pub(crate) fn resource() -> Resource {
+    Resource::new(GROUP, "v1", "validatingwebhookconfigurations", KIND, Configurations)
         .category("api-extensions")
         .cluster_scoped()
         .with_generation()
@@ -40,7 +40,7 @@ impl Strategy for Configurations {
     }
 
     fn warnings(&self, _cx: &Context, object: &Object, _old: Option<&Object>) -> Vec<String> {
-        warnings(&self.0, KIND, object)
+        reserved(object).into_iter().collect()
     }
 }
 

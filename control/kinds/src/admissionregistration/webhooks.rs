@@ -1,7 +1,7 @@
 //! The webhooks of both configurations. On an update upstream is as strict as the stored webhooks were.
 
 use super::{matching, matching::known, rule};
-use crate::{at::At, clientconfig, edit, rules};
+use crate::{admission::webhooks::conditions, at::At, clientconfig, edit, rules};
 use api::{Cause, Object, names};
 use server::Column;
 use std::collections::HashSet;
@@ -122,7 +122,7 @@ fn one(webhook: At<'_>, mutating: bool, strict: &Strictness, out: &mut Vec<Cause
     }
     clientconfig::validate(webhook.get("clientConfig"), out);
     if strict.conditions {
-        matching::conditions(webhook.get("matchConditions"), out);
+        matching::conditions(webhook.get("matchConditions"), conditions::fault, out);
     }
 }
 

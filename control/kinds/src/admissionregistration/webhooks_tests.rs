@@ -24,7 +24,7 @@ fn a_webhook_gets_upstreams_defaults() {
     let text = text(
         "[{name: a.example.com, clientConfig: {service: {name: s, namespace: ns}}, rules: [{operations: ['*']}, {scope: Cluster}]}]",
     );
-    let object = created(&mutating::Configurations(Default::default()), &text);
+    let object = created(&mutating::Configurations, &text);
     expect![[r#"
         - clientConfig:
             service:
@@ -45,7 +45,7 @@ fn a_webhook_gets_upstreams_defaults() {
           timeoutSeconds: 10
     "#]]
     .assert_eq(&api::yaml::to_string(object.at(&["webhooks"]).unwrap()));
-    let object = created(&validating::Configurations(Default::default()), &text);
+    let object = created(&validating::Configurations, &text);
     assert!(!yaml(&object).contains("reinvocationPolicy"));
 }
 
@@ -111,17 +111,21 @@ fn each_fault_has_upstreams_text() {
         (
             format!(
                 "[{}]",
-                webhook("matchConditions: [{name: a, expression: 'true'}, {name: a, expression: ' '}, {expression: x}, {name: 'a b', expression: x}]")
+                webhook("matchConditions: [{name: a, expression: 'true'}, {name: a, expression: ' '}, {expression: x}, {name: 'a b', expression: ' 1 '}]")
             ),
             expect![[r#"
                 webhooks[0].matchConditions[1].expression: Required value
                 webhooks[0].matchConditions[1].name: Duplicate value: "a"
+                webhooks[0].matchConditions[2].expression: Invalid value: "x": compilation failed: ERROR: <input>:1:1: undeclared reference to 'x' (in container '')
+                 | x
+                 | ^
                 webhooks[0].matchConditions[2].name: Required value
+                webhooks[0].matchConditions[3].expression: Invalid value: "1": must evaluate to bool but got int
                 webhooks[0].matchConditions[3].name: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
             "#]],
         ),
     ] {
-        expected.assert_eq(&errors(&mutating::Configurations(Default::default()), &text(&webhooks)));
+        expected.assert_eq(&errors(&mutating::Configurations, &text(&webhooks)));
     }
 }
 
@@ -141,7 +145,7 @@ fn a_webhook_is_reached_by_url_or_service() {
         let text = text(&format!(
             "[{{name: a.example.com, clientConfig: {config}, sideEffects: None, admissionReviewVersions: [v1]}}]"
         ));
-        let faults = errors(&validating::Configurations(Default::default()), &text);
+        let faults = errors(&validating::Configurations, &text);
         all.push_str(&format!("{config}\n{}", faults.replace("webhooks[0].clientConfig", "  ")));
     }
     expect![[r#"
@@ -175,7 +179,7 @@ fn a_webhook_is_reached_by_url_or_service() {
 
 #[test]
 fn an_update_is_as_strict_as_what_is_stored() {
-    let kind = validating::Configurations(Default::default());
+    let kind = validating::Configurations;
     let lax = "[{name: a.example.com, clientConfig: {url: 'https://a'}, sideEffects: Unknown, admissionReviewVersions: [v2], \
         matchConditions: [{}], namespaceSelector: {matchExpressions: [{key: a, operator: In, values: [' ']}]}}]";
     let old = created(&kind, &text(lax));
@@ -203,14 +207,13 @@ fn an_update_is_as_strict_as_what_is_stored() {
 #[test]
 fn rows_and_warnings() {
     let object = text(&format!("[{}]", webhook("")));
-    expect!["w | 1 | <unknown>"].assert_eq(&row(&validating::Configurations(Default::default()), &object));
-    let kind = mutating::Configurations(Default::default());
+    expect!["w | 1 | <unknown>"].assert_eq(&row(&validating::Configurations, &object));
+    let kind = mutating::Configurations;
     expect!["w | 1 | <unknown>"].assert_eq(&row(&kind, &object));
     let reserved = parse(&object.replace("name: w", "name: w.static.k8s.io"));
     expect![[r#"
         [
             "metadata.name: names ending with \".static.k8s.io\" are reserved for static manifest-based configurations and cannot be managed via the API",
-            "MutatingWebhookConfiguration is stored, but nothing in this cluster acts on it yet",
         ]
     "#]]
     .assert_debug_eq(&kind.warnings(&context(), &reserved, None));

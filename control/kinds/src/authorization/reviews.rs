@@ -52,6 +52,7 @@ impl Action for Review {
         let (mut review, options, warnings) = call.decode(&names.gvk())?;
         let cx = api.context(&call, Operation::Create, &names, options.dry_run);
         match_namespace(&mut review, &cx.namespace, names.namespaced)?;
+        api.admit(&call, &names, &options, &mut review).await?;
         let status = match self.kind {
             Kind::Identity => {
                 review.set(&["metadata", "creationTimestamp"], api::time::rfc3339(cx.now));

@@ -18,12 +18,7 @@ const VERBS: &[Verb] = &[Verb::Create, Verb::Delete, Verb::Get, Verb::Patch, Ver
 
 /// The subresource of `kind`.
 pub(crate) fn of(kind: Kind) -> Subresource {
-    let options = match kind {
-        Kind::Pod => "PodProxyOptions",
-        Kind::Service => "ServiceProxyOptions",
-        Kind::Node => "NodeProxyOptions",
-    };
-    let options = GroupVersionKind::new("", "v1", options);
+    let options = GroupVersionKind::new("", "v1", kind.options());
     Subresource::new("proxy", options, VERBS, Serve::Action(Arc::new(Proxy(kind))))
 }
 
@@ -33,6 +28,16 @@ pub(crate) enum Kind {
     Pod,
     Service,
     Node,
+}
+
+impl Kind {
+    fn options(self) -> &'static str {
+        match self {
+            Self::Pod => "PodProxyOptions",
+            Self::Service => "ServiceProxyOptions",
+            Self::Node => "NodeProxyOptions",
+        }
+    }
 }
 
 struct Proxy(Kind);
@@ -85,8 +90,14 @@ impl Action for Proxy {
         true
     }
 
-    fn connects(&self) -> bool {
-        true
+    fn connection(&self, call: &Call) -> Option<Object> {
+        let mut options = Object::default();
+        options.set(&["kind"], self.0.options());
+        options.set(&["apiVersion"], "v1");
+        if !call.info.rest.is_empty() {
+            options.set(&["path"], call.info.rest.clone());
+        }
+        Some(options)
     }
 
     fn takes_path(&self) -> bool {

@@ -1,12 +1,17 @@
 //! The server as actions see it: [`Api`] implemented with the verbs.
 
-use super::{computed, delete, write};
+use super::{
+    computed, delete,
+    write::{self, Shown},
+};
 use crate::{
     Context, Names, Operation, Server,
     action::{Api, Make, Update},
     authz,
     call::Call,
+    codec::WriteOptions,
     deleteoptions::DeleteOptions,
+    metadata::match_namespace,
     nodes::Kubelet,
     proxy::{self, Backend},
     request::RequestInfo,
@@ -27,12 +32,34 @@ impl Api for Server {
         Server::context(self, call, operation, names, dry_run)
     }
 
+    async fn admit(
+        &self,
+        call: &Call,
+        names: &Arc<Names>,
+        options: &WriteOptions,
+        object: &mut Object,
+    ) -> Result<(), Status> {
+        let gvr = &names.gvr;
+        let resource = self.registry().get(&gvr.group, &gvr.version, &gvr.resource).cloned();
+        let resource = resource.ok_or_else(Status::resource_not_found)?;
+        let mut write = write::Write::new(self, call, &resource, Operation::Create, options);
+        let attributes = write.attributes(None);
+        write.admit(&attributes, object).await?;
+        // The caller has its warnings already: the chain adds what is noted.
+        for warning in std::mem::take(&mut write.warnings) {
+            write.cx.notes.warn(warning);
+        }
+        match_namespace(object, &write.cx.namespace, names.namespaced)?;
+        write.validate_admission(&attributes, object).await
+    }
+
     async fn update(&self, update: &mut Update, make: Make<'_>) -> Result<Option<String>, Status> {
         let gvr = &update.cx.resource.gvr;
         let resource = self.registry().get(&gvr.group, &gvr.version, &gvr.resource).cloned();
         let resource = resource.ok_or_else(Status::resource_not_found)?;
         let mut write = write::Write::with(self, resource, update.cx.clone(), &update.manager);
         write.scope = update.scope;
+        write.shown = Shown::Nothing;
         write.warnings = std::mem::take(&mut update.warnings);
         let written = write::update_object(&mut write, make).await;
         update.warnings = write.warnings;

@@ -3,11 +3,11 @@
 
 use super::{
     answer, read, view_of,
-    write::{Write, delete_stored},
+    write::{Shown, Write, delete_stored},
 };
 use crate::{
     Context, Operation, Reservation, Resource, Server,
-    admission::Attributes,
+    admission::Given,
     call::Call,
     deleteoptions::DeleteOptions,
     limits,
@@ -45,7 +45,7 @@ pub(super) async fn delete(server: &Server, call: Call, resource: Arc<Resource>)
     let output = call.output(Offers::Tables)?;
     let options = DeleteOptions::parse(call.headers(), &call.query, &call.body)?;
     let cx = server.context(&call, Operation::Delete, &resource.names, options.dry_run);
-    match remove(server, &resource, cx, &options).await? {
+    match remove(server, &resource, cx, &options, Shown::Object).await? {
         Outcome::Gone(object) if !resource.returns_deleted_object => {
             let mut details = json!({"name": object.name(), "group": resource.gvr.group, "kind": resource.gvr.resource, "uid": object.uid()});
             if resource.gvr.group.is_empty() {
@@ -83,7 +83,7 @@ pub(super) async fn collection(server: &Server, call: Call, resource: Arc<Resour
     let contexts: Vec<Context> = page.entries.iter().map(context).collect();
     // Concurrent, so that deletes share group commits; bounded, so that a large collection cannot occupy the writer.
     let work: Vec<BoxFuture<'_, _>> =
-        contexts.into_iter().map(|cx| remove(server, &resource, cx, &options).boxed()).collect();
+        contexts.into_iter().map(|cx| remove(server, &resource, cx, &options, Shown::Object).boxed()).collect();
     let outcomes: Vec<Result<Outcome, Status>> = futures::stream::iter(work).buffered(64).collect().await;
     let mut out = reply::list_head(&resource.list_kind, &resource.gvr.api_version(), page.revision, None, None);
     out.put_slice(b"\"items\":[");
@@ -104,12 +104,12 @@ pub(super) async fn collection(server: &Server, call: Call, resource: Arc<Resour
     Ok(limits::hold_memory_until_sent(reply::json(StatusCode::OK, output, out.freeze()), room))
 }
 
-/// Deletes the object that a context names.
+/// Deletes the object that a context names, about which admission was asked before.
 pub(super) async fn by_options(server: &Server, cx: Context, options: &DeleteOptions) -> Result<(), Status> {
     let gvr = &cx.resource.gvr;
     let resource = server.registry().get(&gvr.group, &gvr.version, &gvr.resource).cloned();
     let resource = resource.ok_or_else(Status::resource_not_found)?;
-    remove(server, &resource, cx, options).await.map(drop)
+    remove(server, &resource, cx, options, Shown::Nothing).await.map(drop)
 }
 
 async fn remove(
@@ -117,22 +117,26 @@ async fn remove(
     resource: &Arc<Resource>,
     mut cx: Context,
     options: &DeleteOptions,
+    shown: Shown,
 ) -> Result<Outcome, Status> {
     cx.operation = Operation::Delete;
     let key = resource.key(&cx.namespace, &cx.name);
-    let write = Write::with(server, resource.clone(), cx, "");
-    let cx = &write.cx;
+    let mut write = Write::with(server, resource.clone(), cx, "").showing(shown);
+    write.given = Given::Deletion(options.clone());
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let Some(entry) = server.store().get(&key) else { return Err(Status::not_found(&resource.gvr, &cx.name)) };
+        let Some(entry) = server.store().get(&key) else {
+            return Err(Status::not_found(&resource.gvr, &write.cx.name));
+        };
         payload::convert(resource, [&entry.payload]).await?;
         let view = entry.payload.view(resource);
         let whole = view.read();
         let broken = whole.is_err();
         let object = Arc::new(whole.unwrap_or_else(|_| view.object()));
-        preconditions(cx, options, &object)?;
-        let attributes = Attributes { context: cx.clone(), old: Some(object.clone()) };
+        preconditions(&write.cx, options, &object)?;
+        let attributes = write.attributes(Some(&object));
+        write.admit(&attributes, &mut Object::default()).await?;
         write.validate_admission(&attributes, &object).await?;
         // Nobody can remove the finalizers of an object that cannot be read.
         let step = match broken {
@@ -141,9 +145,9 @@ async fn remove(
         };
         match step {
             Ok(outcome) => return Ok(outcome),
-            Err(Error::Conflict { actual: None }) => return Err(Status::not_found(&resource.gvr, &cx.name)),
+            Err(Error::Conflict { actual: None }) => return Err(Status::not_found(&resource.gvr, &write.cx.name)),
             Err(Error::Conflict { .. }) if attempt < MAX_ATTEMPTS && options.revision.is_none() => continue,
-            Err(Error::Conflict { .. }) => return Err(Status::modified(&resource.gvr, &cx.name)),
+            Err(Error::Conflict { .. }) => return Err(Status::modified(&resource.gvr, &write.cx.name)),
             Err(error) => return Err(read::store_error(error)),
         }
     }

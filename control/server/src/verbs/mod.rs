@@ -1,5 +1,6 @@
 //! The verbs. Each takes a call and its resource, and returns a response or a `Status`.
 
+mod admit;
 mod api;
 mod computed;
 mod delete;
@@ -8,6 +9,7 @@ mod patch;
 mod read;
 mod restrict;
 mod scale;
+mod versions;
 mod watch;
 mod watchtimer;
 mod write;
@@ -15,7 +17,6 @@ mod write;
 use crate::{
     Operation, Resource, Server, Verb,
     action::Serve,
-    admission::Attributes,
     call::Call,
     negotiate::{Form, Output},
     payload::View,
@@ -35,11 +36,8 @@ pub(crate) async fn serve(server: &Server, call: Call, target: Target) -> Result
     let Target { resource, subresource, verb } = target;
     match (subresource.as_ref().map(|s| &s.serve), &resource.action) {
         (Some(Serve::Action(action)), _) | (None, Some(action)) => {
-            if action.connects() {
-                let cx = server.context(&call, Operation::Connect, &resource.names, false);
-                let write = write::Write::with(server, resource.clone(), cx, "");
-                let attributes = Attributes { context: write.cx.clone(), old: None };
-                write.validate_admission(&attributes, &Object::default()).await?;
+            if let Some(options) = action.connection(&call) {
+                connect(server, &call, &resource, options).await?;
             }
             action.serve(server, call, resource.names.clone()).await
         }
@@ -47,6 +45,19 @@ pub(crate) async fn serve(server: &Server, call: Call, target: Target) -> Result
         (Some(Serve::Scale), _) => scale::serve(server, call, resource.clone(), verb).await,
         (None, None) => stored(server, call, resource, verb, Scope::Main).await,
     }
+}
+
+/// Asks admission about a connection with these options.
+async fn connect(server: &Server, call: &Call, resource: &Arc<Resource>, options: Object) -> Result<(), Status> {
+    let cx = server.context(call, Operation::Connect, &resource.names, false);
+    let mut write = write::Write::with(server, resource.clone(), cx, "");
+    let attributes = write.attributes(None);
+    let mut shown = options.clone();
+    write.admit(&attributes, &mut shown).await?;
+    if shown != options {
+        return Err(Status::internal("the options of a connection cannot be changed by admission"));
+    }
+    write.validate_admission(&attributes, &shown).await
 }
 
 /// The verbs of stored objects. The route has checked that the resource or subresource serves the verb.

@@ -2,7 +2,7 @@
 
 use super::{
     patch::{self, Patch},
-    write::{self, Write, Written, update_object},
+    write::{self, Shown, Write, Written, update_object},
 };
 use crate::{
     Operation, Resource, Server, Verb,
@@ -34,7 +34,7 @@ fn schema() -> Schema {
 }
 
 /// The Scale of an object.
-fn scale_of(resource: &Resource, object: &Object) -> Object {
+pub(super) fn scale_of(resource: &Resource, object: &Object) -> Object {
     let scale = resource.strategy.scale(object);
     let mut made = Object::default();
     made.set(&["kind"], "Scale");
@@ -116,7 +116,7 @@ async fn update(server: &Server, call: Call, resource: Arc<Resource>) -> Result<
     let output = call.output(Offers::Objects)?;
     let options = WriteOptions::parse("UpdateOptions", &call.query, call.headers(), false)?;
     let decoded = codec::decode(call.headers(), &call.body, &Expected::published(&kind()))?;
-    let mut write = Write::new(server, &call, &resource, Operation::Update, &options);
+    let mut write = Write::new(server, &call, &resource, Operation::Update, &options).showing(Shown::Scale);
     codec::enforce_field_validation(&decoded, &kind(), options.field_validation, &mut write.warnings)?;
     let mut scale = decoded.object;
     metadata::match_namespace(&mut scale, &write.cx.namespace, resource.namespaced)?;
@@ -136,7 +136,7 @@ async fn patch(server: &Server, call: Call, resource: Arc<Resource>) -> Result<R
     let output = call.output(Offers::Objects)?;
     let options = WriteOptions::parse("PatchOptions", &call.query, call.headers(), false)?;
     let patch = Patch::decode(call.headers(), &call.body)?;
-    let mut write = Write::new(server, &call, &resource, Operation::Update, &options);
+    let mut write = Write::new(server, &call, &resource, Operation::Update, &options).showing(Shown::Scale);
     let scale_schema = schema();
     let scales = resource.clone();
     let make = |old: &Object, warnings: &mut Vec<String>| {
@@ -158,7 +158,7 @@ async fn patch(server: &Server, call: Call, resource: Arc<Resource>) -> Result<R
 async fn apply(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
     let output = call.output(Offers::Objects)?;
     let options = WriteOptions::parse("PatchOptions", &call.query, call.headers(), true)?;
-    let mut write = Write::new(server, &call, &resource, Operation::Update, &options);
+    let mut write = Write::new(server, &call, &resource, Operation::Update, &options).showing(Shown::Scale);
     let scales = schema();
     let config = patch::configuration(&kind(), &scales, &call.body, &options, &mut write.warnings)?;
     let config = patch::canonical(config.clone(), &config, &scales)?;

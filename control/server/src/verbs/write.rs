@@ -4,7 +4,7 @@ use super::{answer, read::store_error, restrict::restrict, view_of};
 use crate::{
     Context, Operation, Reservation, Resource, Server,
     action::{Change, Uid},
-    admission::Attributes,
+    admission::{Attributes, Given},
     call::Call,
     codec::{self, WriteOptions, parse_uint},
     metadata,
@@ -31,6 +31,17 @@ const MAX_NAME_ATTEMPTS: usize = 8;
 /// How deep a stored object may nest: as deep as a request body, plus what managedFields add when they describe it.
 const MAX_DEPTH: usize = api::MAX_DEPTH + 16;
 
+/// What admission is shown of a write.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// The object.
+    Object,
+    /// Its Scale.
+    Scale,
+    /// Nothing: it was asked about the request that caused the write.
+    Nothing,
+}
+
 /// One write.
 pub(crate) struct Write {
     pub(crate) server: Server,
@@ -41,6 +52,10 @@ pub(crate) struct Write {
     pub(crate) manager: String,
     pub(crate) schema: Schema,
     pub(crate) warnings: Vec<String>,
+    /// What admission is shown.
+    pub(crate) shown: Shown,
+    /// What it is told of the client's options.
+    pub(crate) given: Given,
 }
 
 /// The result of a write.
@@ -70,17 +85,25 @@ impl Write {
         options: &WriteOptions,
     ) -> Self {
         let cx = server.context(call, operation, &resource.names, options.dry_run);
-        Self::with(server, resource.clone(), cx, &options.manager)
+        let mut made = Self::with(server, resource.clone(), cx, &options.manager);
+        made.given = Given::Write { manager: options.given_manager.clone(), validation: options.given_validation };
+        made
     }
 
     pub(crate) fn with(server: &Server, resource: Arc<Resource>, cx: Context, manager: &str) -> Self {
         let schema = resource.schema();
         let (server, manager) = (server.clone(), manager.to_owned());
-        Self { server, resource, cx, scope: Scope::Main, manager, schema, warnings: Vec::new() }
+        let (shown, given) = (Shown::Object, Given::Nothing);
+        Self { server, resource, cx, scope: Scope::Main, manager, schema, warnings: Vec::new(), shown, given }
     }
 
     pub(crate) fn within(mut self, scope: Scope) -> Self {
         self.scope = scope;
+        self
+    }
+
+    pub(crate) fn showing(mut self, shown: Shown) -> Self {
+        self.shown = shown;
         self
     }
 
@@ -105,42 +128,6 @@ impl Write {
             ignored: ignored.as_ref(),
         };
         api::apply::update(old, object, &options, &self.schema);
-    }
-
-    fn attributes(&self, old: Option<&Arc<Object>>) -> Attributes {
-        Attributes { context: self.cx.clone(), old: old.cloned() }
-    }
-
-    async fn admit(&self, attributes: &Attributes, object: &mut Object) -> Result<(), Status> {
-        for plugin in self.server.admission().iter().filter(|p| p.handles(attributes)) {
-            plugin.admit(attributes, object).await?;
-        }
-        Ok(())
-    }
-
-    pub(crate) async fn validate_admission(&self, attributes: &Attributes, object: &Object) -> Result<(), Status> {
-        for plugin in self.server.admission().iter().filter(|p| p.handles(attributes)) {
-            plugin.validate(attributes, object).await?;
-        }
-        Ok(())
-    }
-
-    /// What the plugins reserve for the write.
-    async fn admission_reservation(&self, attributes: &Attributes, object: &Object) -> Result<Reservation, Status> {
-        let mut all = Reservation::none();
-        for plugin in self.server.admission().iter().filter(|p| p.handles(attributes)) {
-            all = all.join(plugin.reserve(attributes, object).await?);
-        }
-        Ok(all)
-    }
-
-    /// The warnings of admission.
-    async fn admission_warnings(&self, attributes: &Attributes, object: &Object) -> Vec<String> {
-        let mut warnings = Vec::new();
-        for plugin in self.server.admission().iter().filter(|p| p.handles(attributes)) {
-            warnings.extend(plugin.warnings(attributes, object).await);
-        }
-        warnings
     }
 
     /// The bytes to store. They are limited to the length of a request body, so that patches do not add up to more, and to a depth that every
@@ -216,10 +203,7 @@ async fn create_with_retries(write: &mut Write, mut object: Object, owned: bool)
     let resource = write.resource.clone();
     let strategy = &resource.strategy;
     metadata::match_namespace(&mut object, &write.cx.namespace, resource.namespaced)?;
-    let versioned = metadata::clear_for_create(&mut object);
-    if resource.subresource("status").is_some() && !strategy.keeps_status_on_create() {
-        object.remove(&["status"]);
-    }
+    let versioned = own_parts(&resource, &mut object);
     strategy.default(&mut object);
     if !owned {
         write.warnings.extend(metadata::dedup_owners(&mut object, false));
@@ -227,6 +211,11 @@ async fn create_with_retries(write: &mut Write, mut object: Object, owned: bool)
     }
     let attributes = write.attributes(None);
     write.admit(&attributes, &mut object).await?;
+    if attributes.is_changed() {
+        // A webhook can set no more than the client.
+        metadata::match_namespace(&mut object, &write.cx.namespace, resource.namespaced)?;
+        own_parts(&resource, &mut object);
+    }
     write.warnings.extend(metadata::dedup_owners(&mut object, true));
 
     let generated = object.name().is_empty();
@@ -250,6 +239,15 @@ async fn create_with_retries(write: &mut Write, mut object: Object, owned: bool)
             Some(Err(error)) => return Err(store_error(error)),
         }
     }
+}
+
+/// Clears what only the server sets in a new object. Returns whether it had a resourceVersion.
+fn own_parts(resource: &Resource, object: &mut Object) -> bool {
+    let versioned = metadata::clear_for_create(object);
+    if resource.subresource("status").is_some() && !resource.strategy.keeps_status_on_create() {
+        object.remove(&["status"]);
+    }
+    versioned
 }
 
 type Stored = Option<Result<Arc<Entry<Item>>, Error<Item>>>;
@@ -435,10 +433,15 @@ async fn update_once(
         write.own_fields(Some(old), &mut object);
     }
     write.admit(&attributes, &mut object).await?;
+    if attributes.is_changed() {
+        // A webhook can set no more than the client.
+        metadata::carry_over(&mut object, old);
+        restrict(write.scope, &resource, &mut object, old);
+    }
     write.warnings.extend(metadata::dedup_owners(&mut object, true));
     let reservation = prepare_update(write, &mut object, old)?;
-    write.warnings.extend(write.admission_warnings(&attributes, &object).await);
     write.validate_admission(&attributes, &object).await?;
+    write.warnings.extend(write.admission_warnings(&attributes, &object).await);
     metadata::leave_out_empty(&mut object);
     write.schema.forget_empty(&mut object.0);
     let reservation = reservation.join(write.admission_reservation(&attributes, &object).await?);

@@ -53,7 +53,7 @@ impl World {
         context.objects = self.store.clone();
         context.now += SignedDuration::from_millis(self.millis);
         context.operation = if old.is_some() { Operation::Update } else { Operation::Create };
-        Attributes { context, old: old.map(|old| Arc::new(old.clone())) }
+        Attributes::new(context, old.map(|old| Arc::new(old.clone())))
     }
 
     async fn reserve(&self, resource: &str, object: &Object) -> Result<Reservation, String> {

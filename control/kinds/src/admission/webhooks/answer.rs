@@ -22,7 +22,7 @@ pub struct Answer {
 }
 
 /// An answer that was read. Warnings and annotations of a refusal count, too.
-type Read = (Answer, Result<(), Failure>);
+pub(super) type Read = (Answer, Result<(), Failure>);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

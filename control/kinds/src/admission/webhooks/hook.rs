@@ -1,27 +1,10 @@
 //! A webhook of a configuration, ready to be matched.
 
-use super::{failure::Failure, rule::Rule, version::ReviewVersion};
+use super::{conditions::Conditions, failure::Failure, rule::Rule, version::ReviewVersion};
 use crate::at::At;
 use api::{Object, Status, selector::Selector};
+use server::webhook::{Endpoint, Target};
 use std::{collections::HashMap, sync::Arc, time::Duration};
-
-/// How a webhook is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Client {
-    /// By its URL.
-    Url(String),
-    /// By a Service, with TLS for the name `name.namespace.svc`.
-    Service {
-        /// The namespace.
-        namespace: String,
-        /// The name.
-        name: String,
-        /// The port of the Service.
-        port: u16,
-        /// The path, empty or with a slash first.
-        path: String,
-    },
-}
 
 /// A match condition: a CEL expression, and its name for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,11 +33,11 @@ pub struct Hook {
     /// How long a call may take.
     pub timeout: Duration,
     /// How it is reached.
-    pub client: Client,
-    /// The certificates of who may have signed its own, PEM in base64; empty for those of the system.
-    pub ca_bundle: String,
+    pub endpoint: Endpoint,
     /// What must hold for a request, besides all other matches.
     pub conditions: Vec<Condition>,
+    /// The same, compiled.
+    pub(super) compiled: Conditions,
     pub(super) rules: Vec<Rule>,
     pub(super) any_version: bool,
     pub(super) namespaces: Result<Selector, String>,
@@ -83,21 +66,14 @@ impl Hook {
     fn of(configuration: &str, webhook: At<'_>, count: usize, mutating: bool) -> Self {
         let text = |name: &'static str| webhook.get(name).str();
         let texts = |at: At<'_>| at.items().map(|one| one.str().to_owned()).collect();
-        let config = webhook.get("clientConfig");
-        let service = config.get("service");
-        let client = match service.is_set() {
-            false => Client::Url(config.get("url").str().to_owned()),
-            true => Client::Service {
-                namespace: service.get("namespace").str().to_owned(),
-                name: service.get("name").str().to_owned(),
-                port: service.get("port").int().and_then(|port| port.try_into().ok()).unwrap_or(443),
-                path: service.get("path").str().to_owned(),
-            },
-        };
+        // A stored configuration names an address or a Service; of anything else the call tells that there is no such address.
+        let nowhere = || Endpoint { target: Target::Url(String::new()), authorities: Vec::new() };
+        let endpoint = Endpoint::parse(webhook.get("clientConfig").value()).unwrap_or_else(nowhere);
         let condition = |at: At<'_>| Condition {
             name: at.get("name").str().to_owned(),
             expression: at.get("expression").str().trim().to_owned(),
         };
+        let conditions: Vec<Condition> = webhook.get("matchConditions").items().map(condition).collect();
         let seconds = webhook.get("timeoutSeconds").int().unwrap_or(10).clamp(1, 30);
         Self {
             configuration: configuration.to_owned(),
@@ -107,9 +83,9 @@ impl Hook {
             reinvoked: text("reinvocationPolicy") == "IfNeeded",
             ignores_failures: text("failurePolicy") == "Ignore",
             timeout: Duration::from_secs(seconds.unsigned_abs()),
-            client,
-            ca_bundle: config.get("caBundle").str().to_owned(),
-            conditions: webhook.get("matchConditions").items().map(condition).collect(),
+            endpoint,
+            compiled: Conditions::new(conditions.iter().map(|condition| condition.expression.as_str())),
+            conditions,
             rules: webhook.get("rules").items().map(Rule::of).collect(),
             any_version: text("matchPolicy") == "Equivalent",
             namespaces: Selector::from_label_selector(webhook.get("namespaceSelector").value()),

@@ -46,16 +46,22 @@ pub fn review(
     options: &Value,
     dry_run: bool,
 ) -> Value {
+    let mut body = about(request, invoked, user, options, dry_run);
+    body["uid"] = json!(uid);
+    body["object"] = whole(request.object);
+    body["oldObject"] = whole(request.old);
+    json!({"kind": "AdmissionReview", "apiVersion": version.api_version(), "request": body})
+}
+
+/// A request without its objects, as expressions see it, too.
+pub(super) fn about(request: &Request<'_>, invoked: &Served, user: &User, options: &Value, dry_run: bool) -> Value {
     let mut body = json!({
-        "uid": uid,
         "kind": kind(&invoked.kind),
         "resource": resource(&invoked.resource),
         "requestKind": kind(&request.served.kind),
         "requestResource": resource(&request.served.resource),
         "operation": request.operation,
         "userInfo": user_info(user),
-        "object": whole(request.object),
-        "oldObject": whole(request.old),
         "dryRun": dry_run,
         "options": options,
     });
@@ -69,5 +75,5 @@ pub fn review(
             body[key] = json!(text);
         }
     }
-    json!({"kind": "AdmissionReview", "apiVersion": version.api_version(), "request": body})
+    body
 }

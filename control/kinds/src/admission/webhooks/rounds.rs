@@ -5,7 +5,7 @@ use api::Object;
 use std::collections::HashSet;
 
 /// The webhooks of one request. There are at most two rounds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Rounds {
     again: bool,
     needed: bool,
@@ -59,6 +59,7 @@ impl Rounds {
     }
 }
 
-fn same(a: &Object, b: &Object) -> bool {
+/// Whether two objects mean the same.
+pub(super) fn same(a: &Object, b: &Object) -> bool {
     a.0.len() == b.0.len() && a.0.keys().all(|key| api::semantic::deep_equal_at(a, b, &[key.as_str()]))
 }

@@ -185,9 +185,9 @@ fn a_webhook_is_read_from_its_configuration() {
     let hooks = hooks(&[first, second], true);
     let ids: Vec<&str> = hooks.iter().map(|hook| hook.id.as_str()).collect();
     assert_eq!(ids, ["a/h/0", "a/h/1", "b/h/0", "b/h/1"]);
-    let service = Client::Service { namespace: "n1".into(), name: "s".into(), port: 443, path: "/p".into() };
-    assert_eq!((&hooks[0].client, hooks[0].ca_bundle.as_str()), (&service, "YQ=="));
-    assert_eq!(hooks[2].client, Client::Url("https://example.com/x".into()));
+    let endpoint = &hooks[0].endpoint;
+    assert_eq!((endpoint.url().as_str(), endpoint.authorities.as_slice()), ("https://s.n1.svc:443/p", &b"a"[..]));
+    assert_eq!(hooks[2].endpoint.url(), "https://example.com/x");
     assert_eq!((hooks[0].timeout.as_secs(), hooks[1].timeout.as_secs()), (3, 10));
     assert_eq!((hooks[0].ignores_failures, hooks[0].reinvoked, hooks[1].reinvoked), (true, true, false));
     assert_eq!(hooks[0].conditions, [Condition { name: "c".into(), expression: "true".into() }]);

@@ -24,7 +24,8 @@ impl Action for Bind {
     async fn serve(&self, api: &dyn Api, call: Call, names: Arc<Names>) -> Result<Response<Body>, Status> {
         let output = call.output(Offers::Objects)?;
         let kind = GroupVersionKind::new("", "v1", "Binding");
-        let (binding, options, warnings) = call.decode(&kind)?;
+        let (mut binding, options, warnings) = call.decode(&kind)?;
+        api.admit(&call, &names, &options, &mut binding).await?;
         let pods = if names.kind == "Pod" { Some(names) } else { api.names("", "pods") };
         let mut cx =
             api.context(&call, Operation::Update, &pods.ok_or_else(Status::resource_not_found)?, options.dry_run);

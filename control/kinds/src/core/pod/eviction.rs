@@ -27,6 +27,7 @@ impl Action for Evict {
         let kind = GroupVersionKind::new("policy", "v1", "Eviction");
         let (mut eviction, options, warnings) = call.decode(&kind)?;
         match_namespace(&mut eviction, &call.info.namespace, names.namespaced)?;
+        api.admit(&call, &names, &options, &mut eviction).await?;
         if eviction.name() != call.info.name {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }

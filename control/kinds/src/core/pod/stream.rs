@@ -54,8 +54,8 @@ impl Action for Stream {
         true
     }
 
-    fn connects(&self) -> bool {
-        true
+    fn connection(&self, call: &Call) -> Option<Object> {
+        Some(connection(&call.query, *self))
     }
 }
 
@@ -73,6 +73,39 @@ fn container(pod: &Object, asked: Option<&str>) -> Result<String, Status> {
             Err(Status::bad_request(text))
         }
     }
+}
+
+/// The options of a connection as upstream's admission sees them.
+fn connection(query: &Query, stream: Stream) -> Object {
+    let kind = match stream {
+        Stream::Exec => "PodExecOptions",
+        Stream::Attach => "PodAttachOptions",
+        Stream::PortForward => "PodPortForwardOptions",
+    };
+    let mut made = Object::default();
+    made.set(&["kind"], kind);
+    made.set(&["apiVersion"], "v1");
+    if stream == Stream::PortForward {
+        let ports = query.all("ports").flat_map(|ports| ports.split(',')).filter_map(|port| port.trim().parse().ok());
+        let ports: Vec<i32> = ports.collect();
+        if !ports.is_empty() {
+            made.set(&["ports"], ports);
+        }
+        return made;
+    }
+    for name in ["stdin", "stdout", "stderr", "tty"] {
+        if query.flag(name) {
+            made.set(&[name], true);
+        }
+    }
+    if let Some(container) = query.get("container") {
+        made.set(&["container"], container);
+    }
+    if stream == Stream::Exec {
+        let command: Vec<&str> = query.all("command").collect();
+        made.set(&["command"], command);
+    }
+    made
 }
 
 /// The streams that are wanted, and the node's query for them and the command.
@@ -131,6 +164,31 @@ mod tests {
     fn read(query: &str, stream: Stream) -> Result<String, String> {
         let uri = format!("/x?{query}").parse().expect("a target");
         options(&Query::of(&uri), stream).map(|(_, query)| query).map_err(|status| status.message)
+    }
+
+    #[test]
+    fn admission_sees_the_options() {
+        for (query, stream, wanted) in [
+            (
+                "command=ls&command=-l&stdout=true&stderr=0&container=c",
+                Stream::Exec,
+                r#"{"apiVersion":"v1","command":["ls","-l"],"container":"c","kind":"PodExecOptions","stdout":true}"#,
+            ),
+            (
+                "stdin=1&tty=1",
+                Stream::Attach,
+                r#"{"apiVersion":"v1","kind":"PodAttachOptions","stdin":true,"tty":true}"#,
+            ),
+            (
+                "ports=80,443&ports=x&ports=1",
+                Stream::PortForward,
+                r#"{"apiVersion":"v1","kind":"PodPortForwardOptions","ports":[80,443,1]}"#,
+            ),
+        ] {
+            let uri = format!("/x?{query}").parse().expect("a target");
+            let made = connection(&Query::of(&uri), stream).into_value();
+            assert_eq!(made, serde_json::from_str::<serde_json::Value>(wanted).expect("JSON"));
+        }
     }
 
     #[test]

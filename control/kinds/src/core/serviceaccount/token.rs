@@ -30,6 +30,7 @@ impl Action for Token {
         let (mut request, options, warnings) = call.decode(&kind)?;
         let cx = api.context(&call, Operation::Create, &names, options.dry_run);
         match_namespace(&mut request, &cx.namespace, true)?;
+        api.admit(&call, &names, &options, &mut request).await?;
         self.answer(&cx, &mut request, &kind)?;
         Ok(call.created(output, &request.into_value(), &warnings))
     }

@@ -1,0 +1,299 @@
+//! The expressions of admission: what they may name, how they are compiled and evaluated, and what they may cost. Match conditions use it; it
+//! knows no plugin. Follows upstream's `apiserver/pkg/admission/plugin/cel`; the texts are upstream's.
+//!
+//! [`env`] has the variables of every expression, to which a plugin adds its own. [`Expression`] is one that was compiled. [`Input`] is a request
+//! as expressions see it; [`Input::activation`] gives its variables, to which a plugin adds its own, too.
+
+use api::Object;
+use cel::{Activation, Budget, Env, Error, Map, PER_CALL_LIMIT, Program, Type, Value};
+use futures::FutureExt;
+use serde_json::{Value as Json, json};
+use server::{
+    Context, Objects, User,
+    authz::{Attributes, Authorizer, Decision},
+};
+use std::{fmt, sync::Arc};
+
+const AUTHORIZER: &str = "authorizer";
+const REQUEST_RESOURCE: &str = "authorizer.requestResource";
+
+/// `object`, `oldObject`, `request`, `namespaceObject` and `authorizer`.
+pub(crate) fn env() -> Env {
+    Env::kubernetes()
+        .with_variable("object", Type::Dyn)
+        .with_variable("oldObject", Type::Dyn)
+        .with_variable("request", request())
+        .with_variable("namespaceObject", namespace())
+        .with_variable(AUTHORIZER, cel::AUTHORIZER)
+        .with_variable(REQUEST_RESOURCE, cel::RESOURCE_CHECK)
+}
+
+/// The type of `request`.
+fn request() -> Type {
+    let texts = |name: &str, fields: [&'static str; 3]| Type::fields(name, fields.map(|field| (field, Type::String)));
+    let kind = texts("kubernetes.GroupVersionKind", ["group", "version", "kind"]);
+    let resource = texts("kubernetes.GroupVersionResource", ["group", "version", "resource"]);
+    let list = Type::list(Type::String);
+    let user = Type::fields(
+        "kubernetes.UserInfo",
+        [
+            ("username", Type::String),
+            ("uid", Type::String),
+            ("groups", list.clone()),
+            ("extra", Type::map(Type::String, list)),
+        ],
+    );
+    Type::fields(
+        "kubernetes.AdmissionRequest",
+        [
+            ("kind", kind.clone()),
+            ("resource", resource.clone()),
+            ("subResource", Type::String),
+            ("requestKind", kind),
+            ("requestResource", resource),
+            ("requestSubResource", Type::String),
+            ("name", Type::String),
+            ("namespace", Type::String),
+            ("operation", Type::String),
+            ("userInfo", user),
+            ("dryRun", Type::Bool),
+            ("options", Type::Dyn),
+        ],
+    )
+}
+
+/// The fields of a Namespace's metadata that expressions see.
+const METADATA: [(&str, Type); 8] = [
+    ("name", Type::String),
+    ("generateName", Type::String),
+    ("namespace", Type::String),
+    ("creationTimestamp", Type::Timestamp),
+    ("deletionGracePeriodSeconds", Type::Int),
+    ("deletionTimestamp", Type::Timestamp),
+    ("generation", Type::Int),
+    ("resourceVersion", Type::String),
+];
+
+/// The type of `namespaceObject`.
+fn namespace() -> Type {
+    let map = || Type::map(Type::String, Type::String);
+    let metadata = METADATA.into_iter().chain([
+        ("labels", map()),
+        ("annotations", map()),
+        // Upstream's name of the field, which no value has.
+        ("UID", Type::String),
+        ("finalizers", Type::list(Type::String)),
+    ]);
+    let condition = Type::fields(
+        "kubernetes.NamespaceCondition",
+        [
+            ("status", Type::String),
+            ("type", Type::String),
+            ("lastTransitionTime", Type::Timestamp),
+            ("message", Type::String),
+            ("reason", Type::String),
+        ],
+    );
+    let spec = Type::fields("kubernetes.NamespaceSpec", [("finalizers", Type::list(Type::String))]);
+    let status = [("conditions", Type::list(condition)), ("phase", Type::String)];
+    Type::fields(
+        "kubernetes.Namespace",
+        [
+            ("metadata", Type::fields("kubernetes.NamespaceMetadata", metadata)),
+            ("spec", spec),
+            ("status", Type::fields("kubernetes.NamespaceStatus", status)),
+        ],
+    )
+}
+
+/// An expression, compiled, or why it could not be.
+#[derive(Clone)]
+pub(crate) struct Expression {
+    text: String,
+    program: Result<Program, String>,
+}
+
+impl fmt::Debug for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The cost that was left is used up: nothing else is evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exhausted;
+
+impl fmt::Display for Exhausted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("validation failed due to running out of cost budget, no further validation rules will be run")
+    }
+}
+
+impl Expression {
+    /// Compiles an expression, which must give one of these types.
+    pub(crate) fn new(env: &Env, text: &str, wanted: &[Type]) -> Self {
+        let program = env.compile(text).map_err(|issues| {
+            let what = if issues.is_instantiation() { "program instantiation" } else { "compilation" };
+            format!("{what} failed: {issues}")
+        });
+        let program = program.and_then(|program| {
+            let output = program.output();
+            if wanted.iter().any(|one| one == output || matches!(one, Type::Dyn)) {
+                return Ok(program);
+            }
+            Err(match wanted {
+                [one] => format!("must evaluate to {one} but got {output}"),
+                many => {
+                    let many: Vec<String> = many.iter().map(Type::to_string).collect();
+                    format!("must evaluate to one of [{}] but got {output}", many.join(" "))
+                }
+            })
+        });
+        Self { text: text.to_owned(), program }
+    }
+
+    /// Why it cannot be evaluated at all.
+    pub(crate) fn fault(&self) -> Option<&str> {
+        self.program.as_ref().err().map(String::as_str)
+    }
+
+    /// Evaluates it. What it costs is taken from what is `left` for all expressions of the same kind. The inner error is one of this expression.
+    ///
+    /// # Errors
+    /// Nothing is left.
+    pub(crate) fn evaluate<'a>(
+        &self,
+        activation: &Activation<'a>,
+        left: &mut u64,
+    ) -> Result<Result<Value<'a>, String>, Exhausted> {
+        let program = match &self.program {
+            Ok(program) => program,
+            Err(fault) => return Ok(Err(format!("compilation error: {fault}"))),
+        };
+        let mut budget = Budget::new(PER_CALL_LIMIT.min(*left));
+        let outcome = program.eval(activation, &mut budget);
+        if outcome.as_ref().is_err_and(|error| *error == Error::Budget) && *left < PER_CALL_LIMIT {
+            return Err(Exhausted);
+        }
+        *left = left.saturating_sub(budget.used());
+        Ok(outcome.map_err(|error| format!("expression '{}' resulted in error: {error}", self.text)))
+    }
+}
+
+/// A request as expressions see it.
+pub(crate) struct Input<'a> {
+    object: Option<&'a Object>,
+    old: Option<&'a Object>,
+    request: Json,
+    namespace: Option<Json>,
+    authorizer: Arc<dyn cel::Authorizer>,
+    resource: cel::Attributes,
+}
+
+impl<'a> Input<'a> {
+    /// From the objects in the version that is looked at, and the request as a review shows it.
+    pub(crate) fn new(
+        cx: &Context,
+        authorizer: &Arc<dyn Authorizer>,
+        (object, old): (Option<&'a Object>, Option<&'a Object>),
+        request: Json,
+    ) -> Self {
+        let (gvr, text) = (&cx.resource.gvr, |name: &str| request[name].as_str().unwrap_or_default().to_owned());
+        let resource = cel::Attributes {
+            group: gvr.group.clone(),
+            resource: gvr.resource.clone(),
+            subresource: cx.subresource.clone(),
+            namespace: text("namespace"),
+            name: text("name"),
+            ..cel::Attributes::default()
+        };
+        let asks = Asks { authorizer: authorizer.clone(), objects: cx.objects.clone(), user: cx.user.clone() };
+        Self { object, old, request, namespace: None, authorizer: Arc::new(asks), resource }
+    }
+
+    /// With the namespace of the request as `namespaceObject`, which is null otherwise.
+    #[cfg_attr(not(test), allow(dead_code, reason = "policies have it, match conditions of webhooks do not"))]
+    pub(crate) fn in_namespace(mut self, namespace: Option<&Object>) -> Self {
+        self.namespace = namespace.map(shown);
+        self
+    }
+
+    /// The variables.
+    pub(crate) fn activation(&self) -> Activation<'_> {
+        let object = |object: Option<&'a Object>| match object {
+            Some(object) => Value::Map(Map::Json(&object.0, None)),
+            None => Value::Null,
+        };
+        Activation::new()
+            .with("object", object(self.object))
+            .with("oldObject", object(self.old))
+            .with("request", Value::json(&self.request))
+            .with("namespaceObject", self.namespace.as_ref().map_or(Value::Null, Value::json))
+            .with(AUTHORIZER, Value::authorizer(self.authorizer.clone()))
+            .with(REQUEST_RESOURCE, Value::request_resource(self.authorizer.clone(), self.resource.clone()))
+    }
+}
+
+/// What expressions see of a Namespace.
+fn shown(namespace: &Object) -> Json {
+    let mut made = json!({"metadata": {}});
+    let more = ["uid", "labels", "annotations", "finalizers"];
+    for field in METADATA.iter().map(|(field, _)| *field).chain(more) {
+        if let Some(value) = namespace.at(&["metadata", field]) {
+            made["metadata"][field] = value.clone();
+        }
+    }
+    for part in ["spec", "status"] {
+        made[part] = namespace.at(&[part]).cloned().unwrap_or_else(|| json!({}));
+    }
+    made
+}
+
+/// Asks the authorizer of the server about the user of the request, or about a ServiceAccount.
+struct Asks {
+    authorizer: Arc<dyn Authorizer>,
+    objects: Arc<dyn Objects>,
+    user: Arc<User>,
+}
+
+impl cel::Authorizer for Asks {
+    fn authorize(&self, wanted: &cel::Attributes) -> cel::Decision {
+        let account = wanted.service_account.as_ref().map(|(namespace, name)| {
+            let group = format!("system:serviceaccounts:{namespace}");
+            let name = format!("system:serviceaccount:{namespace}:{name}");
+            User::new(&name, &["system:serviceaccounts", &group])
+        });
+        let user = account.as_ref().unwrap_or(&self.user);
+        let attributes = match &wanted.path {
+            Some(path) => Attributes { verb: &wanted.verb, path, ..Attributes::default() },
+            None => Attributes {
+                verb: &wanted.verb,
+                group: &wanted.group,
+                version: "*",
+                resource: &wanted.resource,
+                subresource: &wanted.subresource,
+                namespace: &wanted.namespace,
+                name: &wanted.name,
+                path: "",
+            },
+        };
+        // Authorizers of this server decide in memory; one that would have to wait cannot be asked in mid-expression.
+        let waits =
+            || cel::Decision { error: Some("the authorizer does not answer at once".to_owned()), ..Default::default() };
+        let Some(decision) = self.authorizer.authorize(&*self.objects, user, &attributes).now_or_never() else {
+            return waits();
+        };
+        let reason = match &decision {
+            Decision::Deny(reason) => reason.clone(),
+            Decision::Allow | Decision::NoOpinion => {
+                let reason = self.authorizer.reason(&*self.objects, user, &attributes);
+                reason.now_or_never().unwrap_or_default()
+            }
+        };
+        cel::Decision { allowed: decision == Decision::Allow, reason, error: None }
+    }
+}
+
+#[cfg(test)]
+#[path = "expressions_tests.rs"]
+mod tests;
