@@ -24,7 +24,7 @@ use api::{
     legacytoken::{LAST_USED, TRACKING, day, parse_day},
 };
 use axum::body::Body;
-use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, future::try_join_all, stream};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
@@ -389,7 +389,8 @@ impl Bootstrap {
         if !media.is_empty() {
             request.headers_mut().insert(header::CONTENT_TYPE, media.parse()?);
         }
-        let response = self.service.handle(request).await;
+        // Boxed: as one type with what it is part of it is too deep for the compiler.
+        let response = self.service.handle(request).boxed().await;
         let code = response.status();
         let answer = response.into_body().collect().await?.to_bytes();
         Ok((code, String::from_utf8_lossy(&answer).into_owned()))
