@@ -28,11 +28,17 @@ use crate::{
 use ::api::{Object, Status};
 use axum::body::Body;
 use bytes::BytesMut;
+use futures::{FutureExt, future::BoxFuture};
 use http::{Response, StatusCode};
 use std::sync::Arc;
 
-/// Serves a request about a resource.
-pub(crate) async fn serve(server: &Server, call: Call, target: Target) -> Result<Response<Body>, Status> {
+/// Serves a request about a resource. On the heap: what a write needs while it waits would be part of every future around it, and of the stack
+/// below a parser that recurses.
+pub(crate) fn serve(server: &Server, call: Call, target: Target) -> BoxFuture<'_, Result<Response<Body>, Status>> {
+    dispatch(server, call, target).boxed()
+}
+
+async fn dispatch(server: &Server, call: Call, target: Target) -> Result<Response<Body>, Status> {
     let Target { resource, subresource, verb } = target;
     match (subresource.as_ref().map(|s| &s.serve), &resource.action) {
         (Some(Serve::Action(action)), _) | (None, Some(action)) => {
