@@ -1,6 +1,7 @@
 //! The server through its tower service, as clients see it: no sockets, a fixed clock, a memory log.
 #![allow(clippy::unwrap_used)]
 
+mod aggregation;
 mod auth;
 mod bodies;
 mod connections;

@@ -12,8 +12,10 @@ use std::collections::{HashMap, hash_map::Entry};
 pub struct Discovered {
     /// Every kind once, in the preferred version of its group where that has it, without subresources.
     pub resources: Vec<Resource>,
-    /// Group versions of aggregated API servers that did not answer. The others are complete.
+    /// What upstream's client says of group versions of aggregated API servers that did not answer. The others are complete.
     pub failures: Vec<String>,
+    /// Those group versions.
+    pub stale: Vec<String>,
 }
 
 const AGGREGATED_DISCOVERY: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -82,7 +84,8 @@ impl Discovered {
         for version in group.versions {
             if version.freshness == "Stale" {
                 let which = group_version(&group.metadata.name, &version.version);
-                self.failures.push(format!("stale GroupVersion discovery: {which}"));
+                self.failures.push(format!("{which}: stale GroupVersion discovery: {which}"));
+                self.stale.push(which);
             }
             for Listed { resource, response_kind, scope, verbs } in version.resources {
                 let Some(ResponseKind { kind }) = response_kind.filter(|kind| !kind.kind.is_empty()) else { continue };
@@ -133,6 +136,7 @@ mod tests {
         assert_eq!(thing.path("n", ""), "/apis/g/v2/namespaces/n/things");
         assert_eq!(thing.api_versions().collect::<Vec<_>>(), ["g/v2", "g/v1"]);
         assert!(thing.can(&["list", "watch"]) && !thing.can(&["list", "delete"]));
-        assert_eq!(found.failures, ["stale GroupVersion discovery: gone/v1"]);
+        assert_eq!(found.failures, ["gone/v1: stale GroupVersion discovery: gone/v1"]);
+        assert_eq!(found.stale, ["gone/v1"]);
     }
 }

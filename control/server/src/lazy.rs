@@ -53,7 +53,8 @@ pub(crate) struct CompressedDocument {
 type Pending = Shared<BoxFuture<'static, Result<CompressedDocument, String>>>;
 
 impl CompressedDocument {
-    fn new(bytes: &[u8]) -> std::io::Result<Self> {
+    /// Compresses a document.
+    pub(crate) fn new(bytes: &[u8]) -> std::io::Result<Self> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(bytes)?;
         Ok(Self { bytes: encoder.finish()?.into(), length: bytes.len() })

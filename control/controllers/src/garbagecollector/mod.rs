@@ -18,7 +18,7 @@ pub(crate) use graph::{
 use crate::Context;
 use client::{
     Backoff, Client, Delta, Error, EventType, Informer, Informers, PartialObjectMetadata, Recorder, Target, WorkQueue,
-    discovery::{self, Resource},
+    discovery::{self, Discovered, Resource},
 };
 use http::Method;
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::OwnerReference};
@@ -98,12 +98,13 @@ impl GarbageCollector {
         let mut delay = Duration::from_millis(100);
         loop {
             let pause = match discovery::resources(&self.shared.client).await {
-                Ok(found) if found.failures.is_empty() => {
-                    self.follow(&mut monitors, found.resources);
+                Ok(found) => {
+                    let resources = with_stale(found, monitors.keys());
+                    self.follow(&mut monitors, resources);
                     DISCOVERY_PERIOD
                 }
-                other => {
-                    tracing::debug!(?other, "the served kinds could not all be discovered");
+                Err(error) => {
+                    tracing::debug!(%error, "the served kinds could not be discovered");
                     let pause = delay;
                     delay = (delay * 2).min(DISCOVERY_PERIOD);
                     pause
@@ -116,10 +117,14 @@ impl GarbageCollector {
                 for informer in monitors.values() {
                     informer.synced().await;
                 }
-                synced.send_replace(true);
+                let _before = synced.send_replace(true);
                 std::future::pending().await
             };
             let _: Result<(), _> = tokio::time::timeout(pause, listed).await;
+            // As upstream: a kind whose server never lists it must not hold up the others. Whether an owner is there is asked, not read here.
+            if !monitors.is_empty() && !synced.send_replace(true) {
+                tracing::warn!("not every kind could be listed; garbage is collected nevertheless");
+            }
         }
     }
 
@@ -153,6 +158,21 @@ impl GarbageCollector {
 /// A list in a merge patch; an empty one removes the field.
 fn or_null<T: serde::Serialize>(list: &[T]) -> serde_json::Value {
     if list.is_empty() { serde_json::Value::Null } else { json!(list) }
+}
+
+/// What is to be followed: what was discovered, and what is followed of group versions whose server did not answer, as upstream. Who took those for
+/// gone would take their objects for gone, too.
+fn with_stale<'a>(found: Discovered, followed: impl Iterator<Item = &'a Arc<Resource>>) -> Vec<Resource> {
+    if !found.stale.is_empty() {
+        tracing::debug!(stale = ?found.stale, "the served kinds could not all be discovered");
+    }
+    let mut resources = found.resources;
+    for known in followed.filter(|known| known.api_versions().any(|version| found.stale.contains(&version))) {
+        if !resources.iter().any(|one| one.group == known.group && one.resource == known.resource) {
+            resources.push((**known).clone());
+        }
+    }
+    resources
 }
 
 /// Whether objects of the kind are collected. Events are not: they are many and own nothing.

@@ -68,3 +68,18 @@ async fn kinds_come_and_go_with_discovery() {
     informer(&monitors, "a").apply(WatchEvent::Added(object("again")));
     assert!(known("b").is_none() && known("again").is_some());
 }
+
+#[test]
+fn kinds_of_a_server_that_does_not_answer_stay() {
+    let of = |group: &str, name: &str| Resource { group: group.to_owned(), ..kind(name) };
+    let followed: Vec<Arc<Resource>> =
+        [of("g", "gone"), of("g", "here"), of("down", "kept")].into_iter().map(Arc::new).collect();
+    let found = |stale: &[&str]| Discovered {
+        resources: vec![of("g", "here")],
+        stale: stale.iter().map(|version| (*version).to_owned()).collect(),
+        ..Discovered::default()
+    };
+    assert_eq!(with_stale(found(&[]), followed.iter()), [of("g", "here")]);
+    assert_eq!(with_stale(found(&["down/v1"]), followed.iter()), [of("g", "here"), of("down", "kept")]);
+    assert_eq!(with_stale(found(&["down/v2"]), followed.iter()), [of("g", "here")]);
+}

@@ -7,6 +7,7 @@ use super::{
     outline::Outline,
     registration::{Registration, Remote},
     remotes::Remotes,
+    swagger::Part,
 };
 use crate::{Server, registry::Registry};
 use futures::future::join_all;
@@ -15,13 +16,17 @@ use serde_json::Value;
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// Both forms of aggregated discovery.
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
     application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
 const JSON: &str = "application/json";
+
+/// How long one server may take for all that it is asked.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// Groups and versions in the order of discovery, with those of other servers.
 pub(crate) fn outline(server: &Server, registry: &Registry) -> Outline {
@@ -45,16 +50,34 @@ pub(crate) async fn documents(server: &Server, outline: &Outline) -> HashMap<(St
     }
     let old = are(Age::Old);
     if !old.is_empty() && !found.renewing.swap(true, Ordering::AcqRel) {
-        let (server, all) = (server.clone(), all.clone());
+        let (renewing, all) = (Renewing(server.clone()), all.clone());
         tokio::spawn(async move {
-            let Some(remotes) = server.remotes() else { return };
+            let Some(remotes) = renewing.0.remotes() else { return };
             let at = Instant::now();
-            remotes.found().put(ask(&server, remotes, old).await, at, &all);
-            remotes.found().renewing.store(false, Ordering::Release);
+            remotes.found().put(ask(&renewing.0, remotes, old).await, at, &all);
         });
     }
     let known = all.iter().filter_map(|one| Some(((one.group.clone(), one.version.clone()), found.get(one)?)));
     known.collect()
+}
+
+/// Whoever asks again for what is old; when it ends in any way, the next one may.
+struct Renewing(Server);
+
+impl Drop for Renewing {
+    fn drop(&mut self) {
+        if let Some(remotes) = self.0.remotes() {
+            remotes.found().renewing.store(false, Ordering::Release);
+        }
+    }
+}
+
+/// The parts of other servers in the OpenAPI v2 document, in the order of discovery.
+pub(crate) async fn parts(server: &Server, registry: &Registry) -> Vec<Arc<Part>> {
+    let outline = outline(server, registry);
+    let mut known = documents(server, &outline).await;
+    let key = |one: &Arc<Registration>| (one.group.clone(), one.version.clone());
+    outline.elsewhere().iter().filter_map(|one| known.remove(&key(one))?.swagger).collect()
 }
 
 /// Asks the servers of these registrations, each once, all at the same time.
@@ -67,8 +90,17 @@ async fn ask(server: &Server, remotes: &Remotes, of: Vec<Arc<Registration>>) -> 
             None => servers.push((remote, vec![one])),
         }
     }
-    let asked = servers.into_iter().map(|(remote, of)| Box::pin(ask_one(server, remotes, remote, of)));
+    let asked = servers.into_iter().map(|(remote, of)| async move {
+        let in_time = timeout(LONGEST, Box::pin(ask_one(server, remotes, remote, of.clone()))).await;
+        in_time.unwrap_or_else(|_| of.into_iter().map(stale).collect())
+    });
     join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// What is said of a registration whose server gives nothing.
+fn stale(one: Arc<Registration>) -> (Arc<Registration>, Documents) {
+    let version = Arc::new(form::version(&one, None));
+    (one, Documents { version, known: false, open_api: None, swagger: None })
 }
 
 async fn ask_one(
@@ -77,15 +109,13 @@ async fn ask_one(
     remote: Remote,
     of: Vec<Arc<Registration>>,
 ) -> Vec<(Arc<Registration>, Documents)> {
-    let stale = |one: Arc<Registration>| {
-        let version = Arc::new(form::version(&one, None));
-        (one, Documents { version, known: false, open_api: None })
-    };
     if !remote.available {
         return of.into_iter().map(stale).collect();
     }
     let get = |path: &'static str, accept| remotes.get(server, &remote, path, accept);
-    let (whole, open_api) = tokio::join!(get("/apis", AGGREGATED), get("/openapi/v3", JSON));
+    let (whole, open_api, swagger) =
+        tokio::join!(get("/apis", AGGREGATED), get("/openapi/v3", JSON), get("/openapi/v2", JSON));
+    let swagger = swagger.ok().filter(|answer| answer.code == StatusCode::OK);
     let urls: Value = open_api
         .ok()
         .filter(|answer| answer.code == StatusCode::OK)
@@ -116,6 +146,7 @@ async fn ask_one(
             version: Arc::new(form::version(&one, resources.as_deref())),
             known: resources.is_some(),
             open_api: open_api_of(&urls, &one),
+            swagger: swagger.as_ref().and_then(|answer| Part::read(&answer.body, &one)).map(Arc::new),
         };
         made.push((one, documents));
     }

@@ -1,6 +1,6 @@
 //! What is known of the documents of other servers, by name of the registration.
 
-use super::registration::Registration;
+use super::{registration::Registration, swagger::Part};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::{
@@ -24,6 +24,8 @@ pub(crate) struct Documents {
     pub(crate) known: bool,
     /// The URL of its OpenAPI document with its hash, if it has one.
     pub(crate) open_api: Option<Arc<str>>,
+    /// Its part of the OpenAPI v2 document.
+    pub(crate) swagger: Option<Arc<Part>>,
 }
 
 struct Entry {
@@ -90,7 +92,7 @@ mod tests {
         let one = |priority| {
             Arc::new(Registration { group: "g".to_owned(), version_priority: priority, ..Registration::default() })
         };
-        let documents = |known| Documents { version: Arc::default(), known, open_api: None };
+        let documents = |known| Documents { version: Arc::default(), known, open_api: None, swagger: None };
         let found = Found::default();
         assert_eq!(found.age(&one(1)), Age::Unknown);
         found.put(vec![(one(1), documents(true))], Instant::now(), &[one(1)]);

@@ -9,5 +9,6 @@ pub(crate) mod found;
 pub(crate) mod outline;
 pub(crate) mod registration;
 pub(crate) mod remotes;
+pub(crate) mod swagger;
 
 pub use registration::{Aggregation, FrontProxy, Registered, Registration, Remote};

@@ -3,6 +3,7 @@
 use super::{
     found::Found,
     registration::{Aggregation, Registered, Remote},
+    swagger::Merged,
 };
 use crate::{
     User,
@@ -45,6 +46,7 @@ pub(crate) struct Remotes {
     dialer: Arc<dyn Dialer>,
     tls: Configurations,
     found: Found,
+    swagger: Merged,
 }
 
 /// An answer to the server itself.
@@ -56,7 +58,13 @@ pub(crate) struct Answer {
 
 impl Remotes {
     pub(crate) fn new(aggregation: Aggregation, dialer: Arc<dyn Dialer>) -> Self {
-        Self { aggregation, dialer, tls: Configurations::default(), found: Found::default() }
+        Self {
+            aggregation,
+            dialer,
+            tls: Configurations::default(),
+            found: Found::default(),
+            swagger: Merged::default(),
+        }
     }
 
     /// What is registered now.
@@ -67,6 +75,11 @@ impl Remotes {
     /// What is known of the documents of the servers.
     pub(crate) fn found(&self) -> &Found {
         &self.found
+    }
+
+    /// The OpenAPI v2 document with what other servers add.
+    pub(crate) fn swagger(&self) -> &Merged {
+        &self.swagger
     }
 
     /// The address of a server.

@@ -6,15 +6,20 @@ mod paths;
 mod protobuf;
 
 use crate::{
-    Resource, Server, aggregation::discovery, call::Call, lazy::CompressedDocument, limits, registry::Registry, reply,
-    version,
+    Resource, Server,
+    aggregation::{discovery, swagger},
+    call::Call,
+    lazy::CompressedDocument,
+    limits,
+    registry::Registry,
+    reply, version,
 };
 use api::{Status, schema::openapi as schemas};
 use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 pub(crate) use paths::Version;
 
@@ -23,6 +28,9 @@ pub(crate) async fn answer(server: &Server, call: &Call, path: &str) -> Result<O
     let registry = server.registry();
     if path == "/openapi/v2" {
         let (hash, of) = (hash(&registry, None), registry.clone());
+        if let Some(merged) = merged(server, call, &registry, &hash).await {
+            return Ok(Some(merged?));
+        }
         if wants_protobuf(call) {
             let packed = registry.documents().compressed("v2.pb", move || protobuf::document(&v2(&of))).await?;
             return Ok(Some(document(server, call, &packed, &hash, protobuf::MEDIA_TYPE, false)?));
@@ -60,6 +68,28 @@ pub(crate) async fn answer(server: &Server, call: &Call, path: &str) -> Result<O
 }
 
 const JSON: &str = "application/json";
+
+/// The v2 document with what other servers add; `None` where they add nothing, or it cannot be made with that.
+async fn merged(
+    server: &Server,
+    call: &Call,
+    registry: &Arc<Registry>,
+    hash: &str,
+) -> Option<Result<Response<Body>, Status>> {
+    let (parts, protobuf) = (discovery::parts(server, registry).await, wants_protobuf(call));
+    let remotes = server.remotes().filter(|_| !parts.is_empty())?;
+    let mut digest = Sha512::new_with_prefix(hash);
+    parts.iter().for_each(|part| digest.update(part.digest()));
+    let (hash, of) = (hex::encode_upper(digest.finalize()), registry.clone());
+    let make = move || {
+        let mut whole = v2(&of);
+        swagger::merge(&mut whole, &parts);
+        if protobuf { protobuf::document(&whole) } else { bytes(&whole) }
+    };
+    let packed = remotes.swagger().get(protobuf, &hash, make).await?;
+    let media = if protobuf { protobuf::MEDIA_TYPE } else { JSON };
+    Some(document(server, call, &packed, &hash, media, false))
+}
 
 fn bytes(document: &Value) -> Vec<u8> {
     serde_json::to_vec(document).expect("JSON values serialise")
