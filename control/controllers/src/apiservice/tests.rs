@@ -66,7 +66,7 @@ fn each_check_has_upstreams_reason_and_text() {
 fn the_time_of_a_condition_is_that_of_its_status() {
     let at = |seconds: i64| Timestamp::from_second(seconds).expect("a time");
     let other: APIServiceCondition = made(json!({"type": "Other", "status": "True"}));
-    let first = conditions(&[other.clone()], passed(), at(1)).expect("new");
+    let first = conditions(std::slice::from_ref(&other), passed(), at(1)).expect("new");
     assert_eq!((first.len(), &first[0]), (2, &other));
     assert_eq!(first[1].last_transition_time, Some(Time(at(1))));
     assert_eq!(conditions(&first, passed(), at(2)), None, "nothing has changed");
