@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("container", &[]),
     ("image", &[]),
     ("server", &["api", "store", "container"]),
-    ("kinds", &["api", "server"]),
+    ("kinds", &["api", "cel", "server"]),
     ("client", &["api"]),
     ("scheduler", &["api", "client"]),
     ("controllers", &["api", "client"]),

@@ -28,6 +28,7 @@ mod keys;
 mod leaders;
 mod metrics;
 mod mixed;
+mod mutants;
 mod nodes;
 mod process;
 mod quotas;
