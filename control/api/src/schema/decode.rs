@@ -2,6 +2,7 @@
 
 use super::types::{Arena, Kind, NodeId, StructId};
 use crate::{
+    Cause, FieldPath,
     quantity::Quantity,
     time,
     tree::{MAX_PATH_BYTES, MAX_PROBLEMS},
@@ -172,6 +173,27 @@ impl<'a> Walk<'a> {
         match (self.arena.node(node).kind, &mut *value) {
             (Kind::Struct(id), Value::Object(map)) => self.object(node, id, map),
             (Kind::Map(_), Value::Object(_)) | (Kind::List(_), Value::Array(_)) => self.elements(node, value),
+            (Kind::Any, _) => {}
+            _ if self.arena.node(node).preserve => {}
+            (_, value) => self.unschemed(value, 0),
+        }
+    }
+
+    /// Where the schema has something else than an object or a list, none of what is in one is known.
+    fn unschemed(&mut self, value: &mut Value, depth: usize) {
+        match value {
+            Value::Object(map) => {
+                map.keys().for_each(|name| self.unknown(name));
+                map.clear();
+            }
+            Value::Array(list) if depth < crate::MAX_DEPTH => {
+                for (index, child) in list.iter_mut().enumerate() {
+                    let mark = self.path.len();
+                    write!(self.path, "[{index}]").expect("a String takes all");
+                    self.unschemed(child, depth + 1);
+                    self.path.truncate(mark);
+                }
+            }
             _ => {}
         }
     }
@@ -216,6 +238,19 @@ impl<'a> Walk<'a> {
                 return self.arena.node(field.node).lenient;
             }
             let mark = self.enter(name);
+            if self.arena.node(node).lenient && field.name == "metadata" && !self.arena.node(field.node).lenient {
+                self.metadata(field.node, child, mark > 0);
+                self.path.truncate(mark);
+                return true;
+            }
+            let is_type = matches!(&*field.name, "apiVersion" | "kind") && !self.arena.node(field.node).lenient;
+            if self.arena.node(node).lenient && is_type && !child.is_string() && mark > 0 {
+                let at = FieldPath::new(&self.path);
+                let text = Cause::invalid(&at, child, "must be a string").to_string();
+                self.mistakes.push(Mistake { path: self.path.clone(), text, own: false });
+                self.path.truncate(mark);
+                return true;
+            }
             let depth = self.fields.len();
             self.fields.extend(self.arena.embedded(id, field));
             self.fields.push(&field.name);
@@ -225,6 +260,19 @@ impl<'a> Walk<'a> {
             true
         });
         self.within = outer;
+    }
+
+    /// The metadata of a custom resource, or of an object embedded in one, is decoded alone; errors of the latter name its place.
+    fn metadata(&mut self, node: NodeId, value: &mut Value, embedded: bool) {
+        let (fields, within, before) = (std::mem::take(&mut self.fields), self.within.take(), self.mistakes.len());
+        self.value(node, value);
+        (self.fields, self.within) = (fields, within);
+        if embedded && self.mistakes.len() > before {
+            let place = format!("{}: Invalid value: {}: ", self.path, crate::show::json(value));
+            for mistake in self.mistakes.iter_mut().skip(before) {
+                mistake.text.insert_str(0, &place);
+            }
+        }
     }
 
     fn wrapped(&mut self, node: NodeId, value: &mut Value) -> Result<(), String> {

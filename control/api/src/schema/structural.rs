@@ -175,8 +175,41 @@ mod tests {
         let mut value = json!({"metadata": {"labels": {"a": 1}}});
         assert_eq!(
             schema().decode_check(&mut value).expect_err("a number"),
-            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string"
+            "json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string"
         );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_by_its_place() {
+        for (value, wanted) in [
+            (json!({"metadata": "x"}), "json: cannot unmarshal string into Go value of type v1.ObjectMeta"),
+            (
+                json!({"spec": {"template": {"metadata": {"labels": "x"}}}}),
+                "spec.template.metadata: Invalid value: {\"labels\":\"x\"}: json: cannot unmarshal string into Go struct field ObjectMeta.labels of type map[string]string",
+            ),
+            (json!({"spec": {"template": {"kind": 1}}}), "spec.template.kind: Invalid value: 1: must be a string"),
+        ] {
+            let mut value = value;
+            assert_eq!(schema().decode_check(&mut value).expect_err("it does not fit"), wanted);
+        }
+    }
+
+    #[test]
+    fn nothing_is_known_where_the_schema_has_another_type() {
+        let mut value =
+            json!({"spec": {"items": {"b": 1}, "labels": [{"x": 1}], "mode": {"a": 1}, "free": [{"y": 1}]}});
+        let problems = schema().decode_check(&mut value).expect("types are left to validation");
+        let paths = ["spec.items.b", "spec.labels[0].x", "spec.mode.a"];
+        assert_eq!(problems, paths.map(|path| format!("unknown field \"{path}\"")));
+        assert_eq!(value, json!({"spec": {"items": {}, "labels": [{}], "mode": {}, "free": [{"y": 1}]}}));
+    }
+
+    #[test]
+    fn what_is_empty_stays() {
+        let mut value = json!({"metadata": {"labels": {}}, "spec": {"labels": {}, "items": []}});
+        schema().leave_out_empty(&mut value);
+        schema().forget_empty(value.as_object_mut().expect("an object"));
+        assert_eq!(value, json!({"metadata": {}, "spec": {"labels": {}, "items": []}}));
     }
 
     #[test]

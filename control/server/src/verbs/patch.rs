@@ -258,6 +258,7 @@ pub(super) fn canonical(object: Object, config: &Object, schema: &Schema) -> Res
         Status::new(Reason::Unknown, format!("failed to convert new object ({what}) to proper version: {how}"))
     })?;
     schema.leave_out_empty(&mut value);
+    schema.default(&mut value);
     Object::from_value(value).ok_or_else(|| Status::internal("an applied object is one"))
 }
 

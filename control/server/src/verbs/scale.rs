@@ -232,7 +232,8 @@ fn change(
 ) -> Result<Change, Status> {
     write::same_name(&call.info.name, scale)?;
     let replicas = scale.int_at(&["spec", "replicas"]).unwrap_or(0);
-    if replicas < 0 {
+    // The validation of a defined resource has its own texts.
+    if replicas < 0 && resource.own_schema.is_none() {
         let field = FieldPath::new("spec").child("replicas");
         let cause = Cause::invalid(&field, &json!(replicas), "must be greater than or equal to 0");
         return Err(invalid(&kind(), &call.info.name, &[cause]));

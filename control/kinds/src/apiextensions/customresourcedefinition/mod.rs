@@ -131,6 +131,9 @@ impl Strategy for Definitions {
         conditions.retain(|one| one["type"] != "Terminating");
         conditions.push(condition);
         object.set(&["status", "conditions"], conditions);
+        // Upstream marks a definition by itself, which does not count.
+        let before = object.generation() - 1;
+        object.set(&["metadata", "generation"], before);
     }
 }
 
