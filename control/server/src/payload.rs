@@ -310,6 +310,11 @@ fn write(out: &mut Vec<u8>, value: &impl serde::Serialize) {
 struct GoNumbers;
 
 impl serde_json::ser::Formatter for GoNumbers {
+    fn write_u64<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, value: u64) -> std::io::Result<()> {
+        // What is no int64 is a float64.
+        writer.write_all(api::json::go_number(&value.into()).as_bytes())
+    }
+
     fn write_f64<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, value: f64) -> std::io::Result<()> {
         let text = serde_json::Number::from_f64(value).map(|number| api::json::go_number(&number));
         writer.write_all(text.as_deref().unwrap_or("null").as_bytes())
@@ -440,10 +445,9 @@ mod tests {
 
     #[test]
     fn numbers_are_gos() {
-        let value =
-            serde_json::json!({"kind": "T", "apiVersion": "v1", "metadata": {}, "n": [3.0, 2.5, 1e18, 1e30, -0.5, 7]});
+        let value = serde_json::json!({"kind": "T", "apiVersion": "v1", "metadata": {}, "n": [3.0, 2.5, 1e18, 1e30, -0.5, 7, 9_223_372_036_854_775_808_u64]});
         let object = Object::from_value(value).unwrap();
         let text = String::from_utf8(stored_form(&object).to_vec()).unwrap();
-        assert!(text.ends_with(r#""n":[3,2.5,1000000000000000000,1e+30,-0.5,7]}"#), "{text}");
+        assert!(text.ends_with(r#""n":[3,2.5,1000000000000000000,1e+30,-0.5,7,9223372036854776000]}"#), "{text}");
     }
 }

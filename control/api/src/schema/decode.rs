@@ -267,11 +267,14 @@ impl<'a> Walk<'a> {
         let (fields, within, before) = (std::mem::take(&mut self.fields), self.within.take(), self.mistakes.len());
         self.value(node, value);
         (self.fields, self.within) = (fields, within);
-        if embedded && self.mistakes.len() > before {
-            let place = format!("{}: Invalid value: {}: ", self.path, crate::show::json(value));
-            for mistake in self.mistakes.iter_mut().skip(before) {
-                mistake.text.insert_str(0, &place);
+        // Go decodes it from sorted keys.
+        let found = self.mistakes.split_off(before);
+        if let Some(mut text) = first(found, Source::Sorted) {
+            if embedded {
+                let shown = crate::show::json(value);
+                text = format!("{}: Invalid value: {shown}: {text}", self.path);
             }
+            self.mistakes.push(Mistake { path: self.path.clone(), text, own: false });
         }
     }
 

@@ -187,6 +187,10 @@ mod tests {
                 json!({"spec": {"template": {"metadata": {"labels": "x"}}}}),
                 "spec.template.metadata: Invalid value: {\"labels\":\"x\"}: json: cannot unmarshal string into Go struct field ObjectMeta.labels of type map[string]string",
             ),
+            (
+                json!({"metadata": {"name": 1, "labels": 1, "annotations": {"a": 1}}}),
+                "json: cannot unmarshal number into Go struct field ObjectMeta.annotations of type string",
+            ),
             (json!({"spec": {"template": {"kind": 1}}}), "spec.template.kind: Invalid value: 1: must be a string"),
         ] {
             let mut value = value;

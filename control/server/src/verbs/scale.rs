@@ -135,6 +135,10 @@ async fn patch(server: &Server, call: Call, resource: Arc<Resource>) -> Result<R
     }
     let output = call.output(Offers::Objects)?;
     let options = WriteOptions::parse("PatchOptions", &call.query, call.headers(), false)?;
+    let (media, defined) = (negotiate::content_type(call.headers()), resource.own_schema.is_some());
+    if defined && !codec::patch_types(defined).any(|known| known == media) {
+        return Err(codec::unsupported_patch(media, defined));
+    }
     let patch = Patch::decode(call.headers(), &call.body)?;
     let mut write = Write::new(server, &call, &resource, Operation::Update, &options);
     let scale_schema = schema();
