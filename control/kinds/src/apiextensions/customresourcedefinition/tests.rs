@@ -402,3 +402,13 @@ fn a_generated_name_is_not_the_name_of_the_plural() {
     "#]]
     .assert_eq(&errors(&Definitions, &text));
 }
+
+#[test]
+fn a_deletion_that_begins_does_not_count() {
+    let mut object = created(&Definitions, &with(ANY, ""));
+    // As the server marks an object.
+    object.set(&["metadata", "generation"], 2);
+    object.set(&["metadata", "deletionGracePeriodSeconds"], 0);
+    Definitions.begin_deletion(&context(), &mut object);
+    assert_eq!((object.generation(), object.at(&["metadata", "deletionGracePeriodSeconds"])), (1, None));
+}
