@@ -7,6 +7,11 @@ use serde::de::DeserializeSeed;
 use serde_json::{Value, error::Category};
 use std::collections::{HashMap, HashSet};
 
+/// A number as Go's JSON has it: `3` for 3.0.
+pub fn go_number(number: &serde_json::Number) -> String {
+    crate::show::go_number(number, true)
+}
+
 /// Parses one JSON document. The last value of a duplicate key stays, and the path is returned as a problem: `duplicate field "spec.replicas"`.
 /// The caller limits the size of the text; nesting is limited here ([`crate::MAX_DEPTH`]).
 ///

@@ -223,6 +223,7 @@ fn write_syntax(value: &Value, out: &mut Short) -> fmt::Result {
 fn write_go(value: &Value, out: &mut Short) -> fmt::Result {
     match value {
         Value::Null => out.write_str("<nil>"),
+        Value::Number(number) => out.write_str(&go_number(number, false)),
         Value::String(text) => out.write_str(text),
         Value::Array(list) => {
             out.write_char('[')?;

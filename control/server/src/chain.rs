@@ -65,7 +65,14 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
         codec::add_warnings(response.headers_mut(), &left);
     }
     if let Some(deprecation) = deprecation {
-        codec::add_warnings(response.headers_mut(), &[deprecation.into_owned()]);
+        // It was known before the request was read.
+        let headers = response.headers_mut();
+        let others: Vec<HeaderValue> = headers.get_all(header::WARNING).iter().cloned().collect();
+        headers.remove(header::WARNING);
+        codec::add_warnings(headers, &[deprecation.into_owned()]);
+        for other in others {
+            headers.append(header::WARNING, other);
+        }
     }
     let (verb, resource) = labels;
     let labels = RequestLabels { verb, resource, code: response.status().as_u16() };

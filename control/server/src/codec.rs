@@ -130,13 +130,15 @@ pub(crate) struct Expected {
     pub(crate) schema: Schema,
     /// Lists may have any length.
     pub(crate) long_lists: bool,
+    /// A custom resource, whose bodies must name their type.
+    pub(crate) own: bool,
 }
 
 impl Expected {
     /// An object of a kind that Kubernetes publishes.
     pub(crate) fn published(kind: &GroupVersionKind) -> Self {
         let schema = Schema::for_kind(kind).unwrap_or_else(Schema::any);
-        Self { kind: kind.clone(), schema, long_lists: false }
+        Self { kind: kind.clone(), schema, long_lists: false, own: false }
     }
 }
 
@@ -153,6 +155,9 @@ pub(crate) fn decode(headers: &HeaderMap, body: &[u8], expected: &Expected) -> R
     let kind = &expected.kind;
     let input = negotiate::input(headers)?;
     let (mut value, duplicates) = parse(input, body, kind)?;
+    if expected.own {
+        check_own_type(&value, kind, body)?;
+    }
     check_type(&mut value, kind, body)?;
     let unknown = check(&mut value, expected, (input == Input::Json).then_some(body))?;
     let problems = match input {
@@ -194,11 +199,41 @@ fn unrecognised(kind: &GroupVersionKind, error: &str, body: &[u8]) -> Status {
     ))
 }
 
+/// Custom resources must name their type: upstream reads them without a type that could fill it in.
+fn check_own_type(value: &Value, kind: &GroupVersionKind, body: &[u8]) -> Result<(), Status> {
+    if !value.is_object() || typemeta::interpret(value).is_err() {
+        return Ok(());
+    }
+    let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
+    let given = text("kind");
+    if given.is_empty() {
+        let shown = String::from_utf8_lossy(&body[..body.len().min(4096)]);
+        return Err(unrecognised(kind, &format!("Object 'Kind' is missing in '{shown}'"), body));
+    }
+    let (version, expected) = (text("apiVersion"), kind.api_version());
+    if version.is_empty() {
+        return Err(Status::bad_request(format!(
+            "the API version in the data () does not match the expected API version ({expected})"
+        )));
+    }
+    if version == expected && given != kind.kind {
+        let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+        let cause =
+            api::Cause::invalid(&FieldPath::new("kind"), &Value::from(given), &format!("must be {}", kind.kind));
+        let other = GroupVersionKind { kind: given.to_owned(), ..kind.clone() };
+        return Err(api::invalid(&other, name, &[cause]));
+    }
+    Ok(())
+}
+
 /// `apiVersion` and `kind` must be those of the resource; absent ones are filled in.
 fn check_type(value: &mut Value, kind: &GroupVersionKind, body: &[u8]) -> Result<(), Status> {
     if !value.is_object() {
-        let error = "couldn't get version/kind; json parse error: json: cannot unmarshal into Go value of type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }";
-        return Err(unrecognised(kind, error, body));
+        let error = format!(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
+            api::schema::json_kind(value)
+        );
+        return Err(unrecognised(kind, &error, body));
     };
     let expected = kind.api_version();
     if value["apiVersion"] == expected && value["kind"] == kind.kind {
@@ -236,7 +271,7 @@ fn check_type(value: &mut Value, kind: &GroupVersionKind, body: &[u8]) -> Result
 /// Checks types, prunes unknown fields and sets the defaults of the schema. Returns the problems of strict decoding. `document` is the JSON text
 /// of the value.
 pub(crate) fn check(value: &mut Value, expected: &Expected, document: Option<&[u8]>) -> Result<Vec<String>, Status> {
-    let Expected { kind, schema, long_lists } = expected;
+    let Expected { kind, schema, long_lists, .. } = expected;
     if let Some(cause) = too_long(value, &FieldPath::default()).filter(|_| !long_lists) {
         let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         return Err(api::invalid(kind, name, &[cause]));

@@ -102,6 +102,17 @@ fn verbs(verbs: &[crate::Verb]) -> Value {
     json!(names)
 }
 
+/// The verbs of a resource. Upstream lists those of defined resources in an order of their own.
+fn verbs_of(resource: &Resource) -> Value {
+    let mut made = verbs(&resource.verbs);
+    if let (Some(_), Some(names)) = (&resource.own_schema, made.as_array_mut()) {
+        let create = names.iter().position(|name| name == "create").map(|at| names.remove(at));
+        let after = names.iter().position(|name| name == "patch").map_or(0, |at| at + 1);
+        names.splice(after..after, create);
+    }
+    made
+}
+
 fn kind_json(kind: &api::GroupVersionKind) -> Value {
     json!({"group": kind.group, "version": kind.version, "kind": kind.kind})
 }
@@ -149,7 +160,7 @@ fn aggregated_resource(resource: &Arc<Resource>) -> Value {
     made.insert("responseKind".into(), kind_json(&resource.gvk()));
     made.insert("scope".into(), json!(if resource.namespaced { "Namespaced" } else { "Cluster" }));
     made.insert("singularResource".into(), json!(resource.singular));
-    made.insert("verbs".into(), verbs(&resource.verbs));
+    made.insert("verbs".into(), verbs_of(resource));
     if !resource.short_names.is_empty() {
         made.insert("shortNames".into(), json!(resource.short_names));
     }
@@ -197,7 +208,7 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
         made.insert("singularName".into(), json!(resource.singular));
         made.insert("namespaced".into(), json!(resource.namespaced));
         made.insert("kind".into(), json!(resource.kind));
-        made.insert("verbs".into(), verbs(&resource.verbs));
+        made.insert("verbs".into(), verbs_of(resource));
         if !resource.short_names.is_empty() {
             made.insert("shortNames".into(), json!(resource.short_names));
         }
@@ -205,7 +216,10 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
             made.insert("categories".into(), json!(resource.categories));
         }
         if resource.action.is_none() {
-            let text = format!("{group}/{version}/{}", resource.kind);
+            let own = format!("{group}/{version}");
+            // All versions of a defined resource have the hash of the stored one.
+            let stored = if resource.own_schema.is_some() { &resource.storage_version } else { &own };
+            let text = format!("{stored}/{}", resource.kind);
             made.insert("storageVersionHash".into(), json!(BASE64_STANDARD.encode(&Sha256::digest(text)[..8])));
         }
         all.push(Value::Object(made));
@@ -228,4 +242,20 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
         list["apiVersion"] = json!("v1");
     }
     Some(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::OwnSchema;
+
+    #[test]
+    fn verbs_of_defined_resources_have_upstreams_order() {
+        let plain = Resource::new("a.b", "v1", "ts", "T", crate::strategy::Plain);
+        let built_in = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+        assert_eq!(verbs_of(&plain), json!(built_in));
+        let own = plain.with_own_schema(Arc::new(OwnSchema::new(&json!({"type": "object"}))));
+        let defined = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+        assert_eq!(verbs_of(&own), json!(defined));
+    }
 }

@@ -302,7 +302,23 @@ fn write_stored_form(out: &mut Vec<u8>, object: &Object) {
 }
 
 fn write(out: &mut Vec<u8>, value: &impl serde::Serialize) {
-    serde_json::to_writer(out, value).expect("JSON values serialise");
+    let mut serializer = serde_json::Serializer::with_formatter(out, GoNumbers);
+    value.serialize(&mut serializer).expect("JSON values serialise");
+}
+
+/// Compact JSON with numbers as Go writes them: `3` for 3.0.
+struct GoNumbers;
+
+impl serde_json::ser::Formatter for GoNumbers {
+    fn write_u64<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, value: u64) -> std::io::Result<()> {
+        // What is no int64 is a float64.
+        writer.write_all(api::json::go_number(&value.into()).as_bytes())
+    }
+
+    fn write_f64<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, value: f64) -> std::io::Result<()> {
+        let text = serde_json::Number::from_f64(value).map(|number| api::json::go_number(&number));
+        writer.write_all(text.as_deref().unwrap_or("null").as_bytes())
+    }
 }
 
 fn pair(out: &mut Vec<u8>, first: &mut bool, key: &str, value: &Value) {
@@ -425,5 +441,13 @@ mod tests {
         ));
         let view = View::new(bytes, 1);
         assert_eq!((view.label("a"), view.label("b"), view.label("c")), (Some("1"), Some("2"), None));
+    }
+
+    #[test]
+    fn numbers_are_gos() {
+        let value = serde_json::json!({"kind": "T", "apiVersion": "v1", "metadata": {}, "n": [3.0, 2.5, 1e18, 1e30, -0.5, 7, 9_223_372_036_854_775_808_u64]});
+        let object = Object::from_value(value).unwrap();
+        let text = String::from_utf8(stored_form(&object).to_vec()).unwrap();
+        assert!(text.ends_with(r#""n":[3,2.5,1000000000000000000,1e+30,-0.5,7,9223372036854776000]}"#), "{text}");
     }
 }

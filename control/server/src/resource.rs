@@ -316,7 +316,12 @@ impl Resource {
 
     /// What a body with an object of the resource must be.
     pub(crate) fn expected(&self) -> Expected {
-        Expected { kind: self.gvk(), schema: self.schema(), long_lists: self.long_lists }
+        Expected {
+            kind: self.gvk(),
+            schema: self.schema(),
+            long_lists: self.long_lists,
+            own: self.own_schema.is_some(),
+        }
     }
 
     /// Whether it serves a verb.

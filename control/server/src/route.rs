@@ -101,7 +101,14 @@ impl Target {
         let subresource = match info.subresource.as_str() {
             "" => None,
             // By the name in the Status kubectl distinguishes "ephemeral containers are not supported" from "there is no such pod".
-            name => Some(resource.subresource(name).ok_or_else(Status::resource_not_found)?.clone()),
+            name => {
+                // A defined resource answers for what it does not have as for an object.
+                let missing = || match resource.own_schema {
+                    Some(_) => Status::not_found(&resource.gvr, &info.name),
+                    None => Status::resource_not_found(),
+                };
+                Some(resource.subresource(name).ok_or_else(missing)?.clone())
+            }
         };
         let proxies = subresource.as_ref().is_some_and(|s| s.serve.takes_path());
         if !info.rest.is_empty() && !proxies {

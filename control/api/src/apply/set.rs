@@ -47,7 +47,11 @@ pub(super) fn field(name: &str) -> String {
 
 /// `v:json`.
 pub(super) fn value(value: &Value) -> String {
-    format!("v:{value}")
+    match value {
+        // 3.0 and 3 are one element.
+        Value::Number(number) => format!("v:{}", crate::json::go_number(number)),
+        value => format!("v:{value}"),
+    }
 }
 
 /// `k:{"a":1,"b":"x"}`, the keys sorted.

@@ -268,12 +268,18 @@ impl<'a> Walk<'a> {
         let (fields, outer, known) = (std::mem::take(&mut self.fields), self.within.take(), self.mistakes.len());
         self.value(node, value);
         (self.fields, self.within) = (fields, outer);
-        for mistake in self.mistakes.iter_mut().skip(known) {
-            if let Some(original) = &original {
-                let scalar = self.arena.node(node).kind == Kind::String;
-                let text = if scalar { "must be a string" } else { &mistake.text };
-                mistake.text = Cause::invalid(&FieldPath::new(&self.path), original, text).to_string();
-            }
+        // Go decodes it from sorted keys.
+        let found = self.mistakes.split_off(known);
+        if let Some(text) = first(found, Source::Sorted) {
+            let text = match &original {
+                Some(original) => {
+                    let scalar = self.arena.node(node).kind == Kind::String;
+                    let text = if scalar { "must be a string" } else { &text };
+                    Cause::invalid(&FieldPath::new(&self.path), original, text).to_string()
+                }
+                None => text,
+            };
+            self.mistakes.push(Mistake { path: self.path.clone(), text, own: false });
         }
     }
 

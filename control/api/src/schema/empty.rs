@@ -47,6 +47,16 @@ fn write_always(arena: &Arena, id: StructId, map: &mut Map<String, Value>) {
 /// See [`super::Schema::forget_empty`].
 pub(super) fn forget(arena: &Arena, node: NodeId, map: &mut Map<String, Value>) {
     let Kind::Struct(id) = arena.node(node).kind else { return };
+    if arena.node(node).lenient {
+        // Of a custom resource only the metadata has Go's form.
+        for (key, value) in map.iter_mut() {
+            let Some(field) = arena.field(id, key).filter(|field| !arena.node(field.node).lenient) else { continue };
+            if let Value::Object(child) = value {
+                forget(arena, field.node, child);
+            }
+        }
+        return;
+    }
     for (key, value) in map.iter_mut() {
         let Some(field) = arena.field(id, key) else { continue };
         let kind = arena.node(field.node).kind;

@@ -94,7 +94,8 @@ pub(super) fn write(arena: &Arena, node: NodeId, value: &Value, out: &mut String
             (["Allows", _], Value::Bool(_)) => (Some(value), None),
             (["Allows", _], _) => (Some(&Value::Bool(true)), Some(value)),
             (_, Value::Object(_)) => (Some(value), None),
-            _ => (None, Some(value)),
+            (_, Value::Array(_)) => (None, Some(value)),
+            _ => (None, None),
         };
         for (index, (name, part)) in names.into_iter().zip([first, second]).enumerate() {
             if index > 0 {
@@ -102,7 +103,6 @@ pub(super) fn write(arena: &Arena, node: NodeId, value: &Value, out: &mut String
             }
             match part {
                 None => out.push_str("null"),
-                Some(Value::Array(list)) if list.is_empty() => out.push_str("null"),
                 Some(Value::Array(list)) => between(out, ['[', ']'], list, |one, out| write(arena, of, one, out)),
                 Some(part) => write(arena, of, part, out),
             }
@@ -209,8 +209,30 @@ mod tests {
             ),
             ("io.k8s.api.core.v1.PodIP", json!({"ip": "10.0.0.1"}), r#"{"IP":"10.0.0.1"}"#),
             ("io.k8s.api.core.v1.EventSeries", json!({}), r#"{"Count":0,"LastObservedTime":null}"#),
+            (
+                "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.ValidationRule",
+                json!({"rule": "a<b", "optionalOldSelf": true}),
+                r#"{"Rule":"a\u003cb","Message":"","MessageExpression":"","Reason":null,"FieldPath":"","OptionalOldSelf":true}"#,
+            ),
         ] {
             assert_eq!(shown(definition, value), wanted);
+        }
+        let props = Schema::named("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps");
+        let props = props.expect("built in");
+        for (value, wanted) in [
+            (json!({"items": []}), r#"{"Schema":null,"JSONSchemas":[]}"#),
+            (json!({"items": "x"}), r#"{"Schema":null,"JSONSchemas":null}"#),
+        ] {
+            assert_eq!(props.internal_field(value.as_object().expect("an object"), "items"), wanted);
+        }
+        let shown = props.internal_form(&json!({"additionalProperties": false, "items": {"$ref": "r"}, "not": {}}));
+        for part in [
+            r#"{"ID":"","Schema":"","Ref":null,"Description":"","Type":"","Nullable":false,"Format":"""#,
+            r#""Items":{"Schema":{"ID":"","Schema":"","Ref":"r","#,
+            r#""AdditionalProperties":{"Allows":false,"Schema":null}"#,
+            r#""XPreserveUnknownFields":null,"XEmbeddedResource":false,"XIntOrString":false,"XListMapKeys":null,"XListType":null,"XMapType":null,"XValidations":null}"#,
+        ] {
+            assert!(shown.contains(part), "{part} in {shown}");
         }
         let event = Schema::named("io.k8s.api.core.v1.Event").expect("built in");
         let nothing = serde_json::Map::new();

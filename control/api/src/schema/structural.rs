@@ -201,6 +201,10 @@ mod tests {
             ),
             (json!({"metadata": "x"}), "json: cannot unmarshal string into Go value of type v1.ObjectMeta"),
             (
+                json!({"metadata": {"name": 1, "labels": 1, "annotations": {"a": 1}}}),
+                "json: cannot unmarshal number into Go struct field ObjectMeta.annotations of type string",
+            ),
+            (
                 json!({"spec": {"template": {"metadata": {"name": null, "labels": {"a": 1}}}}}),
                 r#"spec.template.metadata: Invalid value: {"labels":{"a":1},"name":null}: json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string"#,
             ),
@@ -208,6 +212,14 @@ mod tests {
         ] {
             assert_eq!(schema().decode_check(&mut value.clone()).expect_err(text), text);
         }
+    }
+
+    #[test]
+    fn what_is_empty_stays() {
+        let mut value = json!({"metadata": {"labels": {}}, "spec": {"labels": {}, "items": []}});
+        schema().leave_out_empty(&mut value);
+        schema().forget_empty(value.as_object_mut().expect("an object"));
+        assert_eq!(value, json!({"metadata": {}, "spec": {"labels": {}, "items": []}}));
     }
 
     #[test]

@@ -77,7 +77,14 @@ impl Rules {
         let mut walk = Walk { left: OBJECT_LIMIT, out: Vec::new(), warnings };
         let place = Place { new: object, old, above: None };
         let _ended = walk.at(self, &FieldPath::default(), &place, old);
-        walk.out
+        let named = |mut cause: Cause| {
+            // What Go prints for no path.
+            if cause.field == FieldPath::default() {
+                cause.field = FieldPath::new("<nil>");
+            }
+            cause
+        };
+        walk.out.into_iter().map(named).collect()
     }
 
     /// All violations of a default, as a value that was there before and as one that was not. `left` is what rules may cost yet.
@@ -198,7 +205,15 @@ impl Walk<'_> {
         let value = match Cel::typed(place.new, &rules.schema) {
             Ok(value) => value,
             Err(error) => {
-                self.out.push(Cause::invalid(at, &kind, &format!("{error} evaluating rule")));
+                // Each rule that looks at the value fails with it.
+                let fails = |compiled: &&Compiled| match &compiled.program {
+                    Ok(Some(program)) => program.uses("self"),
+                    Ok(None) | Err(_) => false,
+                };
+                for compiled in rules.compiled.iter().filter(fails) {
+                    let text = format!("{error} evaluating rule: {}", compiled.rule.shown());
+                    self.out.push(Cause::invalid(at, &kind, &text));
+                }
                 return Ok(());
             }
         };

@@ -97,8 +97,8 @@ impl Patch {
     }
 }
 
-fn invalid_patch(patch: &Patch, error: &str) -> Status {
-    let cause = Cause::invalid(&FieldPath::new("patch"), &json!(patch.show()), error);
+fn invalid_patch(shown: &str, error: &str) -> Status {
+    let cause = Cause::invalid(&FieldPath::new("patch"), &json!(shown), error);
     invalid(&GroupVersionKind::new("", "", ""), "", &[cause])
 }
 
@@ -116,7 +116,7 @@ pub(super) fn patched(
         // A stored object may lack fields that Go always writes, such as the key of a list element. Upstream decodes it to Go's types and
         // patches that.
         Err(_) if matches!(patch, Patch::Strategic(_)) => {
-            let mut whole = current;
+            let mut whole = current.clone();
             schema.decode_check(&mut whole).map_err(Status::internal)?;
             schema.leave_out_empty(&mut whole);
             patch.apply(&whole, schema)?
@@ -127,17 +127,24 @@ pub(super) fn patched(
         Patch::Strategic(_) => schema.convert_check(&mut value),
         Patch::Json(_) | Patch::Merge(_) => decoded(&mut value, kind, schema),
     };
-    let problems = problems.map_err(|e| invalid_patch(patch, &e))?;
+    // Upstream shows a strategic merge patch, and of the others what they make.
+    let shown = || match patch {
+        Patch::Strategic(_) => patch.show(),
+        Patch::Json(_) | Patch::Merge(_) => {
+            patch.apply(&current, schema).map_or_else(|_| patch.show(), |made| made.to_string())
+        }
+    };
+    let problems = problems.map_err(|e| invalid_patch(&shown(), &e))?;
     schema.leave_out_empty(&mut value);
     schema.default(&mut value);
     if !problems.is_empty() {
         match validation {
-            FieldValidation::Strict => return Err(invalid_patch(patch, &codec::strict_error(&problems))),
+            FieldValidation::Strict => return Err(invalid_patch(&shown(), &codec::strict_error(&problems))),
             FieldValidation::Warn => warnings.extend(problems),
             FieldValidation::Ignore => {}
         }
     }
-    let mut object = Object::from_value(value).ok_or_else(|| invalid_patch(patch, "not an object"))?;
+    let mut object = Object::from_value(value).ok_or_else(|| invalid_patch(&shown(), "not an object"))?;
     // Upstream ignores apiVersion and kind in a strategic merge patch, and takes them from the path where another patch removes them.
     object.set(&["apiVersion"], kind.api_version());
     object.set(&["kind"], kind.kind.clone());
@@ -258,6 +265,7 @@ pub(super) fn canonical(object: Object, config: &Object, schema: &Schema) -> Res
         Status::new(Reason::Unknown, format!("failed to convert new object ({what}) to proper version: {how}"))
     })?;
     schema.leave_out_empty(&mut value);
+    schema.default(&mut value);
     Object::from_value(value).ok_or_else(|| Status::internal("an applied object is one"))
 }
 

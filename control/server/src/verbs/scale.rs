@@ -135,6 +135,10 @@ async fn patch(server: &Server, call: Call, resource: Arc<Resource>) -> Result<R
     }
     let output = call.output(Offers::Objects)?;
     let options = WriteOptions::parse("PatchOptions", &call.query, call.headers(), false)?;
+    let (media, defined) = (negotiate::content_type(call.headers()), resource.own_schema.is_some());
+    if defined && !codec::patch_types(defined).any(|known| known == media) {
+        return Err(codec::unsupported_patch(media, defined));
+    }
     let patch = Patch::decode(call.headers(), &call.body)?;
     let mut write = Write::new(server, &call, &resource, Operation::Update, &options).showing(Shown::Scale);
     let scale_schema = schema();
@@ -232,7 +236,8 @@ fn change(
 ) -> Result<Change, Status> {
     write::same_name(&call.info.name, scale)?;
     let replicas = scale.int_at(&["spec", "replicas"]).unwrap_or(0);
-    if replicas < 0 {
+    // The validation of a defined resource has its own texts.
+    if replicas < 0 && resource.own_schema.is_none() {
         let field = FieldPath::new("spec").child("replicas");
         let cause = Cause::invalid(&field, &json!(replicas), "must be greater than or equal to 0");
         return Err(invalid(&kind(), &call.info.name, &[cause]));

@@ -149,6 +149,22 @@ impl Write {
         Ok(payload::stored_form(&stored))
     }
 
+    /// The object as it would be read after it was stored.
+    async fn as_stored(&self, object: Object) -> Result<Object, Status> {
+        let resource = &self.resource;
+        let Some(convertor) = &resource.convertor else { return Ok(object) };
+        let version = object.resource_version().to_owned();
+        let mut stored = convertor.to_storage(object).await?;
+        stored.set(&["apiVersion"], resource.storage_version.clone());
+        let mut read = convertor.from_storage(vec![stored]).await?.pop().unwrap_or_default();
+        read.set(&["apiVersion"], resource.gvr.api_version());
+        read.set(&["kind"], resource.kind.clone());
+        if !version.is_empty() {
+            read.set(&["metadata", "resourceVersion"], version);
+        }
+        Ok(read)
+    }
+
     fn refuse(&self, object: &Object, causes: &[Cause]) -> Result<(), Status> {
         if causes.is_empty() {
             return Ok(());
@@ -281,7 +297,7 @@ async fn create_once(
     let key = resource.key(object.namespace(), object.name());
     if write.cx.dry_run {
         let clash = write.server.store().get(&key).map(|entry| Err(Error::Conflict { actual: Some(entry) }));
-        return Ok((object, clash));
+        return Ok((write.as_stored(object).await?, clash));
     }
     if versioned {
         let text = "resourceVersion should not be set on objects to be created";
@@ -447,7 +463,7 @@ async fn update_once(
     let reservation = reservation.join(write.admission_reservation(&attributes, &object).await?);
     object.set(&["metadata", "resourceVersion"], old.resource_version().to_owned());
     if write.cx.dry_run {
-        return Ok(Ok(Written::Detached(Box::new(object))));
+        return Ok(Ok(Written::Detached(Box::new(write.as_stored(object).await?))));
     }
     if object == **old {
         return Ok(Ok(Written::Entry(entry.clone())));
@@ -561,7 +577,11 @@ fn count_generation(resource: &Resource, object: &mut Object, old: &Object) {
     let has_status = resource.subresource("status").is_some();
     let outside = |key: &&String| *key != "metadata" && !(has_status && *key == "status");
     let mut keys = old.0.keys().chain(object.0.keys()).filter(outside);
-    let same = keys.all(|key| api::semantic::deep_equal_at(old, object, &[key.as_str()]));
+    let same = keys.all(|key| match resource.own_schema {
+        // Without Go's types what is absent is not what is empty.
+        Some(_) => old.0.get(key) == object.0.get(key),
+        None => api::semantic::deep_equal_at(old, object, &[key.as_str()]),
+    });
     // The strategy may have counted a change that lies in the metadata (a Deployment's annotations).
     let generation = (old.generation() + i64::from(!same)).max(object.generation());
     object.set(&["metadata", "generation"], generation);

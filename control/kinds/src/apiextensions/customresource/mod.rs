@@ -23,7 +23,10 @@ use server::{
     strategy::{Recheck, Scale, Selectable},
     webhook::Webhooks,
 };
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 /// Makes resources of CustomResourceDefinitions.
 pub(crate) struct CustomResources(pub(crate) Webhooks);
@@ -43,8 +46,20 @@ impl Definitions for CustomResources {
         let terminating = is_true(definition, "Terminating");
         let served =
             versions.iter().filter(|version| version["served"] == true || (terminating && version["storage"] == true));
-        served.map(|version| resource(&self.0, definition, version, &versions)).collect()
+        let schemas: Schemas =
+            versions.iter().map(|version| (text(version, "name").to_owned(), schema_of(version))).collect();
+        let schemas = Arc::new(schemas);
+        served.map(|version| resource(&self.0, definition, version, (&versions, &schemas))).collect()
     }
+}
+
+/// The schemas of a definition by version.
+type Schemas = BTreeMap<String, Arc<OwnSchema>>;
+
+fn schema_of(version: &Value) -> Arc<OwnSchema> {
+    let schema = version.pointer("/schema/openAPIV3Schema").cloned();
+    let schema = schema.unwrap_or_else(|| json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
+    Arc::new(OwnSchema::new(&schema))
 }
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
@@ -60,12 +75,15 @@ const OF_TERMINATING: &[Verb] =
     &[Verb::Delete, Verb::DeleteCollection, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch];
 
 /// The resource of one version.
-fn resource(webhooks: &Webhooks, definition: &Object, version: &Value, versions: &[&Value]) -> Resource {
+fn resource(
+    webhooks: &Webhooks,
+    definition: &Object,
+    version: &Value,
+    (versions, schemas): (&[&Value], &Arc<Schemas>),
+) -> Resource {
     let name = |field: &str| definition.str_at(&["status", "acceptedNames", field]).unwrap_or_default();
     let (group, plural) = (definition.str_at(&["spec", "group"]).unwrap_or_default(), name("plural"));
-    let schema = version.pointer("/schema/openAPIV3Schema").cloned();
-    let schema = schema.unwrap_or_else(|| json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
-    let schema = Arc::new(OwnSchema::new(&schema));
+    let schema = schemas.get(text(version, "name")).cloned().unwrap_or_else(|| schema_of(version));
     let subresource = |name: &str| version.get("subresources").and_then(|all| all.get(name)).filter(|s| !s.is_null());
     let fields = version.get("selectableFields").and_then(Value::as_array).into_iter().flatten();
     let fields: Vec<&str> = fields.map(|field| text(field, "jsonPath")).collect();
@@ -117,7 +135,7 @@ fn resource(webhooks: &Webhooks, definition: &Object, version: &Value, versions:
     }
     let form = format!("{}@{}/{}", made.form, definition.uid(), definition.generation());
     let reviews = Reviews::new(definition, webhooks.clone());
-    let form_of = Form::new(schema, made.gvr.api_version(), made.storage_version.clone(), reviews);
+    let form_of = Form::new(schemas.clone(), made.gvr.api_version(), made.storage_version.clone(), reviews);
     made.read_by(form, form_of)
 }
 
@@ -165,7 +183,11 @@ impl CustomResource {
     /// Adds what the rules say, or that they were not asked because of what is wrong already.
     fn ask_rules(&self, cx: &Context, object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
         let rules = self.rules.get_or_init(|| Rules::new(&self.schema.document()));
-        match (rules, blocks_rules(causes)) {
+        // A missing name is told by the checks of all metadata.
+        let unnamed = object.pointer("/metadata/name").is_none_or(|name| name == "");
+        let nameless = Cause::required(&FieldPath::default(), "");
+        let blocked = if unnamed { blocks_rules(&[nameless]) } else { blocks_rules(causes) };
+        match (rules, blocked) {
             (Some(_), Some(blocked)) => causes.push(blocked),
             (Some(rules), None) => causes.extend(rules.validate(object, old, &cx.warnings)),
             (None, _) => {}

@@ -52,25 +52,49 @@ impl Scaled {
 
     /// Checks the numbers and the selector. `with_spec`: the wanted replicas, too.
     pub(super) fn validate(&self, object: &Object, with_spec: bool, out: &mut Vec<Cause>) {
-        for (path, _) in [(&self.spec, ()), (&self.status, ())].into_iter().skip(usize::from(!with_spec)) {
+        for path in [&self.spec, &self.status].into_iter().skip(usize::from(!with_spec)) {
             let field = FieldPath::new(&format!(".{path}"));
-            let Some(value) = object.at(&path.split('.').collect::<Vec<_>>()) else { continue };
-            let problem = match value.as_i64() {
-                None => format!(
-                    ".{path} accessor error: {} is of the type {}, expected int64",
-                    value.as_str().map_or_else(|| value.to_string(), str::to_owned),
-                    go_type(value)
-                ),
-                Some(n) if n < 0 => "should be a non-negative integer".to_owned(),
-                Some(n) if n > i64::from(i32::MAX) => format!("should be less than or equal to {}", i32::MAX),
-                Some(_) => continue,
+            let number = match found(object, path) {
+                Ok(None) => continue,
+                Ok(Some(value)) => value.as_i64().ok_or_else(|| wrong(path, value, "int64")),
+                Err(problem) => Err(problem),
             };
-            out.push(Cause::invalid(&field, &json!(value.as_i64().unwrap_or(0)), &problem));
+            let (value, problem) = match number {
+                Err(problem) => (0, problem),
+                Ok(n) if n < 0 => (n, "should be a non-negative integer".to_owned()),
+                Ok(n) if n > i64::from(i32::MAX) => (n, format!("should be less than or equal to {}", i32::MAX)),
+                Ok(_) => continue,
+            };
+            out.push(Cause::invalid(&field, &json!(value), &problem));
         }
         let Some(path) = &self.selector else { return };
-        if let Some(value) = object.at(&path.split('.').collect::<Vec<_>>()).filter(|value| !value.is_string()) {
-            let text = format!(".{path} accessor error: {value} is of the type {}, expected string", go_type(value));
-            out.push(Cause::invalid(&FieldPath::new(&format!(".{path}")), &json!(""), &text));
-        }
+        let problem = match found(object, path) {
+            Ok(Some(value)) if !value.is_string() => wrong(path, value, "string"),
+            Ok(_) => return,
+            Err(problem) => problem,
+        };
+        out.push(Cause::invalid(&FieldPath::new(&format!(".{path}")), &json!(""), &problem));
     }
+}
+
+/// The value at a path; an error where something on the way is no object.
+fn found<'a>(object: &'a Object, path: &str) -> Result<Option<&'a Value>, String> {
+    let mut parts = path.split('.');
+    let mut at = parts.next().and_then(|first| object.0.get(first));
+    for part in parts {
+        at = match at {
+            None => return Ok(None),
+            Some(Value::Object(map)) => map.get(part),
+            Some(other) => return Err(wrong(path, other, "map[string]interface{}")),
+        };
+    }
+    Ok(at)
+}
+
+fn wrong(path: &str, value: &Value, wanted: &str) -> String {
+    format!(
+        ".{path} accessor error: {} is of the type {}, expected {wanted}",
+        api::patch::go_text(value),
+        go_type(value)
+    )
 }

@@ -114,7 +114,7 @@ impl Costs {
         if self.total <= TOTAL_LIMIT {
             return;
         }
-        self.expensive.sort_by(|a, b| b.0.cmp(&a.0));
+        self.expensive.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
         for (_, at) in self.expensive.iter().take(NAMED) {
             let text = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
             out.push(Cause::forbidden(at, text));

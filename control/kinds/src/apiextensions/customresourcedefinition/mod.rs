@@ -131,6 +131,10 @@ impl Strategy for Definitions {
         conditions.retain(|one| one["type"] != "Terminating");
         conditions.push(condition);
         object.set(&["status", "conditions"], conditions);
+        // Upstream marks a definition by itself: that does not count, and there is no grace.
+        let before = object.generation() - 1;
+        object.set(&["metadata", "generation"], before);
+        object.remove(&["metadata", "deletionGracePeriodSeconds"]);
     }
 }
 

@@ -80,7 +80,8 @@ fn invariants(schema: &Value, level: Level, at: &Path<'_>, out: &mut Vec<Cause>)
         flag(schema, "x-kubernetes-preserve-unknown-fields"),
         flag(schema, "x-kubernetes-int-or-string"),
     );
-    match set(schema, "items") {
+    // Go reads anything else than an object or a list as nothing.
+    match set(schema, "items").filter(|items| items.is_object() || items.is_array()) {
         None if kind == "array" => out.push(Cause::required(&at.child("items").field(), "must be specified")),
         None => {}
         Some(items) => invariants(items, Level::Item, &at.child("items"), out),
@@ -166,7 +167,9 @@ fn metadata(schema: &Value, level: Level, embedded: bool, at: &Path<'_>, out: &m
     if level == Level::Root {
         let only_names = properties(property).all(|(name, _)| matches!(name, "name" | "generateName"));
         let other = property.as_object().into_iter().flatten().any(|(name, value)| {
-            !matches!(name.as_str(), "type" | "default" | "properties") && !crate::edit::is_empty_value(value)
+            let schema = matches!(name.as_str(), "items" | "additionalProperties" | "not") && !value.is_null();
+            !matches!(name.as_str(), "type" | "default" | "properties")
+                && (schema || !crate::edit::is_empty_value(value))
         });
         if !only_names || other {
             let text =

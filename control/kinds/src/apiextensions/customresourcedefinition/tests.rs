@@ -274,3 +274,141 @@ fn the_code_of_rules_is_compiled_and_its_costs_are_bounded() {
         expected.assert_eq(&errors(&Definitions, &with(schema, "")));
     }
 }
+
+/// What is wrong with a definition of these versions, and with these further members of its specification.
+fn of_versions(versions: &str, rest: &str) -> String {
+    errors(
+        &Definitions,
+        &format!(
+            "{{metadata: {{name: tests.example.com}}, spec: {{group: example.com, scope: Namespaced, names: {{plural: tests, kind: Test}}, versions: {versions}{rest}}}}}"
+        ),
+    )
+}
+
+#[test]
+fn what_versions_have_in_common_is_not_theirs() {
+    // Selectable fields need a schema at their own place; upstream prints versions without what is in common.
+    let fields = "selectableFields: [{jsonPath: .spec}]";
+    let version = |name: &str, schema: &str, rest: &str| {
+        format!(
+            "{{name: {name}, served: true, storage: {}, schema: {{openAPIV3Schema: {schema}}}{rest}}}",
+            name == "v1"
+        )
+    };
+    let (a, b) =
+        ("{type: object, properties: {spec: {type: string}}}", "{type: object, properties: {spec: {type: integer}}}");
+    let same_schema = format!("[{}, {}]", version("v1", a, &format!(", {fields}")), version("v2", a, ""));
+    let same_fields =
+        format!("[{}, {}]", version("v1", a, &format!(", {fields}")), version("v2", b, &format!(", {fields}")));
+    let twice = format!("[{}, {}]", version("v1", a, ""), version("v1", a, ""));
+    expect![[r#"
+        spec.versions[0].selectableFields: Invalid value: "": may only be set when `version.schema.openAPIV3Schema` is not included
+    "#]].assert_eq(&of_versions(&same_schema, ""));
+    expect![[r#"
+        spec.selectableFields: Invalid value: "": may only be set when validations.schema is included
+    "#]]
+    .assert_eq(&of_versions(&same_fields, ""));
+    expect![[r#"
+        spec.versions: Invalid value: [{"Name":"v1","Served":true,"Storage":true,"Deprecated":false,"DeprecationWarning":null,"Schema":null,"Subresources":null,"AdditionalPrinterColumns":null,"SelectableFields":null},{"Name":"v1","Served":true,"Storage":true,"Deprecated":false,"DeprecationWarning":null,"Schema":null,"Subresources":null,"AdditionalPrinterColumns":null,"SelectableFields":null}]: must contain unique version names
+        spec.versions: Invalid value: [{"Name":"v1","Served":true,"Storage":true,"Deprecated":false,"DeprecationWarning":null,"Schema":null,"Subresources":null,"AdditionalPrinterColumns":null,"SelectableFields":null},{"Name":"v1","Served":true,"Storage":true,"Deprecated":false,"DeprecationWarning":null,"Schema":null,"Subresources":null,"AdditionalPrinterColumns":null,"SelectableFields":null}]: must have exactly one version marked as storage version
+        status.storedVersions: Invalid value: ["v1"]: must have the storage version v1
+    "#]].assert_eq(&of_versions(&twice, ""));
+}
+
+#[test]
+fn unknown_fields_are_not_kept_beside_defaults_and_conversion() {
+    let versions = "[{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, properties: {a: {type: string, default: x}}}}}]";
+    let rest = ", preserveUnknownFields: true, conversion: {strategy: Webhook, webhook: {clientConfig: {url: 'https://a.b'}, conversionReviewVersions: [v1]}}";
+    expect![[r#"
+        spec.preserveUnknownFields: Invalid value: true: must be false in order to use defaults in the schema
+        spec.conversion.strategy: Invalid value: "Webhook": must be None if spec.preserveUnknownFields is true
+        spec.preserveUnknownFields: Invalid value: true: cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead
+    "#]].assert_eq(&of_versions(versions, rest));
+}
+
+#[test]
+fn rules_are_held_against_defaults_and_places_without_a_type() {
+    for (schema, expected) in [
+        // A default that is wrong alone, and one that is only wrong as a new value.
+        (
+            "{type: object, properties: {a: {type: integer, default: 1, x-kubernetes-validations: [{rule: self > 1}, {rule: self.x}]}, b: {type: object, default: {}, properties: {c: {type: string}}, x-kubernetes-validations: [{rule: has(self.c)}, {rule: oldSelf.hasValue(), optionalOldSelf: true}]}, d: {type: string, default: x, x-kubernetes-validations: [{rule: oldSelf.hasValue(), optionalOldSelf: true}]}}}",
+            expect![[r#"
+                spec.validation.openAPIV3Schema.properties[a].default: Invalid value: 1: failed rule: self > 1
+                spec.validation.openAPIV3Schema.properties[a].default: Invalid value: "integer": rule compile error: compilation failed: ERROR: <input>:1:5: type 'int' does not support field selection
+                 | self.x
+                 | ....^
+                spec.validation.openAPIV3Schema.properties[b].default: Invalid value: failed rule: has(self.c)
+                spec.validation.openAPIV3Schema.properties[d].default: Invalid value: "x": failed rule: oldSelf.hasValue()
+            "#]],
+        ),
+        (
+            "{type: object, properties: {a: {x-kubernetes-preserve-unknown-fields: true, x-kubernetes-validations: [{rule: 'true'}]}, b: {type: array, items: {x-kubernetes-preserve-unknown-fields: true, properties: {c: {type: string, x-kubernetes-validations: [{rule: self > 1}]}}}}}}",
+            expect![[r#"
+                spec.validation.openAPIV3Schema.properties[a].x-kubernetes-validations: Internal error: internal error: failed to construct type information for x-kubernetes-validations rules: unable to convert structural schema to CEL declarations
+                spec.validation.openAPIV3Schema.properties[b].items.properties[c].x-kubernetes-validations[0].rule: Invalid value: {"Rule":"self \u003e 1","Message":"","MessageExpression":"","Reason":null,"FieldPath":"","OptionalOldSelf":null}: compilation failed: ERROR: <input>:1:6: found no matching overload for '_>_' applied to '(string, int)'
+                 | self > 1
+                 | .....^
+            "#]],
+        ),
+        (
+            "{type: object, x-kubernetes-validations: [{rule: 'true', reason: ''}]}",
+            expect![[r#"
+            spec.validation.openAPIV3Schema.x-kubernetes-validations[0].reason: Unsupported value: "": supported values: "FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"
+        "#]],
+        ),
+        (
+            "{type: object, $schema: s, properties: {a: {type: string}}}",
+            expect![[r#"
+            spec.validation.openAPIV3Schema: Invalid value: "": OpenAPIV3Schema 'schema' is not supported
+        "#]],
+        ),
+        (
+            "{type: object, properties: {a: {type: array, items: [], x-kubernetes-list-type: map, x-kubernetes-list-map-keys: [k]}}}",
+            expect![[r#"
+                spec.validation.openAPIV3Schema.properties[a].items: Required value: must be specified
+                spec.validation.openAPIV3Schema.properties[a].items: Invalid value: {"Schema":null,"JSONSchemas":[]}: must only have a single schema if x-kubernetes-list-type is map
+            "#]],
+        ),
+        (
+            "{type: object, additionalProperties: {type: string, x-kubernetes-preserve-unknown-fields: false}}",
+            expect![[r#"
+                spec.validation.openAPIV3Schema.additionalProperties.x-kubernetes-preserve-unknown-fields: Invalid value: false: must be true or undefined
+            "#]],
+        ),
+        (
+            "{type: object, items: {}}",
+            expect![[r#"
+            spec.validation.openAPIV3Schema.items.type: Required value: must not be empty for specified array items
+        "#]],
+        ),
+        (
+            "{type: object, properties: {a: {type: object, x-kubernetes-validations: [{rule: self.b < 1 && true}]}}}",
+            expect![[r#"
+                spec.validation.openAPIV3Schema.properties[a].x-kubernetes-validations[0].rule: Invalid value: {"Rule":"self.b \u003c 1 \u0026\u0026 true","Message":"","MessageExpression":"","Reason":null,"FieldPath":"","OptionalOldSelf":null}: compilation failed: ERROR: <input>:1:5: undefined field 'b'
+                 | self.b < 1 && true
+                 | ....^
+            "#]],
+        ),
+    ] {
+        expected.assert_eq(&errors(&Definitions, &with(schema, "")));
+    }
+}
+
+#[test]
+fn a_generated_name_is_not_the_name_of_the_plural() {
+    let text = with(ANY, "").replace("name: tests.example.com", "name: tests.example.com, generateName: x-");
+    expect![[r#"
+        metadata.generateName: Invalid value: "x-": must be spec.names.plural+"."+spec.group
+    "#]]
+    .assert_eq(&errors(&Definitions, &text));
+}
+
+#[test]
+fn a_deletion_that_begins_does_not_count() {
+    let mut object = created(&Definitions, &with(ANY, ""));
+    // As the server marks an object.
+    object.set(&["metadata", "generation"], 2);
+    object.set(&["metadata", "deletionGracePeriodSeconds"], 0);
+    Definitions.begin_deletion(&context(), &mut object);
+    assert_eq!((object.generation(), object.at(&["metadata", "deletionGracePeriodSeconds"])), (1, None));
+}

@@ -127,47 +127,10 @@ fn specification(spec: At<'_>, old: Option<At<'_>>, out: &mut Vec<Cause>) {
                 && edit::deep_equal(old.get("schema").value(), version.get("schema").value())
         })
     };
-    let (mut storage, mut seen, mut unique) = (0, HashSet::new(), true);
     for each in versions.items() {
-        storage += usize::from(each.get("storage").bool());
-        unique &= seen.insert(each.get("name").str());
-        let name = each.get("name");
-        let problems = names::dns1035_label(name.str());
-        if !problems.is_empty() {
-            out.push(name.or_empty().invalid(&problems.join(",")));
-        }
-        let has_status = each.down(&["subresources", "status"]).is_set();
-        version::deprecation(each, out);
-        if shared.schema.is_none() {
-            let schema = each.get("schema");
-            version::schema((schema.value(), is_known(each)), &schema.field(), has_status, &ratchet, out);
-        }
-        if shared.subresources.is_none() {
-            version::subresources(each.get("subresources").value(), &each.get("subresources").field(), out);
-        }
-        if shared.columns.is_none() {
-            let columns = each.get("additionalPrinterColumns");
-            version::columns(columns.value(), &columns.field(), out);
-        }
-        if shared.fields.is_none() {
-            let fields = each.get("selectableFields");
-            let schema = each.down(&["schema", "openAPIV3Schema"]);
-            let schema = if shared.schema.is_none() { schema.value() } else { &Value::Null };
-            let without = "may only be set when `version.schema.openAPIV3Schema` is not included";
-            version::selectable(fields.value(), schema, without, &fields.field(), out);
-        }
+        one_version(each, &shared, (is_known(each), &ratchet), out);
     }
-    if !unique {
-        out.push(Cause::invalid_shown(
-            &versions.field(),
-            &printed(versions, &shared),
-            "must contain unique version names",
-        ));
-    }
-    if storage != 1 {
-        let text = "must have exactly one version marked as storage version";
-        out.push(Cause::invalid_shown(&versions.field(), &printed(versions, &shared), text));
-    }
+    storage(versions, &shared, out);
     let first = versions.index(0).get("name");
     let problems = names::dns1035_label(first.str());
     if !first.is_empty() && !problems.is_empty() {
@@ -180,11 +143,63 @@ fn specification(spec: At<'_>, old: Option<At<'_>>, out: &mut Vec<Cause>) {
         }
     }
     names(called, out);
-    let field = spec.field();
+    common(spec, &shared, (is_known(versions.index(0)), &ratchet), out);
+    let strategy = spec.down(&["conversion", "strategy"]);
+    if preserve.bool() && spec.get("conversion").is_set() && strategy.str() != "None" {
+        out.push(strategy.or_empty().invalid("must be None if spec.preserveUnknownFields is true"));
+    }
+    conversion::validate(spec.get("conversion"), old.map(|old| old.get("conversion")), out);
+}
+
+/// A version, without what all have in common.
+fn one_version(each: At<'_>, shared: &Shared<'_>, (known, ratchet): (bool, &Ratchet), out: &mut Vec<Cause>) {
+    let name = each.get("name");
+    let problems = names::dns1035_label(name.str());
+    if !problems.is_empty() {
+        out.push(name.or_empty().invalid(&problems.join(",")));
+    }
+    let has_status = each.down(&["subresources", "status"]).is_set();
+    version::deprecation(each, out);
+    if shared.schema.is_none() {
+        let schema = each.get("schema");
+        version::schema((schema.value(), known), &schema.field(), has_status, ratchet, out);
+    }
+    if shared.subresources.is_none() {
+        version::subresources(each.get("subresources").value(), &each.get("subresources").field(), out);
+    }
+    if shared.columns.is_none() {
+        let columns = each.get("additionalPrinterColumns");
+        version::columns(columns.value(), &columns.field(), out);
+    }
+    if shared.fields.is_none() {
+        let fields = each.get("selectableFields");
+        let schema = each.down(&["schema", "openAPIV3Schema"]);
+        let schema = if shared.schema.is_none() { schema.value() } else { &Value::Null };
+        let without = "may only be set when `version.schema.openAPIV3Schema` is not included";
+        version::selectable(fields.value(), schema, without, &fields.field(), out);
+    }
+}
+
+/// Names of versions are unique, and one is the storage version.
+fn storage(versions: At<'_>, shared: &Shared<'_>, out: &mut Vec<Cause>) {
+    let mut seen = HashSet::new();
+    let unique = versions.items().all(|version| seen.insert(version.get("name").str()));
+    if !unique {
+        let text = "must contain unique version names";
+        out.push(Cause::invalid_shown(&versions.field(), &printed(versions, shared), text));
+    }
+    if versions.items().filter(|version| version.get("storage").bool()).count() != 1 {
+        let text = "must have exactly one version marked as storage version";
+        out.push(Cause::invalid_shown(&versions.field(), &printed(versions, shared), text));
+    }
+}
+
+/// What all versions have in common.
+fn common(spec: At<'_>, shared: &Shared<'_>, (known, ratchet): (bool, &Ratchet), out: &mut Vec<Cause>) {
+    let (versions, field) = (spec.get("versions"), spec.field());
     if let Some(schema) = shared.schema {
         let has_status = versions.items().any(|version| version.down(&["subresources", "status"]).is_set());
-        let known = is_known(versions.index(0));
-        version::schema((schema, known), &field.child("validation"), has_status, &ratchet, out);
+        version::schema((schema, known), &field.child("validation"), has_status, ratchet, out);
     }
     if let Some(subresources) = shared.subresources {
         version::subresources(subresources, &field.child("subresources"), out);
@@ -197,11 +212,6 @@ fn specification(spec: At<'_>, old: Option<At<'_>>, out: &mut Vec<Cause>) {
         let without = "may only be set when validations.schema is included";
         version::selectable(fields, schema, without, &field.child("selectableFields"), out);
     }
-    let strategy = spec.down(&["conversion", "strategy"]);
-    if preserve.bool() && spec.get("conversion").is_set() && strategy.str() != "None" {
-        out.push(strategy.or_empty().invalid("must be None if spec.preserveUnknownFields is true"));
-    }
-    conversion::validate(spec.get("conversion"), old.map(|old| old.get("conversion")), out);
 }
 
 /// The schema of each version.
