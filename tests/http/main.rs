@@ -13,6 +13,7 @@ mod identity;
 mod machine;
 mod parameters;
 mod patches;
+mod policies;
 mod proxies;
 mod reads;
 mod subresources;

@@ -60,10 +60,12 @@ pub fn json_patch() -> Type {
 }
 
 impl Value<'_> {
-    /// What is wrong with the names of types of objects that an expression made: each must be the path of its field from `Object`.
+    /// What is wrong with the names of types of objects that an expression made: each must be the path of its field from the type of the whole
+    /// value, which is `Object` or, in a JSON patch, that of a part of it.
     pub fn misnamed_types(&self) -> Vec<String> {
         let (mut found, mut left) = (Vec::new(), MOST);
-        look(self, &mut vec!["Object".to_owned()], &mut found, &mut left);
+        let root = if let Value::Map(Map::Object(object, _)) = self { object.name() } else { "Object" };
+        look(self, &mut vec![root.to_owned()], &mut found, &mut left);
         found
     }
 }

@@ -351,12 +351,12 @@ fn webhooks_and_policies_are_looked_up_too() {
         "Policy",
         json!({"spec": spec, "status": {"typeChecking": {"expressionWarnings": list(LIST, |_| json!({}))}}}),
     );
-    assert!(!all_of_it("policy", &validatingadmissionpolicy::Policies(Default::default()), policy.clone()).is_empty());
-    assert!(!all_of_it("mutating policy", &mutatingadmissionpolicy::Policies(Default::default()), policy).is_empty());
+    assert!(!all_of_it("policy", &validatingadmissionpolicy::Policies, policy.clone()).is_empty());
+    assert!(!all_of_it("mutating policy", &mutatingadmissionpolicy::Policies, policy).is_empty());
     let spec = json!({"validationActions": list(LIST, |i| json!(named("a", i))), "matchResources": constraints(),
         "paramRef": {"selector": selector(), "name": "/".repeat(BODY / 4)}});
     let binding = whole("Binding", json!({ "spec": spec }));
-    assert!(!all_of_it("binding", &validatingadmissionpolicybinding::Bindings(Default::default()), binding).is_empty());
+    assert!(!all_of_it("binding", &validatingadmissionpolicybinding::Bindings, binding).is_empty());
     let service = whole(
         "APIService",
         json!({"spec": {"caBundle": "A".repeat(BODY)}, "status": {"conditions": list(LIST, |_| json!({"type": "-"}))}}),

@@ -14,6 +14,9 @@ pub trait Versions: Send + Sync + 'static {
         subresource: &str,
     ) -> Vec<(GroupVersionResource, GroupVersionKind)>;
 
+    /// Where the objects of a kind are served, and whether they are in namespaces.
+    fn serving(&self, kind: &GroupVersionKind) -> Option<(GroupVersionResource, bool)>;
+
     /// An object of one resource, as another one that serves the same objects has it.
     ///
     /// # Errors
@@ -37,4 +40,16 @@ pub trait Versions: Send + Sync + 'static {
         resource: &GroupVersionResource,
         kind: &GroupVersionKind,
     ) -> Result<(Object, Option<String>), Status>;
+
+    /// An object of a kind after an applied configuration was merged into it, without ownership: what is not in the configuration stays.
+    ///
+    /// # Errors
+    /// The configuration is not of the kind, or would replace an atomic list or map.
+    fn merge(
+        &self,
+        before: &Object,
+        configuration: &Object,
+        resource: &GroupVersionResource,
+        kind: &GroupVersionKind,
+    ) -> Result<Object, String>;
 }

@@ -91,6 +91,42 @@ fn merge_items(live: &[Value], config: &[Value], shape: Shape<'_>, kind: Type<'_
     out
 }
 
+/// The most paths that are named.
+const MAX_ATOMICS: usize = 100;
+
+/// The paths of the lists and maps that are owned as a whole.
+pub(super) fn atomics(map: &Map<String, Value>, kind: Type<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    atomics_in(map, kind, "", &mut found);
+    found
+}
+
+fn atomics_in(map: &Map<String, Value>, kind: Type<'_>, path: &str, found: &mut Vec<String>) {
+    for (name, value) in map {
+        let (child, declared) = kind.child_declared(name);
+        if declared {
+            atomics_of(value, child, &format!("{path}.{name}"), found);
+        }
+    }
+}
+
+fn atomics_of(value: &Value, kind: Type<'_>, path: &str, found: &mut Vec<String>) {
+    if found.len() >= MAX_ATOMICS {
+        return;
+    }
+    if matches!(value, Value::Object(_) | Value::Array(_)) && kind.shape(value) == Shape::Leaf {
+        found.push(path.to_owned());
+    }
+    match value {
+        Value::Object(map) => atomics_in(map, kind, path, found),
+        Value::Array(list) => {
+            let item = kind.item();
+            list.iter().enumerate().for_each(|(at, value)| atomics_of(value, item, &format!("{path}[{at}]"), found));
+        }
+        _ => {}
+    }
+}
+
 /// `map` without the fields in `remove`. A map or list that loses its last entry is removed too: Go's decoder drops the null that upstream
 /// leaves in its place.
 pub(super) fn remove(map: &Map<String, Value>, remove: &FieldSet, kind: Type<'_>) -> Map<String, Value> {

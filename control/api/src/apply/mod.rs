@@ -230,6 +230,21 @@ pub fn apply(
     Ok(object)
 }
 
+/// Merges a configuration into an object as [`apply`] does, but owns nothing: what is not in the configuration stays.
+///
+/// # Errors
+/// The configuration is not of the schema, or it has a list or map that is owned as a whole: what it does not mention there would be lost.
+pub fn merge_unowned(live: &Object, config: &Object, schema: &Schema) -> Result<Object, String> {
+    let root = Type::of(schema);
+    check(&config.0, schema).map_err(|text| format!("failed to convert patch object to typed object: {text}"))?;
+    let atomics = merge::atomics(&config.0, root);
+    if !atomics.is_empty() {
+        let named = atomics.join(", ");
+        return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {named}"));
+    }
+    Ok(Object(merge::merge(&live.0, &config.0, root)))
+}
+
 /// What an apply starts from.
 struct Base {
     /// The live object, or next to nothing, without its `managedFields`.

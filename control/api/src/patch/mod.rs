@@ -37,6 +37,11 @@ pub enum PatchError {
 }
 
 impl PatchError {
+    /// Whether a `test` of a JSON patch does not hold.
+    pub fn is_failed_test(&self) -> bool {
+        matches!(self, Self::Unprocessable(text) if text.starts_with("testing value "))
+    }
+
     /// The Status of the response.
     pub fn status(&self) -> Status {
         use crate::Reason;

@@ -19,13 +19,18 @@ const REQUEST_RESOURCE: &str = "authorizer.requestResource";
 
 /// `object`, `oldObject`, `request`, `namespaceObject` and `authorizer`.
 pub(crate) fn env() -> Env {
+    env_without_authorizer()
+        .with_variable(AUTHORIZER, cel::AUTHORIZER)
+        .with_variable(REQUEST_RESOURCE, cel::RESOURCE_CHECK)
+}
+
+/// The same without `authorizer`, as messages have it.
+pub(crate) fn env_without_authorizer() -> Env {
     Env::kubernetes()
         .with_variable("object", Type::Dyn)
         .with_variable("oldObject", Type::Dyn)
         .with_variable("request", request())
         .with_variable("namespaceObject", namespace())
-        .with_variable(AUTHORIZER, cel::AUTHORIZER)
-        .with_variable(REQUEST_RESOURCE, cel::RESOURCE_CHECK)
 }
 
 /// The type of `request`.
@@ -119,6 +124,16 @@ impl fmt::Debug for Expression {
     }
 }
 
+/// The name of a type as cel-go declares it, which is not what it shows in issues.
+fn declared(of: &Type) -> String {
+    match of {
+        Type::Null => "null_type".to_owned(),
+        Type::Timestamp => "google.protobuf.Timestamp".to_owned(),
+        Type::Duration => "google.protobuf.Duration".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 /// The cost that was left is used up: nothing else is evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exhausted;
@@ -142,14 +157,24 @@ impl Expression {
                 return Ok(program);
             }
             Err(match wanted {
-                [one] => format!("must evaluate to {one} but got {output}"),
+                [one] => format!("must evaluate to {} but got {}", declared(one), declared(output)),
                 many => {
-                    let many: Vec<String> = many.iter().map(Type::to_string).collect();
-                    format!("must evaluate to one of [{}] but got {output}", many.join(" "))
+                    let many: Vec<String> = many.iter().map(declared).collect();
+                    format!("must evaluate to one of [{}] but got {}", many.join(" "), declared(output))
                 }
             })
         });
         Self { text: text.to_owned(), program }
+    }
+
+    /// The program, or why there is none.
+    pub(crate) fn program(&self) -> Result<&Program, &str> {
+        self.program.as_ref().map_err(String::as_str)
+    }
+
+    /// The type of what it gives.
+    pub(crate) fn output(&self) -> Option<&Type> {
+        self.program.as_ref().ok().map(Program::output)
     }
 
     /// Why it cannot be evaluated at all.
@@ -212,7 +237,6 @@ impl<'a> Input<'a> {
     }
 
     /// With the namespace of the request as `namespaceObject`, which is null otherwise.
-    #[cfg_attr(not(test), allow(dead_code, reason = "policies have it, match conditions of webhooks do not"))]
     pub(crate) fn in_namespace(mut self, namespace: Option<&Object>) -> Self {
         self.namespace = namespace.map(shown);
         self

@@ -9,8 +9,10 @@ mod escalationcheck;
 pub(crate) mod expressions;
 pub(crate) mod imageadvice;
 mod limitranger;
+mod matching;
 mod namespacelifecycle;
 mod persistentvolumeclaimresize;
+pub(crate) mod policies;
 mod policyparameters;
 mod priority;
 mod resourcequota;
@@ -46,7 +48,9 @@ pub(crate) fn all(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<
         Arc::new(certificates::CertificateSigning(authorizer.clone())),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(defaultingressclass::DefaultIngressClass::default()),
+        Arc::new(policies::mutating::MutatingAdmissionPolicy::new(authorizer.clone())),
         Arc::new(webhooks::mutating::MutatingAdmissionWebhook::new(settings.webhooks.clone(), authorizer.clone())),
+        Arc::new(policies::validating::ValidatingAdmissionPolicy::new(authorizer.clone())),
         Arc::new(webhooks::validating::ValidatingAdmissionWebhook::new(settings.webhooks.clone(), authorizer.clone())),
     ];
     if let Some(advice) = &settings.image_advice {

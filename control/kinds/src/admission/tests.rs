@@ -77,7 +77,9 @@ fn the_order_is_upstreams() {
             "CertificateSigning",
             "CertificateSubjectRestriction",
             "DefaultIngressClass",
+            "MutatingAdmissionPolicy",
             "MutatingAdmissionWebhook",
+            "ValidatingAdmissionPolicy",
             "ValidatingAdmissionWebhook",
             "ResourceQuota"
         ]

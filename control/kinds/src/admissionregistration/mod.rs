@@ -18,7 +18,6 @@ mod policies_tests;
 #[cfg(test)]
 mod webhooks_tests;
 
-use crate::Capabilities;
 use api::Object;
 
 const GROUP: &str = "admissionregistration.k8s.io";
@@ -31,9 +30,4 @@ fn reserved(object: &Object) -> Option<String> {
             "metadata.name: names ending with {RESERVED:?} are reserved for static manifest-based configurations and cannot be managed via the API"
         )
     })
-}
-
-/// The warnings on a write: upstream's about names, and ours while no component acts on the kind.
-fn warnings(capabilities: &Capabilities, kind: &str, object: &Object) -> Vec<String> {
-    reserved(object).into_iter().chain(capabilities.nothing_acts_on(kind)).collect()
 }

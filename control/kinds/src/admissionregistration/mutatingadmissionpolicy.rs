@@ -2,10 +2,10 @@
 
 use super::{
     GROUP,
-    expressions::{Use, expressions},
-    matching, params, policies, warnings,
+    expressions::{Use, compiled},
+    matching, params, policies, reserved,
 };
-use crate::{Capabilities, at::At, cells, rules};
+use crate::{admission::policies::compiler::Compiler, at::At, cells, rules};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -22,11 +22,11 @@ const COLUMNS: &[Column] = &[
 ];
 
 /// The kind.
-pub(crate) struct Policies(pub(crate) Capabilities);
+pub(crate) struct Policies;
 
 /// The resource.
-pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
-    Resource::new(GROUP, "v1", "mutatingadmissionpolicies", KIND, Policies(capabilities.clone()))
+pub(crate) fn resource() -> Resource {
+    Resource::new(GROUP, "v1", "mutatingadmissionpolicies", KIND, Policies)
         .category("api-extensions")
         .cluster_scoped()
         .with_generation()
@@ -51,14 +51,15 @@ impl Strategy for Policies {
     }
 
     fn warnings(&self, _cx: &Context, object: &Object, _old: Option<&Object>) -> Vec<String> {
-        warnings(&self.0, KIND, object)
+        reserved(object).into_iter().collect()
     }
 }
 
 fn all(object: &Object, old: Option<&Object>) -> Vec<Cause> {
     let mut out = Vec::new();
-    policies::head(object, old, true, &mut out);
     let spec = At::of(object, "spec");
+    let compiler = Compiler::new(spec.get("paramKind").is_set(), true);
+    policies::head(object, old, true, &compiler, &mut out);
     let (mutations, again) = (spec.get("mutations"), spec.get("reinvocationPolicy"));
     if mutations.is_empty() {
         out.push(mutations.required("mutations must contain at least one item"));
@@ -67,13 +68,13 @@ fn all(object: &Object, old: Option<&Object>) -> Vec<Cause> {
         if rules::full(&out) {
             return out;
         }
-        one(mutation, &mut out);
+        one(mutation, &compiler, &mut out);
     }
     again.one_of(matching::REINVOCATION_POLICIES, &mut out);
     out
 }
 
-fn one(mutation: At<'_>, out: &mut Vec<Cause>) {
+fn one(mutation: At<'_>, compiler: &Compiler, out: &mut Vec<Cause>) {
     let kind = mutation.get("patchType");
     let ((wanted, used), other) = match kind.str() {
         "JSONPatch" => (("jsonPatch", Use::JsonPatch), "applyConfiguration"),
@@ -82,7 +83,7 @@ fn one(mutation: At<'_>, out: &mut Vec<Cause>) {
     };
     let patch = mutation.get(wanted);
     if patch.is_set() {
-        expressions(patch.get("expression"), used, out);
+        compiled(patch.get("expression"), used, "", compiler, out);
     } else {
         out.push(patch.required(&format!("must be specified when patchType is {}", kind.str())));
     }

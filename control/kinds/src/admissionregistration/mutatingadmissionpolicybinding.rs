@@ -1,7 +1,7 @@
 //! MutatingAdmissionPolicyBinding: where a MutatingAdmissionPolicy is in force, and with which parameters.
 
-use super::{GROUP, matching, params, policies, rule, warnings};
-use crate::{Capabilities, at::At, cells, edit};
+use super::{GROUP, matching, params, policies, reserved, rule};
+use crate::{at::At, cells, edit};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -10,11 +10,11 @@ use server::{Column, Context, Operation, Resource, Strategy, TableConvertor, str
 const KIND: &str = "MutatingAdmissionPolicyBinding";
 
 /// The kind.
-pub(crate) struct Bindings(pub(crate) Capabilities);
+pub(crate) struct Bindings;
 
 /// The resource.
-pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
-    Resource::new(GROUP, "v1", "mutatingadmissionpolicybindings", KIND, Bindings(capabilities.clone()))
+pub(crate) fn resource() -> Resource {
+    Resource::new(GROUP, "v1", "mutatingadmissionpolicybindings", KIND, Bindings)
         .category("api-extensions")
         .cluster_scoped()
         .with_generation()
@@ -41,7 +41,7 @@ impl Strategy for Bindings {
     }
 
     fn warnings(&self, _cx: &Context, object: &Object, _old: Option<&Object>) -> Vec<String> {
-        warnings(&self.0, KIND, object)
+        reserved(object).into_iter().collect()
     }
 }
 

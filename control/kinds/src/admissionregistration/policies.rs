@@ -2,10 +2,14 @@
 //! only if they or the kind of the parameters changed.
 
 use super::{
-    expressions::{Use, expressions},
+    expressions::{Use, compiled},
     matching, params, rule,
 };
-use crate::{at::At, edit, rules};
+use crate::{
+    admission::policies::compiler::{Compiler, Purpose},
+    at::At,
+    edit, rules,
+};
 use api::{Cause, Object};
 use server::Column;
 
@@ -50,7 +54,7 @@ pub(super) fn default(object: &mut Object) {
 }
 
 /// The faults that both kinds can have first, in upstream's order. `old` is the stored policy.
-pub(super) fn head(object: &Object, old: Option<&Object>, mutating: bool, out: &mut Vec<Cause>) {
+pub(super) fn head(object: &Object, old: Option<&Object>, mutating: bool, compiler: &Compiler, out: &mut Vec<Cause>) {
     let spec = At::of(object, "spec");
     matching::chosen(spec.get("failurePolicy"), matching::FAILURE_POLICIES, out);
     params::kind(spec.get("paramKind"), out);
@@ -72,12 +76,15 @@ pub(super) fn head(object: &Object, old: Option<&Object>, mutating: bool, out: &
             && matching::same_conditions(spec, old)
     };
     if !old.is_some_and(same) {
-        matching::conditions(spec.get("matchConditions"), |_| None, out);
+        // They may not name variables.
+        let compiler = Compiler::new(spec.get("paramKind").is_set(), false);
+        let fault = |text: &str| compiler.expression(Purpose::Condition, text).fault().map(str::to_owned);
+        matching::conditions(spec.get("matchConditions"), fault, out);
     }
-    variables(spec.get("variables"), out);
+    variables(spec.get("variables"), compiler, out);
 }
 
-fn variables(list: At<'_>, out: &mut Vec<Cause>) {
+fn variables(list: At<'_>, compiler: &Compiler, out: &mut Vec<Cause>) {
     for variable in list.items() {
         if rules::full(out) {
             return;
@@ -88,7 +95,7 @@ fn variables(list: At<'_>, out: &mut Vec<Cause>) {
         } else if !is_identifier(name.str()) {
             out.push(name.invalid("must be a valid CEL identifier"));
         }
-        expressions(variable.get("expression"), Use::Variable, out);
+        compiled(variable.get("expression"), Use::Variable, name.str(), compiler, out);
     }
 }
 

@@ -17,7 +17,7 @@ const RULES: &str = "resourceRules: [{operations: [CREATE], apiGroups: [''], api
 #[test]
 fn policies_get_upstreams_defaults() {
     let object = created(
-        &validating::Policies(Default::default()),
+        &validating::Policies,
         &text(&format!("{{matchConstraints: {{{RULES}, excludeResourceRules: [{{}}]}}}}")),
     );
     expect![[r#"
@@ -42,7 +42,7 @@ fn policies_get_upstreams_defaults() {
             scope: "*"
     "#]]
     .assert_eq(&api::yaml::to_string(object.at(&["spec"]).unwrap()));
-    let object = created(&validating_binding::Bindings(Default::default()), &text("{matchResources: {}}"));
+    let object = created(&validating_binding::Bindings, &text("{matchResources: {}}"));
     expect![[r#"
         matchResources:
           matchPolicy: Equivalent
@@ -55,7 +55,7 @@ fn policies_get_upstreams_defaults() {
 #[test]
 fn each_fault_of_a_validating_policy_has_upstreams_text() {
     let long = "a".repeat(5 * 1024 + 1);
-    let many = (0..21).map(|i| format!("{{key: k{i}, valueExpression: x}}")).collect::<Vec<_>>().join(", ");
+    let many = (0..21).map(|i| format!("{{key: k{i}, valueExpression: 'null'}}")).collect::<Vec<_>>().join(", ");
     for (spec, expected) in [
         (format!("{{matchConstraints: {{{RULES}}}, validations: [{{expression: 'true'}}]}}"), expect![[""]]),
         ("{failurePolicy: Never}".to_owned(), expect![[r#"
@@ -80,9 +80,15 @@ fn each_fault_of_a_validating_policy_has_upstreams_text() {
                 spec.matchConstraints.excludeResourceRules[0].resources: Required value
                 spec.matchConstraints.resourceRules: Required value
                 spec.validations[0].expression: Required value: expression is not specified
+                spec.validations[1].expression: Invalid value: "x": compilation failed: ERROR: <input>:1:1: undeclared reference to 'x' (in container '')
+                 | x
+                 | ^
                 spec.validations[1].messageExpression: Invalid value: " ": must be non-empty if specified
                 spec.validations[1].message: Invalid value: " ": must be non-empty if specified
                 spec.validations[1].reason: Unsupported value: "Never": supported values: "Forbidden", "Invalid", "RequestEntityTooLarge"
+                spec.validations[2].expression: Invalid value: "x": compilation failed: ERROR: <input>:1:1: undeclared reference to 'x' (in container '')
+                 | x
+                 | ^
                 spec.validations[2].message: Invalid value: "a\nb": must not contain line breaks
             "#]],
         ),
@@ -99,24 +105,39 @@ fn each_fault_of_a_validating_policy_has_upstreams_text() {
                 spec.variables[0].name: Required value: name is not specified
                 spec.variables[0].expression: Required value: expression is not specified
                 spec.variables[1].name: Invalid value: "a-b": must be a valid CEL identifier
+                spec.variables[1].expression: Invalid value: "x": compilation failed: ERROR: <input>:1:1: undeclared reference to 'x' (in container '')
+                 | x
+                 | ^
                 spec.variables[2].name: Invalid value: "in": must be a valid CEL identifier
+                spec.variables[2].expression: Invalid value: "x": compilation failed: ERROR: <input>:1:1: undeclared reference to 'x' (in container '')
+                 | x
+                 | ^
+                spec.variables[3].expression: Invalid value: "x": compilation failed: ERROR: <input>:1:1: undeclared reference to 'x' (in container '')
+                 | x
+                 | ^
                 spec.auditAnnotations[0].key: Invalid value: "p/a/b": a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')
+                spec.auditAnnotations[0].valueExpression: Invalid value: "x": compilation failed: ERROR: <input>:1:1: undeclared reference to 'x' (in container '')
+                 | x
+                 | ^
                 spec.auditAnnotations[1].valueExpression: Required value: valueExpression is not specified
                 spec.auditAnnotations[2].valueExpression: Required value: must not exceed 5120 bytes in length
                 spec.auditAnnotations[2].key: Duplicate value: "k"
             "#]],
         ),
         (format!("{{matchConstraints: {{{RULES}}}, auditAnnotations: [{many}]}}"), expect![[r#"
-            spec.auditAnnotations: Invalid value: [{"Key":"k0","ValueExpression":"x"},{"Key":"k1","ValueExpression":"x"},{"Key":"k2","ValueExpression":"x"},{"Key":"k3","ValueExpression":"x"},{"Key":"k4","ValueExpression":"x"},{"Key":"k5","ValueExpression":"x"},{"Key":"k6","ValueExpression":"x"},{"Key":"k7","ValueExpression":"x"},{"Key":"k8","ValueExpression":"x"},{"Key":"k9","ValueExpression":"x"},{"Key":"k10","ValueExpression":"x"},{"Key":"k11","ValueExpression":"x"},{"Key":"k12","ValueExpression":"x"},{"Key":"k13","ValueExpression":"x"},{"Key":"k14","ValueExpression":"x"},{"Key":"k15","ValueExpression":"x"},{"Key":"k16","ValueExpression":"x"},{"Key":"k17","ValueExpression":"x"},{"Key":"k18","ValueExpression":"x"},{"Key":"k19","ValueExpression":"x"},{"Key":"k20","ValueExpression":"x"}]: must not have more than 20 auditAnnotations
+            spec.auditAnnotations: Invalid value: [{"Key":"k0","ValueExpression":"null"},{"Key":"k1","ValueExpression":"null"},{"Key":"k2","ValueExpression":"null"},{"Key":"k3","ValueExpression":"null"},{"Key":"k4","ValueExpression":"null"},{"Key":"k5","ValueExpression":"null"},{"Key":"k6","ValueExpression":"null"},{"Key":"k7","ValueExpression":"null"},{"Key":"k8","ValueExpression":"null"},{"Key":"k9","ValueExpression":"null"},{"Key":"k10","ValueExpression":"null"},{"Key":"k11","ValueExpression":"null"},{"Key":"k12","ValueExpression":"null"},{"Key":"k13","ValueExpression":"null"},{"Key":"k14","ValueExpression":"null"},{"Key":"k15","ValueExpression":"null"},{"Key":"k16","ValueExpression":"null"},{"Key":"k17","ValueExpression":"null"},{"Key":"k18","ValueExpression":"null"},{"Key":"k19","ValueExpression":"null"},{"Key":"k20","ValueExpression":"null"}]: must not have more than 20 auditAnnotations
         "#]]),
         (
             format!("{{matchConstraints: {{{RULES}}}, paramKind: {{apiVersion: v/, kind: Kind}}, validations: [{{expression: x}}]}}"),
             expect![[r#"
                 spec.paramKind.apiVersion: Invalid value: "v/": version must be specified
+                spec.validations[0].expression: Invalid value: "x": compilation failed: ERROR: <input>:1:1: undeclared reference to 'x' (in container '')
+                 | x
+                 | ^
             "#]],
         ),
     ] {
-        expected.assert_eq(&errors(&validating::Policies(Default::default()), &text(&spec)));
+        expected.assert_eq(&errors(&validating::Policies, &text(&spec)));
     }
 }
 
@@ -125,7 +146,7 @@ fn each_fault_of_a_mutating_policy_has_upstreams_text() {
     for (spec, expected) in [
         (
             format!(
-                "{{matchConstraints: {{{RULES}}}, reinvocationPolicy: Never, mutations: [{{patchType: JSONPatch, jsonPatch: {{expression: x}}}}]}}"
+                "{{matchConstraints: {{{RULES}}}, reinvocationPolicy: Never, mutations: [{{patchType: JSONPatch, jsonPatch: {{expression: '[JSONPatch{{op: \"remove\", path: \"/a\"}}]'}}}}]}}"
             ),
             expect![[""]],
         ),
@@ -151,8 +172,41 @@ fn each_fault_of_a_mutating_policy_has_upstreams_text() {
             "#]],
         ),
     ] {
-        expected.assert_eq(&errors(&mutating::Policies(Default::default()), &text(&spec)));
+        expected.assert_eq(&errors(&mutating::Policies, &text(&spec)));
     }
+}
+
+#[test]
+fn expressions_are_compiled_with_what_each_may_name() {
+    let spec = format!(
+        "{{matchConstraints: {{{RULES}}}, paramKind: {{apiVersion: v1, kind: ConfigMap}}, \
+          matchConditions: [{{name: a, expression: ' params.a == 1'}}, {{name: b, expression: variables.v}}], \
+          variables: [{{name: v, expression: '1'}}, {{name: w, expression: variables.later}}, {{name: later, expression: '2'}}], \
+          validations: [{{expression: ' variables.v', messageExpression: variables.v}}, {{expression: variables.later > 0, messageExpression: \"params.a + 'x'\"}}], \
+          auditAnnotations: [{{key: k, valueExpression: ' variables.v'}}, {{key: l, valueExpression: string(variables.v)}}]}}"
+    );
+    expect![[r#"
+        spec.matchConditions[1].expression: Invalid value: "variables.v": compilation failed: ERROR: <input>:1:1: undeclared reference to 'variables' (in container '')
+         | variables.v
+         | ^
+        spec.variables[1].expression: Invalid value: "variables.later": compilation failed: ERROR: <input>:1:10: undefined field 'later'
+         | variables.later
+         | .........^
+        spec.validations[0].expression: Invalid value: " variables.v": must evaluate to bool but got int
+        spec.validations[0].messageExpression: Invalid value: "variables.v": must evaluate to string but got int
+        spec.auditAnnotations[0].valueExpression: Invalid value: " variables.v": must evaluate to one of [string null_type] but got int
+    "#]].assert_eq(&errors(&validating::Policies, &text(&spec)));
+    let spec = format!(
+        "{{matchConstraints: {{{RULES}}}, reinvocationPolicy: Never, variables: [{{name: v, expression: '1'}}], mutations: [ \
+          {{patchType: JSONPatch, jsonPatch: {{expression: ' [1]'}}}}, {{patchType: ApplyConfiguration, applyConfiguration: {{expression: params.a}}}}, \
+          {{patchType: ApplyConfiguration, applyConfiguration: {{expression: 'Object{{spec: Object.spec{{n: variables.v}}}}'}}}}]}}"
+    );
+    expect![[r#"
+        spec.mutations[0].jsonPatch.expression: Invalid value: "[1]": must evaluate to list(JSONPatch) but got list(int)
+        spec.mutations[1].applyConfiguration.expression: Invalid value: "params.a": compilation failed: ERROR: <input>:1:1: undeclared reference to 'params' (in container '')
+         | params.a
+         | ^
+    "#]].assert_eq(&errors(&mutating::Policies, &text(&spec)));
 }
 
 #[test]
@@ -192,24 +246,25 @@ fn each_fault_of_a_binding_has_upstreams_text() {
             "#]],
         ),
     ] {
-        expected.assert_eq(&errors(&validating_binding::Bindings(Default::default()), &text(spec)));
+        expected.assert_eq(&errors(&validating_binding::Bindings, &text(spec)));
     }
     let spec = "{matchResources: {resourceRules: [{operations: [DELETE], apiGroups: [''], apiVersions: [v1], resources: [pods]}]}}";
     expect![[r#"
         spec.policyName: Required value
         spec.matchResources.resourceRules.operations: Unsupported value: "DELETE": supported values: "*", "CONNECT", "CREATE", "UPDATE"
-    "#]].assert_eq(&errors(&mutating_binding::Bindings(Default::default()), &text(spec)));
+    "#]].assert_eq(&errors(&mutating_binding::Bindings, &text(spec)));
 }
 
 #[test]
 fn unchanged_match_conditions_are_not_asked_again() {
-    let kind = validating::Policies(Default::default());
-    let spec =
-        format!("{{matchConstraints: {{{RULES}}}, validations: [{{expression: x}}], matchConditions: [{{name: a}}]}}");
+    let kind = validating::Policies;
+    let spec = format!(
+        "{{matchConstraints: {{{RULES}}}, validations: [{{expression: 'true'}}], matchConditions: [{{name: a}}]}}"
+    );
     let old = created(&kind, &text(&spec));
     let mut new = old.clone();
     assert_eq!(errors(&kind, &text(&spec)), "spec.matchConditions[0].expression: Required value\n");
-    new.set(&["spec", "validations"], serde_json::json!([{"expression": "y"}, {}]));
+    new.set(&["spec", "validations"], serde_json::json!([{"expression": "false"}, {}]));
     let only = "spec.validations[1].expression: Required value: expression is not specified\n";
     assert_eq!(update_errors(&kind, &new, &old), only);
     new.set(&["spec", "paramKind"], serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap"}));
@@ -220,7 +275,7 @@ fn unchanged_match_conditions_are_not_asked_again() {
 fn a_status_has_whole_warnings_and_conditions() {
     let status = "{typeChecking: {expressionWarnings: [{}, {fieldRef: 'spec.validations[0].expression', warning: w}]}, conditions: [{type: a, status: 'True'}]}";
     let object = parse(&format!("{{kind: x, status: {status}}}"));
-    let causes = validating::Policies(Default::default()).validate_status(&context(), &object, &object);
+    let causes = validating::Policies.validate_status(&context(), &object, &object);
     let lines: String = causes.iter().map(|cause| format!("{cause}\n")).collect();
     expect![[r#"
         status.typeChecking.expressionWarnings[0].warning: Required value
@@ -234,9 +289,9 @@ fn a_status_has_whole_warnings_and_conditions() {
 #[test]
 fn rows_show_parameters() {
     let policy = text("{validations: [{}, {}], mutations: [{}], paramKind: {apiVersion: a/v1, kind: K}}");
-    expect!["p | 2 | a/v1/K | <unknown>"].assert_eq(&row(&validating::Policies(Default::default()), &policy));
-    expect!["p | 1 | a/v1/K | <unknown>"].assert_eq(&row(&mutating::Policies(Default::default()), &policy));
-    expect!["p | 0 | <unset> | <unknown>"].assert_eq(&row(&mutating::Policies(Default::default()), &text("{}")));
+    expect!["p | 2 | a/v1/K | <unknown>"].assert_eq(&row(&validating::Policies, &policy));
+    expect!["p | 1 | a/v1/K | <unknown>"].assert_eq(&row(&mutating::Policies, &policy));
+    expect!["p | 0 | <unset> | <unknown>"].assert_eq(&row(&mutating::Policies, &text("{}")));
     let mut rows = String::new();
     for reference in [
         "{name: obj}",
@@ -245,9 +300,9 @@ fn rows_show_parameters() {
         "{selector: {matchLabels: {b: c, a: b}, matchExpressions: [{key: k, operator: In, values: [x, z]}]}}",
     ] {
         let text = text(&format!("{{policyName: p, paramRef: {reference}}}"));
-        rows.push_str(&format!("{}\n", row(&validating_binding::Bindings(Default::default()), &text)));
+        rows.push_str(&format!("{}\n", row(&validating_binding::Bindings, &text)));
     }
-    rows.push_str(&row(&mutating_binding::Bindings(Default::default()), &text("{policyName: p}")));
+    rows.push_str(&row(&mutating_binding::Bindings, &text("{policyName: p}")));
     expect![[r#"
         p | p | */obj | <unknown>
         p | p | ns/obj | <unknown>

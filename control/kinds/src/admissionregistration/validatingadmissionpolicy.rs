@@ -2,10 +2,10 @@
 
 use super::{
     GROUP,
-    expressions::{Use, expressions},
-    params, policies, warnings,
+    expressions::{Use, compiled},
+    params, policies, reserved,
 };
-use crate::{Capabilities, at::At, cells, rules};
+use crate::{admission::policies::compiler::Compiler, at::At, cells, rules};
 use api::{Cause, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -28,11 +28,11 @@ const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
 const MAX_ANNOTATIONS: usize = 20;
 
 /// The kind.
-pub(crate) struct Policies(pub(crate) Capabilities);
+pub(crate) struct Policies;
 
 /// The resource.
-pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
-    Resource::new(GROUP, "v1", "validatingadmissionpolicies", KIND, Policies(capabilities.clone()))
+pub(crate) fn resource() -> Resource {
+    Resource::new(GROUP, "v1", "validatingadmissionpolicies", KIND, Policies)
         .category("api-extensions")
         .cluster_scoped()
         .with_generation()
@@ -75,14 +75,15 @@ impl Strategy for Policies {
     }
 
     fn warnings(&self, _cx: &Context, object: &Object, _old: Option<&Object>) -> Vec<String> {
-        warnings(&self.0, KIND, object)
+        reserved(object).into_iter().collect()
     }
 }
 
 fn all(object: &Object, old: Option<&Object>) -> Vec<Cause> {
     let mut out = Vec::new();
-    policies::head(object, old, false, &mut out);
     let spec = At::of(object, "spec");
+    let compiler = Compiler::new(spec.get("paramKind").is_set(), !spec.get("variables").is_empty());
+    policies::head(object, old, false, &compiler, &mut out);
     let (validations, annotations) = (spec.get("validations"), spec.get("auditAnnotations"));
     if validations.is_empty() && annotations.is_empty() {
         let text = "validations or auditAnnotations must contain at least one item";
@@ -92,7 +93,7 @@ fn all(object: &Object, old: Option<&Object>) -> Vec<Cause> {
         if rules::full(&out) {
             return out;
         }
-        one(validation, &mut out);
+        one(validation, &compiler, &mut out);
     }
     if annotations.len() > MAX_ANNOTATIONS {
         let shown = annotations.printed("io.k8s.api.admissionregistration.v1.AuditAnnotation");
@@ -106,7 +107,7 @@ fn all(object: &Object, old: Option<&Object>) -> Vec<Cause> {
         }
         let key = annotation.get("key");
         audited(object.name(), key, &mut out);
-        expressions(annotation.get("valueExpression"), Use::AuditAnnotation, &mut out);
+        compiled(annotation.get("valueExpression"), Use::AuditAnnotation, "", &compiler, &mut out);
         if !seen.insert(key.str()) {
             out.push(key.or_empty().duplicate());
         }
@@ -114,11 +115,11 @@ fn all(object: &Object, old: Option<&Object>) -> Vec<Cause> {
     out
 }
 
-fn one(validation: At<'_>, out: &mut Vec<Cause>) {
-    expressions(validation.get("expression"), Use::Validation, out);
+fn one(validation: At<'_>, compiler: &Compiler, out: &mut Vec<Cause>) {
+    compiled(validation.get("expression"), Use::Validation, "", compiler, out);
     let (of_message, message) = (validation.get("messageExpression"), validation.get("message"));
     if !of_message.is_empty() {
-        expressions(of_message, Use::Message, out);
+        compiled(of_message, Use::Message, "", compiler, out);
     }
     let trimmed = message.str().trim();
     if !message.is_empty() && trimmed.is_empty() {

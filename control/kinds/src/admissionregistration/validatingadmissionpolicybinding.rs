@@ -1,7 +1,7 @@
 //! ValidatingAdmissionPolicyBinding: where a ValidatingAdmissionPolicy is in force, and with which parameters.
 
-use super::{GROUP, matching, params, policies, warnings};
-use crate::{Capabilities, at::At, cells, edit, rules};
+use super::{GROUP, matching, params, policies, reserved};
+use crate::{at::At, cells, edit, rules};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -14,11 +14,11 @@ const KIND: &str = "ValidatingAdmissionPolicyBinding";
 const ACTIONS: &[&str] = &["Audit", "Deny", "Warn"];
 
 /// The kind.
-pub(crate) struct Bindings(pub(crate) Capabilities);
+pub(crate) struct Bindings;
 
 /// The resource.
-pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
-    Resource::new(GROUP, "v1", "validatingadmissionpolicybindings", KIND, Bindings(capabilities.clone()))
+pub(crate) fn resource() -> Resource {
+    Resource::new(GROUP, "v1", "validatingadmissionpolicybindings", KIND, Bindings)
         .category("api-extensions")
         .cluster_scoped()
         .with_generation()
@@ -45,7 +45,7 @@ impl Strategy for Bindings {
     }
 
     fn warnings(&self, _cx: &Context, object: &Object, _old: Option<&Object>) -> Vec<String> {
-        warnings(&self.0, KIND, object)
+        reserved(object).into_iter().collect()
     }
 }
 

@@ -8,6 +8,11 @@ fn find(registry: &Registry, gvr: &GroupVersionResource) -> Result<Arc<Resource>
     registry.get(&gvr.group, &gvr.version, &gvr.resource).cloned().ok_or_else(Status::resource_not_found)
 }
 
+/// The schema of a kind that the resource, or a subresource of it, has as its body.
+fn schema(resource: &Resource, kind: &GroupVersionKind) -> Schema {
+    if *kind == resource.gvk() { resource.schema() } else { Schema::for_kind(kind).unwrap_or_else(Schema::any) }
+}
+
 #[async_trait::async_trait]
 impl Versions for Server {
     fn others(
@@ -25,6 +30,12 @@ impl Versions for Server {
             name => other.subresource(name).map(|part| part.kind.clone()),
         };
         same.filter_map(|other| Some((other.gvr.clone(), kind(other)?))).collect()
+    }
+
+    fn serving(&self, kind: &GroupVersionKind) -> Option<(GroupVersionResource, bool)> {
+        let registry = self.registry();
+        let mut of = registry.group_version(&kind.group, &kind.version);
+        of.find(|one| one.kind == kind.kind && one.action.is_none()).map(|one| (one.gvr.clone(), one.namespaced))
     }
 
     async fn convert(
@@ -64,7 +75,7 @@ impl Versions for Server {
             return Err(Status::internal(typemeta::no_conversion(&given, kind)));
         }
         let own = *kind == resource.gvk();
-        let schema = if own { resource.schema() } else { Schema::for_kind(kind).unwrap_or_else(Schema::any) };
+        let schema = schema(&resource, kind);
         let mut value = after.into_value();
         if let Some(cause) = codec::too_long(&value, &FieldPath::default()).filter(|_| !resource.long_lists) {
             return Err(api::invalid(kind, before.name(), &[cause]));
@@ -86,5 +97,16 @@ impl Versions for Server {
             )
         });
         Ok((object, warning))
+    }
+
+    fn merge(
+        &self,
+        before: &Object,
+        configuration: &Object,
+        resource: &GroupVersionResource,
+        kind: &GroupVersionKind,
+    ) -> Result<Object, String> {
+        let resource = find(&self.registry(), resource).map_err(|status| status.message)?;
+        apply::merge_unowned(before, configuration, &schema(&resource, kind))
     }
 }

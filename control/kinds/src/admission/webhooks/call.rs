@@ -1,13 +1,12 @@
 //! The call of one webhook.
 
 use super::{
-    about::About,
     answer::{Answer, Read, read},
     failure::Failure,
     hook::Hook,
     review::review,
-    rule::Served,
 };
+use crate::admission::matching::{About, Served};
 use api::Object;
 use server::{admission::Notes, webhook::Webhooks};
 

@@ -1,8 +1,11 @@
 //! A webhook of a configuration, ready to be matched.
 
-use super::{conditions::Conditions, failure::Failure, rule::Rule, version::ReviewVersion};
-use crate::at::At;
-use api::{Object, Status, selector::Selector};
+use super::{conditions::Conditions, failure::Failure, version::ReviewVersion};
+use crate::{
+    admission::matching::{Criteria, Request, Served},
+    at::At,
+};
+use api::{Object, Status};
 use server::webhook::{Endpoint, Target};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -38,10 +41,7 @@ pub struct Hook {
     pub conditions: Vec<Condition>,
     /// The same, compiled.
     pub(super) compiled: Conditions,
-    pub(super) rules: Vec<Rule>,
-    pub(super) any_version: bool,
-    pub(super) namespaces: Result<Selector, String>,
-    pub(super) objects: Result<Selector, String>,
+    criteria: Criteria,
     side_effects: Option<String>,
     reviews: Vec<String>,
 }
@@ -86,13 +86,19 @@ impl Hook {
             endpoint,
             compiled: Conditions::new(conditions.iter().map(|condition| condition.expression.as_str())),
             conditions,
-            rules: webhook.get("rules").items().map(Rule::of).collect(),
-            any_version: text("matchPolicy") == "Equivalent",
-            namespaces: Selector::from_label_selector(webhook.get("namespaceSelector").value()),
-            objects: Selector::from_label_selector(webhook.get("objectSelector").value()),
+            criteria: Criteria::of_webhook(webhook),
             side_effects: webhook.get("sideEffects").value().as_str().map(str::to_owned),
             reviews: texts(webhook.get("admissionReviewVersions")),
         }
+    }
+
+    /// Whether the webhook is to be called for a request, and with which version of the object; match conditions are asked after that.
+    /// `others` are the other versions in which the objects are served, in the order of discovery.
+    ///
+    /// # Errors
+    /// The request is for the webhook by its rules, and a selector cannot be asked.
+    pub fn invocation(&self, request: &Request<'_>, others: &[Served]) -> Result<Option<Served>, Status> {
+        Ok(self.criteria.matched(request, others)?.cloned())
     }
 
     /// The refusal of a dry run by a webhook that may have side effects then.

@@ -7,18 +7,15 @@
 //! [`read`] reads the answer, whose patch [`Answer::patched`] applies. A [`Failure`] is ignored where [`Hook::outcome`] says so. [`Rounds`] says
 //! which webhooks are called a second time, after another has changed the object.
 
-mod about;
 mod answer;
 mod audit;
 mod call;
 pub(crate) mod conditions;
 mod failure;
 mod hook;
-mod matching;
 pub(super) mod mutating;
 mod review;
 mod rounds;
-mod rule;
 pub(super) mod validating;
 mod version;
 
@@ -27,11 +24,11 @@ mod plugins_tests;
 #[cfg(test)]
 mod tests;
 
+pub use super::matching::{Request, Served, is_exempt};
 pub use answer::{Answer, read};
 pub use audit::{failed_open, mutation, patch as patch_annotation};
 pub use failure::Failure;
 pub use hook::{Condition, Hook, hooks};
 pub use review::review;
 pub use rounds::Rounds;
-pub use rule::{Request, Served, is_exempt};
 pub use version::ReviewVersion;

@@ -1,14 +1,13 @@
 //! `MutatingAdmissionWebhook`: webhooks that may change an object, one after the other, each with what the one before has left.
 
 use super::{
-    about::About,
     audit,
     call::{ask, goes_on, note},
     failure::Failure,
     hook::{Hook, hooks},
     rounds::Rounds,
-    rule::{Served, is_exempt},
 };
+use crate::admission::matching::{About, Served, is_exempt};
 use api::{Object, Status};
 use server::{
     Derived,

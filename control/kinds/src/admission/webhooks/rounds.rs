@@ -1,6 +1,7 @@
 //! Which mutating webhooks are called again: those that ask for it, after a later one or another plugin has changed the object.
 
 use super::hook::Hook;
+use crate::admission::matching::same;
 use api::Object;
 use std::collections::HashSet;
 
@@ -57,9 +58,4 @@ impl Rounds {
     fn require(&mut self) {
         self.due.extend(self.called.drain());
     }
-}
-
-/// Whether two objects mean the same.
-pub(super) fn same(a: &Object, b: &Object) -> bool {
-    a.0.len() == b.0.len() && a.0.keys().all(|key| api::semantic::deep_equal_at(a, b, &[key.as_str()]))
 }

@@ -1,12 +1,11 @@
 //! `ValidatingAdmissionWebhook`: webhooks that may refuse a request, all at the same time.
 
 use super::{
-    about::About,
     audit,
     call::{ask, goes_on, note},
     hook::{Hook, hooks},
-    rule::{Served, is_exempt},
 };
+use crate::admission::matching::{About, Served, is_exempt};
 use api::{GroupVersionKind, Object, Status};
 use futures::future;
 use server::{

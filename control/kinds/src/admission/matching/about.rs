@@ -1,22 +1,21 @@
-//! A request as webhooks are told of it, made of admission's attributes.
+//! A request as webhooks and policies see it, made of admission's attributes.
 
 use super::{
-    review,
-    rounds::same,
     rule::{Request, Served},
+    shown::shown,
 };
-use api::{Object, Status};
+use api::{GroupVersionResource, Object, Status};
 use serde_json::Value;
 use server::admission::{Attributes, Operation};
 use std::{borrow::Cow, sync::Arc};
 
-/// What holds for all webhooks of a request.
-pub(super) struct About<'a> {
-    pub(super) attributes: &'a Attributes,
+/// What holds for all webhooks and policies of a request.
+pub(crate) struct About<'a> {
+    pub(crate) attributes: &'a Attributes,
     /// The resource of the request, and the kind of its object.
-    pub(super) served: Served,
+    pub(crate) served: Served,
     /// The other versions in which the objects are served.
-    pub(super) others: Vec<Served>,
+    pub(crate) others: Vec<Served>,
     operation: &'static str,
     namespace: String,
     name: String,
@@ -24,7 +23,7 @@ pub(super) struct About<'a> {
 }
 
 impl<'a> About<'a> {
-    pub(super) fn of(attributes: &'a Attributes, object: &Object) -> Self {
+    pub(crate) fn of(attributes: &'a Attributes, object: &Object) -> Self {
         let cx = &attributes.context;
         let gvr = &cx.resource.gvr;
         let name = if cx.name.is_empty() { object.name() } else { &cx.name }.to_owned();
@@ -51,13 +50,33 @@ impl<'a> About<'a> {
         }
     }
 
+    /// The namespace of the request; of a request for a namespace its name.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The namespace that the object is in, which a Namespace is not.
+    ///
+    /// # Errors
+    /// There is none with this name.
+    pub(crate) fn namespace_of_object(&self) -> Result<Option<&Object>, Status> {
+        let kind = &self.served.kind;
+        let is_namespace = (kind.group.as_str(), kind.version.as_str(), kind.kind.as_str()) == ("", "v1", "Namespace");
+        if is_namespace || self.namespace.is_empty() {
+            return Ok(None);
+        }
+        let namespaces = GroupVersionResource::new("", "v1", "namespaces");
+        let stored = self.stored_namespace.as_deref();
+        stored.map(Some).ok_or_else(|| Status::not_found(&namespaces, &self.namespace))
+    }
+
     /// The new object, which a deletion does not have.
-    pub(super) fn shown<'o>(&self, object: &'o Object) -> Option<&'o Object> {
+    pub(crate) fn shown<'o>(&self, object: &'o Object) -> Option<&'o Object> {
         (self.attributes.context.operation != Operation::Delete).then_some(object)
     }
 
     /// The request with its objects in one version.
-    pub(super) fn request<'r>(&'r self, object: Option<&'r Object>, old: Option<&'r Object>) -> Request<'r> {
+    pub(crate) fn request<'r>(&'r self, object: Option<&'r Object>, old: Option<&'r Object>) -> Request<'r> {
         Request {
             operation: self.operation,
             served: &self.served,
@@ -71,17 +90,16 @@ impl<'a> About<'a> {
     }
 
     /// The request as expressions see it, which look at the version that a webhook wants.
-    pub(super) fn shown_to_expressions(&self, wanted: &Served) -> Value {
+    pub(crate) fn shown_to_expressions(&self, wanted: &Served) -> Value {
         let cx = &self.attributes.context;
-        let mut shown =
-            review::about(&self.request(None, None), wanted, &cx.user, &self.attributes.options(), cx.dry_run);
+        let mut all = shown(&self.request(None, None), wanted, &cx.user, &self.attributes.options(), cx.dry_run);
         // Go's JSON has it, empty as it is.
-        shown["uid"] = "".into();
-        shown
+        all["uid"] = "".into();
+        all
     }
 
     /// An object of the request in the version that a webhook wants.
-    pub(super) async fn as_wanted<'o>(
+    pub(crate) async fn as_wanted<'o>(
         &self,
         object: Option<&'o Object>,
         wanted: &Served,
@@ -96,7 +114,7 @@ impl<'a> About<'a> {
     }
 
     /// An object that a webhook has changed, in the version of the request.
-    pub(super) async fn as_requested(&self, object: Object, wanted: &Served) -> Result<Object, Status> {
+    pub(crate) async fn as_requested(&self, object: Object, wanted: &Served) -> Result<Object, Status> {
         if wanted.kind == self.served.kind { Ok(object) } else { self.converted(object, wanted, &self.served).await }
     }
 
@@ -108,7 +126,7 @@ impl<'a> About<'a> {
     }
 
     /// A patched object as it is taken over; none where it means the same as before.
-    pub(super) fn accepted(&self, before: &Object, after: Object, wanted: &Served) -> Result<Option<Object>, Status> {
+    pub(crate) fn accepted(&self, before: &Object, after: Object, wanted: &Served) -> Result<Option<Object>, Status> {
         let after = match &self.attributes.versions {
             Some(versions) => {
                 let (after, warning) = versions.accept(before, after, &wanted.resource, &wanted.kind)?;
@@ -121,4 +139,9 @@ impl<'a> About<'a> {
         };
         Ok((!same(before, &after)).then_some(after))
     }
+}
+
+/// Whether two objects mean the same.
+pub(crate) fn same(a: &Object, b: &Object) -> bool {
+    a.0.len() == b.0.len() && a.0.keys().all(|key| api::semantic::deep_equal_at(a, b, &[key.as_str()]))
 }
