@@ -38,6 +38,10 @@ async fn names_are_taken_once_and_given_back() {
     };
     world.until("the kind is refused", |w| says(w, "False")).await;
     assert!(!established(&world, "others.example.com"));
+    // The controller is a part of upstream's API server.
+    let status = world.find(GROUP, "customresourcedefinitions", "as.example.com").expect("a definition");
+    let managers: Vec<&Value> = status["metadata"]["managedFields"].as_array().expect("managers").iter().collect();
+    assert!(managers.iter().any(|m| m["manager"] == "kube-apiserver" && m["subresource"] == "status"), "{managers:?}");
     assert!(world.try_call("GET", "/apis/example.com/v1/others", Value::Null).await.is_err());
     world.call("DELETE", &format!("{DEFINITIONS}/as.example.com"), Value::Null).await;
     world.until("the kind is free", |w| says(w, "True") && established(w, "others.example.com")).await;

@@ -2,7 +2,7 @@
 
 use crate::{
     nodecidrs::NodeCidrs,
-    selection::{Selection, account},
+    selection::{Selection, account, program},
 };
 use api::{Clock, csr::Request};
 use client::{Client, Informers, QueueMetrics, Recorder, RecorderOptions};
@@ -97,9 +97,9 @@ impl Context {
         Self { client, accounts, informers, options: Arc::new(options), tasks, ended }
     }
 
-    /// The handles of one controller: it writes as its own ServiceAccount.
+    /// The handles of one controller: it writes as its own ServiceAccount, and its fields have upstream's manager.
     pub(crate) fn of(&self, controller: &str) -> Self {
-        Self { client: (self.accounts)(account(controller)), ..self.clone() }
+        Self { client: (self.accounts)(account(controller)).named(program(controller)), ..self.clone() }
     }
 
     /// Resolves when any controller has ended: cancelled, or by a panic.

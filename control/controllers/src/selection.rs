@@ -69,6 +69,11 @@ pub fn account(controller: &str) -> &'static str {
     all.find(|(name, _)| **name == controller).map_or("", |(_, account)| account)
 }
 
+/// The upstream program that a controller is a part of: the manager of the fields that it writes.
+pub(crate) fn program(controller: &str) -> &'static str {
+    if ALWAYS.iter().any(|(name, _)| *name == controller) { "kube-apiserver" } else { "kube-controller-manager" }
+}
+
 /// Which controllers run. `*` is all of them that are on by default, `-x` all but x where there is a `*` too, and `x` that one; the first that
 /// names one counts.
 #[derive(Clone, Debug, PartialEq, Eq)]

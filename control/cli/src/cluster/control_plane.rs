@@ -78,6 +78,33 @@ pub(super) fn sign(config: &Config, process: &Process, address: SocketAddr, node
     })
 }
 
+/// What the kinds need of this cluster.
+fn settings(
+    config: &Config,
+    credentials: &Credentials,
+    advertise: SocketAddr,
+    image_advice: Arc<dyn kinds::ImageAdvice>,
+    dialer: Arc<dyn Dialer>,
+) -> kinds::Settings {
+    kinds::Settings {
+        service_cidr: config.service_cidr,
+        node_ports: 30000..=32767,
+        tokens: credentials.tokens.clone(),
+        advertise,
+        identity: config.node.clone(),
+        image_advice: Some(image_advice),
+        runtimes: [wasm::NAME, isolated::NAME].map(str::to_owned).into(),
+        local_volumes: Some(agent::LOCAL_VOLUMES.to_owned()),
+        capabilities: kinds::Capabilities::new(
+            agent::HONOURED.iter().chain(network::HONOURED).copied().chain(scheduler::honoured()),
+        ),
+        rbac: kinds::Rbac::default(),
+        front_proxy: credentials.front_proxy.clone(),
+        client_authority: credentials.authority.certificate.clone(),
+        webhooks: kinds::webhooks_by(dialer),
+    }
+}
+
 impl ControlPlane {
     /// Starts the control plane in a group. Returns when requests are served and the components have started to read.
     pub(super) async fn start(
@@ -86,36 +113,21 @@ impl ControlPlane {
         group: &Group,
         dependencies: ControlPlaneDependencies,
     ) -> anyhow::Result<Self> {
-        let address = dependencies.listener.local_addr()?;
+        let ControlPlaneDependencies { listener, advertise, nodes, dialer, image_advice, signing } = dependencies;
+        let address = listener.local_addr()?;
         let mut chosen = config.chosen();
         chosen.listen = Some(address);
         chosen.keep(&config.dir)?;
         let store = stored::open(&config.dir).await?;
-        let (credentials, signed) = dependencies.signing.await??;
+        let (credentials, signed) = signing.await??;
         let serving = Serving::new(&signed.serving)?;
-        let settings = kinds::Settings {
-            service_cidr: config.service_cidr,
-            node_ports: 30000..=32767,
-            tokens: credentials.tokens.clone(),
-            advertise: dependencies.advertise,
-            identity: config.node.clone(),
-            image_advice: Some(dependencies.image_advice),
-            runtimes: [wasm::NAME, isolated::NAME].map(str::to_owned).into(),
-            local_volumes: Some(agent::LOCAL_VOLUMES.to_owned()),
-            capabilities: kinds::Capabilities::new(
-                agent::HONOURED.iter().chain(network::HONOURED).copied().chain(scheduler::honoured()),
-            ),
-            rbac: kinds::Rbac::default(),
-            front_proxy: credentials.front_proxy.clone(),
-            client_authority: credentials.authority.certificate.clone(),
-            webhooks: kinds::webhooks_by(dependencies.dialer.clone()),
-        };
+        let settings = settings(config, &credentials, advertise, image_advice, dialer.clone());
         let options = server::Options {
             store: store.clone(),
             clock: process.clock.clone(),
             ids: Arc::new(Ids::new(fastrand::Rng::with_seed(env::seed()))),
-            nodes: dependencies.nodes,
-            dialer: dependencies.dialer,
+            nodes,
+            dialer,
             advertise: settings.advertise,
             shutdown: group.token.clone(),
             audit: None,
@@ -125,7 +137,7 @@ impl ControlPlane {
         let bootstrap = Bootstrap::new(&server, settings, process.clock.clone());
         bootstrap.ensure().await.context("cannot start the API server")?;
         let tls = server::tls::config(&serving, &credentials.authority.certificate)?;
-        serve(group, &server, dependencies.listener, tls)?;
+        serve(group, &server, listener, tls)?;
         group.essential_silent("writer of the store", {
             let (store, token) = (store.clone(), group.token.clone());
             async move {
@@ -167,7 +179,7 @@ impl ControlPlane {
         let (informers, server) = (self.informers.clone(), self.server.clone());
         let accounts: controllers::Accounts = Arc::new(move |account: &str| match account {
             "" => client.clone(),
-            account => as_account(&server, account).named("kube-controller-manager"),
+            account => as_account(&server, account),
         });
         lead(group, "controllers", elector, move |token| {
             let tasks = TaskTracker::new();
