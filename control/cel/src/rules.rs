@@ -1,11 +1,9 @@
 //! Rules of custom resources (`x-kubernetes-validations`): how they are compiled and what they may cost.
 
 use crate::{
-    budget::Error,
-    env::{Activation, Env, Program},
+    env::{Env, Program},
     schema::Schema,
     types::Type,
-    value::Value,
 };
 use serde_json::Value as Json;
 use std::sync::Arc;
@@ -72,7 +70,6 @@ pub fn cost_message(what: &str, cost: u64, limit: u64) -> String {
 
 /// Compiles the rules of one part of a schema, in which `self` and `oldSelf` are of this schema.
 pub struct Rules {
-    schema: Arc<Schema>,
     env: Env,
     with_optional: Env,
 }
@@ -83,7 +80,7 @@ impl Rules {
         let of = schema.to_type("selfType")?;
         let env = Env::kubernetes().with_variable("self", of.clone());
         let with_optional = env.clone().with_variable("oldSelf", Type::optional(of.clone()));
-        Some(Self { schema: schema.clone(), env: env.with_variable("oldSelf", of), with_optional })
+        Some(Self { env: env.with_variable("oldSelf", of), with_optional })
     }
 
     /// Compiles a rule. With `optionalOldSelf`, `oldSelf` is optional.
@@ -118,30 +115,6 @@ impl Rules {
     fn compile(&self, text: &str, optional_old_self: bool) -> Result<Program, crate::Issues> {
         if optional_old_self { self.with_optional.compile(text) } else { self.env.compile(text) }
     }
-
-    /// What a rule costs at most each time.
-    pub fn cost(&self, program: &Program) -> u64 {
-        program.cost(&*self.schema).1
-    }
-
-    /// The values of `self` and `oldSelf` for a rule.
-    ///
-    /// # Errors
-    /// The JSON is not of the schema.
-    pub fn activation<'a>(
-        &'a self,
-        new: &'a Json,
-        old: Option<&'a Json>,
-        optional_old_self: bool,
-    ) -> Result<Activation<'a>, Error> {
-        let activation = Activation::new().with("self", Value::typed(new, &self.schema)?);
-        let old = old.map(|old| Value::typed(old, &self.schema)).transpose()?;
-        Ok(match (old, optional_old_self) {
-            (old, true) => activation.with("oldSelf", Value::optional(old)),
-            (Some(old), false) => activation.with("oldSelf", old),
-            (None, false) => activation,
-        })
-    }
 }
 
 const COMPILATION: &str = "compilation failed";
@@ -150,18 +123,16 @@ const INSTANTIATION: &str = "program instantiation failed";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Budget;
     use serde_json::json;
 
-    fn rules() -> (Json, Rules) {
+    fn rules() -> Rules {
         let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}, "s": {"type": "string"}}});
-        let rules = Rules::new(&Schema::new(&schema)).expect("seen");
-        (schema, rules)
+        Rules::new(&Schema::new(&schema)).expect("seen")
     }
 
     #[test]
     fn rules_are_compiled_with_upstreams_words() {
-        let (_, rules) = rules();
+        let rules = rules();
         for (rule, detail) in [
             ("self.n", "cel expression must evaluate to a bool"),
             ("self.m > 1", "compilation failed: ERROR: <input>:1:5: undefined field 'm'\n | self.m > 1\n | ....^"),
@@ -176,23 +147,6 @@ mod tests {
         let issues = rules.message("self.m", false).err().expect("no such field");
         assert!(issues.starts_with("messageExpression compilation failed: ERROR: "), "{issues}");
         assert!(rules.rule("oldSelf.hasValue()", false).is_err() && rules.rule("oldSelf.hasValue()", true).is_ok());
-    }
-
-    #[test]
-    fn rules_of_changes_see_both_values() {
-        let (_, rules) = rules();
-        let (new, old) = (json!({"n": 2}), json!({"n": 1}));
-        let run = |text: &str, old: Option<&Json>, optional: bool| {
-            let program = rules.rule(text, optional)?;
-            let activation = rules.activation(&new, old, optional).map_err(|error| error.to_string())?;
-            let value =
-                program.eval(&activation, &mut Budget::new(PER_CALL_LIMIT)).map_err(|error| error.to_string())?;
-            value.as_bool().ok_or_else(String::new)
-        };
-        assert_eq!(run("self.n > oldSelf.n", Some(&old), false), Ok(true));
-        assert_eq!(run("self.n > oldSelf.n", None, false), Err("no such attribute(s): oldSelf".to_owned()));
-        assert_eq!(run("!oldSelf.hasValue() || self.n > oldSelf.value().n", None, true), Ok(true));
-        assert_eq!(run("oldSelf.?n.orValue(9) < self.n", Some(&old), true), Ok(true));
     }
 
     #[test]

@@ -1,12 +1,9 @@
 //! `x-kubernetes-validations`: the rules of a place of a schema, compiled. Definitions are refused for what cannot be compiled; custom resources
 //! are validated with it. Follows upstream's `apiextensions-apiserver/pkg/apiserver/schema/cel/compilation.go`.
 
-use cel::{Env, Program, Schema, Type};
+use cel::{Program, Rules, Schema};
 use serde_json::Value;
 use std::sync::Arc;
-
-/// What one rule may cost when it runs; upstream's `PerCallLimit`.
-pub(super) const CALL_LIMIT: u64 = 1_000_000;
 
 /// A rule as it is written.
 #[derive(Clone, Debug, Default)]
@@ -55,34 +52,21 @@ pub(super) struct Compiled {
 
 /// Compiles the rules of a place, whose values have this schema. A place that expressions may not see has none.
 pub(super) fn compile(rules: &[Value], schema: &Arc<Schema>) -> Vec<Compiled> {
-    let Some(of) = schema.to_type("selfType") else { return Vec::new() };
-    rules.iter().map(|rule| one(Rule::new(rule), &of)).collect()
+    let Some(within) = Rules::new(schema) else { return Vec::new() };
+    rules.iter().map(|rule| one(Rule::new(rule), &within)).collect()
 }
 
-fn one(rule: Rule, of: &Type) -> Compiled {
-    let old = if rule.optional_old { Type::optional(of.clone()) } else { of.clone() };
-    let env = Env::kubernetes().with_variable("self", of.clone()).with_variable("oldSelf", old);
+fn one(rule: Rule, within: &Rules) -> Compiled {
     let mut made = Compiled { rule, program: Ok(None), message: Ok(None), uses_old: false };
-    if made.rule.rule.trim().is_empty() {
+    let rule = &made.rule;
+    if rule.rule.trim().is_empty() {
         return made;
     }
-    made.program = match env.compile(&made.rule.rule) {
-        Err(issues) => Err(format!("compilation failed: {issues}")),
-        Ok(program) if !matches!(program.output(), Type::Bool) => {
-            Err("cel expression must evaluate to a bool".to_owned())
-        }
-        Ok(program) => Ok(Some(program)),
-    };
+    made.program = within.rule(&rule.rule, rule.optional_old).map(Some);
     let Ok(Some(program)) = &made.program else { return made };
     made.uses_old = program.uses("oldSelf");
-    if !made.rule.message_expression.is_empty() {
-        made.message = match env.compile(&made.rule.message_expression) {
-            Err(issues) => Err(format!("messageExpression compilation failed: {issues}")),
-            Ok(program) if !matches!(program.output(), Type::String) => {
-                Err("messageExpression must evaluate to a string".to_owned())
-            }
-            Ok(program) => Ok(Some(program)),
-        };
+    if !rule.message_expression.is_empty() {
+        made.message = within.message(&rule.message_expression, rule.optional_old).map(Some);
     }
     made
 }

@@ -1,18 +1,12 @@
 //! Validation by rules in CEL. The rules of a schema are compiled once, in a tree of the places that have any; a value is walked along it.
 //! Follows upstream's `apiextensions-apiserver/pkg/apiserver/schema/cel/validation.go`.
 
-use super::rule::{CALL_LIMIT, Compiled, compile, rules_of};
+use super::rule::{Compiled, compile, rules_of};
 use api::{Cause, CauseKind, FieldPath};
-use cel::{Activation, Budget, Error, Program, Schema, Value as Cel};
+use cel::{Activation, Budget, Error, MAX_MESSAGE, PER_CALL_LIMIT, Program, RUNTIME_BUDGET, Schema, Value as Cel};
 use serde_json::{Value, json};
 use server::Warnings;
 use std::{collections::BTreeMap, sync::Arc};
-
-/// What all rules of an object may cost together; upstream's `RuntimeCELCostBudget`.
-pub(super) const OBJECT_LIMIT: u64 = 10_000_000;
-
-/// The longest message that an expression may make, bytes.
-const MAX_MESSAGE: usize = 5 << 10;
 
 /// How deep a schema is read; deeper ones are refused.
 const MAX_DEPTH: usize = 128;
@@ -74,7 +68,7 @@ impl Rules {
 
     /// All violations of an object; `old` is what it was before. What was wrong before is only told to `warnings`.
     pub(super) fn validate(&self, object: &Value, old: Option<&Value>, warnings: &Warnings) -> Vec<Cause> {
-        let mut walk = Walk { left: OBJECT_LIMIT, out: Vec::new(), warnings };
+        let mut walk = Walk { left: RUNTIME_BUDGET, out: Vec::new(), warnings };
         let place = Place { new: object, old, above: None };
         let _ended = walk.at(self, &FieldPath::default(), &place, old);
         let named = |mut cause: Cause| {
@@ -296,7 +290,7 @@ impl Walk<'_> {
         if self.left == 0 {
             return Run::Exhausted;
         }
-        let mut budget = Budget::new(CALL_LIMIT);
+        let mut budget = Budget::new(PER_CALL_LIMIT);
         let result = program.eval(activation, &mut budget);
         let used = budget.used();
         if used > self.left {

@@ -4,15 +4,9 @@
 use super::path::Path;
 use crate::apiextensions::rule::{Compiled, compile, rules_of};
 use api::{Cause, FieldPath};
-use cel::{Program, Schema};
+use cel::{Cardinality, DEFINITION_LIMIT, Program, RULE_LIMIT, Schema, cost_message};
 use serde_json::{Value, json};
 use std::sync::Arc;
-
-/// What one expression may cost by its estimate, times how often it may run for one object.
-const LIMIT: u64 = 10_000_000;
-
-/// What all expressions of a schema may cost together.
-const TOTAL_LIMIT: u64 = 100_000_000;
 
 /// Of a schema that costs too much, the most expensive expressions that are named.
 const NAMED: usize = 4;
@@ -25,38 +19,26 @@ pub(super) struct Scope<'a> {
     within: bool,
     /// A place around it has rules, and no type.
     failed: bool,
-    /// How many values of this place an object has at most; `None`: nothing limits them.
-    cardinality: Option<u64>,
+    /// How many values of this place an object has at most.
+    cardinality: Cardinality,
     /// The first place around it whose values cannot be told from their old ones.
     uncorrelated: Option<&'a Path<'a>>,
-}
-
-/// How many values below one value of a schema there are at most.
-fn factor(schema: &Value) -> Option<u64> {
-    let most = |name: &str| schema.get(name).and_then(Value::as_i64).map(|most| u64::try_from(most).unwrap_or(0));
-    let maps = schema.get("additionalProperties").is_some_and(|value| !value.is_null());
-    match schema.get("type").and_then(Value::as_str) {
-        Some("object") if maps => most("maxProperties"),
-        Some("array") => most("maxItems"),
-        _ => Some(1),
-    }
 }
 
 impl<'a> Scope<'a> {
     /// The scope of a whole object.
     pub(super) fn root(schema: &Value) -> Self {
         let within = !rules_of(schema).is_empty();
-        Self { schema: Schema::root(schema), within, failed: false, cardinality: Some(1), uncorrelated: None }
+        Self { schema: Schema::root(schema), within, failed: false, cardinality: Cardinality::ROOT, uncorrelated: None }
     }
 
     /// That of a place directly within this one; `known`: its type as the type of this one has it.
     fn below(&self, known: Option<&Arc<Schema>>, schema: &Value, around: &Value) -> Self {
-        let cardinality = self.cardinality.zip(factor(around)).map(|(many, times)| many.saturating_mul(times));
         Self {
             schema: known.cloned().unwrap_or_else(|| Schema::new(schema)),
             within: self.within || !rules_of(schema).is_empty(),
             failed: self.failed || (self.within && !self.has_type()),
-            cardinality,
+            cardinality: self.cardinality.below(around),
             uncorrelated: self.uncorrelated,
         }
     }
@@ -99,11 +81,11 @@ impl Costs {
     }
 
     fn add(&mut self, what: &str, at: FieldPath, cost: u64) {
-        if !self.known && cost > LIMIT {
-            self.causes.push(Cause::forbidden(&at, &too_much(&format!("estimated {what} cost"), cost, LIMIT)));
+        if !self.known && cost > RULE_LIMIT {
+            self.causes.push(Cause::forbidden(&at, &cost_message(&format!("estimated {what} cost"), cost, RULE_LIMIT)));
         }
         self.total = self.total.saturating_add(cost);
-        if cost >= TOTAL_LIMIT / 100 {
+        if cost >= DEFINITION_LIMIT / 100 {
             self.expensive.push((cost, at));
         }
     }
@@ -111,7 +93,7 @@ impl Costs {
     /// Adds all causes, those of the schema as a whole last.
     pub(super) fn finish(mut self, at: &Path<'_>, out: &mut Vec<Cause>) {
         out.append(&mut self.causes);
-        if self.total <= TOTAL_LIMIT {
+        if self.total <= DEFINITION_LIMIT {
             return;
         }
         self.expensive.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
@@ -120,21 +102,8 @@ impl Costs {
             out.push(Cause::forbidden(at, text));
         }
         let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
-        out.push(Cause::forbidden(&at.field(), &too_much(what, self.total, TOTAL_LIMIT)));
+        out.push(Cause::forbidden(&at.field(), &cost_message(what, self.total, DEFINITION_LIMIT)));
     }
-}
-
-fn too_much(what: &str, cost: u64, limit: u64) -> String {
-    #[allow(clippy::cast_precision_loss, reason = "it is shown with one digit")]
-    let times = cost as f64 / limit as f64;
-    let factor = match times {
-        times if times > 100.0 => "more than 100x".to_owned(),
-        times if times < 1.5 => format!("{times:.6}x"),
-        times => format!("{times:.1}x"),
-    };
-    format!(
-        "{what} exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
-    )
 }
 
 /// A rule as upstream prints its type.
@@ -166,8 +135,7 @@ fn one(compiled: &Compiled, rule: &Value, here: &Path<'_>, scope: &Scope<'_>, co
     let (rule_at, message_at) = (here.child("rule").field(), here.child("messageExpression").field());
     match &compiled.program {
         Ok(Some(program)) => {
-            let often = scope.cardinality.unwrap_or_else(|| scope.schema.max_cardinality());
-            costs.add("rule", rule_at.clone(), cost(program).saturating_mul(often));
+            costs.add("rule", rule_at.clone(), scope.cardinality.cost(cost(program), &scope.schema));
         }
         Ok(None) => {}
         Err(error) => costs.causes.push(Cause::invalid_shown(&rule_at, &printed(rule), error)),

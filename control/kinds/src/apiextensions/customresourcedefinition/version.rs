@@ -5,10 +5,7 @@ use super::{
     path::Path,
     structural,
 };
-use crate::{
-    apiextensions::rules::{OBJECT_LIMIT, Rules},
-    at::At,
-};
+use crate::{apiextensions::rules::Rules, at::At};
 use api::{
     Cause, FieldPath,
     schema::validate::{Validator, validate_defaults_and},
@@ -121,7 +118,7 @@ pub(super) fn schema(
 
 /// The causes of the defaults of a schema, those of its rules in CEL among them.
 fn defaults(at: &FieldPath, root: &Value) -> Vec<Cause> {
-    let mut left = OBJECT_LIMIT;
+    let mut left = cel::RUNTIME_BUDGET;
     validate_defaults_and(at, root, &mut |at, schema, default| {
         let rules = if std::ptr::eq(schema, root) { Rules::new(schema) } else { Rules::of_part(schema) };
         rules.map(|rules| rules.validate_default(at, default, &mut left)).unwrap_or_default()
