@@ -189,3 +189,52 @@ fn other_ranges_are_refused_and_lose_nothing_and_a_deleted_node_comes_back() {
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/q", "--timeout=100s"]);
     assert_eq!(cluster.field("pod/q", "{.status.podIP}"), address);
 }
+
+#[test]
+fn a_snapshot_becomes_a_cluster_with_keys_of_its_own() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    guests::load_sample(&machine, "hello");
+    let cluster = machine.up(&[]);
+    let pod = "
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  containers: [{name: c, image: 'hello:1', ports: [{containerPort: 8080}], readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}}]
+";
+    cluster.kubectl_with(&["apply", "-f", "-"], pod);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=100s"]);
+    cluster.kubectl(&["create", "configmap", "before", "--from-literal=a=b"]);
+    let file = machine.path("work/snapshot");
+    let name = file.to_str().expect("UTF-8");
+    let saved = machine.run(&["snapshot", "save", name]);
+    assert!(saved.status.success(), "{saved:?}");
+    let refused = machine.run(&["snapshot", "restore", name]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is in use by"), "{refused:?}");
+    cluster.kubectl(&["create", "configmap", "after"]);
+    let later = cluster.field("cm/after", "{.metadata.resourceVersion}");
+    let authority = cluster.field("cm/kube-root-ca.crt", "{.data.ca\\.crt}");
+    assert_eq!(cluster.interrupt(), 0);
+    let refused = machine.run(&["snapshot", "restore", name]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("has a store already"), "{refused:?}");
+    assert!(machine.run(&["down", "--purge"]).status.success());
+    let restored = machine.run(&["snapshot", "restore", name]);
+    assert!(restored.status.success(), "{restored:?}");
+    guests::load_sample(&machine, "hello");
+    let cluster = machine.up(&[]);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=100s"]);
+    assert_eq!(cluster.field("cm/before", "{.data.a}"), "b");
+    assert!(cluster.kubectl_fails(&["get", "cm", "after"], "").contains("NotFound"));
+    // A client of the old cluster lists anew.
+    let watch = format!("/api/v1/configmaps?watch=true&timeoutSeconds=5&resourceVersion={later}");
+    let told = cluster.kubectl_output(&["get", "--raw", &watch], "");
+    let text = String::from_utf8_lossy(&told.stdout) + String::from_utf8_lossy(&told.stderr);
+    assert!(text.contains("too old resource version"), "{text}");
+    cluster.eventually("pods get the new authority", || {
+        let now = cluster.field("cm/kube-root-ca.crt", "{.data.ca\\.crt}");
+        Some(()).filter(|()| now != authority && now.contains("BEGIN CERTIFICATE"))
+    });
+}

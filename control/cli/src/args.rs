@@ -72,19 +72,9 @@ pub(crate) enum Command {
     Down(DownArgs),
     /// List the clusters of this machine
     Ls(LsArgs),
-    /// Copy the store of a cluster, up or down, to a file that can be put back in its place
-    Backup {
-        /// The file that is written
-        file: PathBuf,
-        /// Replace the file if there is one
-        #[arg(long)]
-        force: bool,
-        /// Of a damaged store, copy the objects that are whole, and say what was lost
-        #[arg(long)]
-        salvage: bool,
-        #[command(flatten)]
-        data: DataDir,
-    },
+    /// Save the objects of a cluster to a file, or make a cluster's store of one
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Load, list, tag, compile, prune, remove and push images of the node's store
     #[command(subcommand)]
     Image(ImageCommand),
@@ -200,6 +190,30 @@ pub(crate) struct UpArgs {
     pub(crate) output: Report,
     #[command(flatten)]
     pub(crate) settings: Settings,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Save the objects of a cluster, up or down, as they are at one revision. Keys and images are not in it
+    Save {
+        /// The file that is written
+        file: PathBuf,
+        /// Replace the file if there is one
+        #[arg(long)]
+        force: bool,
+        /// Of a damaged store, save the objects that are whole, and say what was lost
+        #[arg(long)]
+        salvage: bool,
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// Make the store of an empty data directory from a snapshot; `sampan up` starts it, with keys of its own
+    Restore {
+        /// The file that `sampan snapshot save` has written
+        file: PathBuf,
+        #[command(flatten)]
+        data: DataDir,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,7 +8,6 @@
 mod logging;
 
 mod args;
-mod backup;
 mod check;
 mod cluster;
 mod context;
@@ -34,12 +33,13 @@ mod remote;
 mod running;
 mod settings;
 mod settle;
+mod snapshot;
 mod suggestion;
 mod up;
 mod version;
 
 use anyhow::Context;
-use args::{Cli, Command, ImageCommand};
+use args::{Cli, Command, ImageCommand, SnapshotCommand};
 use clap::{CommandFactory, Parser};
 use data_dir::DataDir;
 use std::{ffi::OsString, future::Future, process::ExitCode};
@@ -102,11 +102,7 @@ fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
             args.data.data_dir = context::data_dir(args.data.data_dir)?;
             down::run(&args)
         }
-        Command::Backup { file, salvage, force, data } => {
-            let dir = context::data_dir(data.data_dir)?;
-            let options = backup::Options { salvage, force };
-            block(async move { backup::run(&DataDir::locate(dir.as_deref())?, &file, options).await })
-        }
+        Command::Snapshot(command) => block(snapshots(command)),
         Command::Ls(args) => running::run(&args),
         Command::Image(command) => block(image(command)),
         Command::Images(data) => block(image(ImageCommand::Ls(data))),
@@ -126,6 +122,18 @@ fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "sampan", &mut script);
             out::print(&script)
+        }
+    }
+}
+
+async fn snapshots(command: SnapshotCommand) -> anyhow::Result<()> {
+    match command {
+        SnapshotCommand::Save { file, salvage, force, data } => {
+            let dir = DataDir::locate(context::data_dir(data.data_dir)?.as_deref())?;
+            snapshot::save(&dir, &file, snapshot::Options { salvage, force }).await
+        }
+        SnapshotCommand::Restore { file, data } => {
+            snapshot::restore(&DataDir::open(data.data_dir.as_deref())?, &file).await
         }
     }
 }

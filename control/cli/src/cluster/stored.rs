@@ -52,11 +52,10 @@ fn full(dir: &DataDir, error: &dyn Display) -> anyhow::Error {
 fn damaged(dir: &DataDir, error: &dyn Display) -> anyhow::Error {
     let path = dir.join(STORE);
     anyhow::anyhow!(
-        "cannot read the store {}: {error}; put back a copy made with `{}` (cp FILE {}), save what is whole of it with `{}`, or begin anew with another --data-dir",
+        "cannot read the store {}: {error}; save what is whole of it with `{}`, then move it away and put back a snapshot with `{}`, or begin anew with another --data-dir",
         path.display(),
-        dir.client_command("backup FILE"),
-        crate::out::shell(&path),
-        dir.client_command("backup --salvage FILE")
+        dir.client_command("snapshot save --salvage FILE"),
+        dir.command("snapshot restore FILE")
     )
 }
 
@@ -90,10 +89,10 @@ mod tests {
             let Err(error) = open(&dir).await else { panic!("taken for a store") };
             let error = format!("{error:#}");
             let path = dir.join(STORE).display().to_string();
-            assert!(error.contains(&path) && error.contains(&format!("(cp FILE {path})")), "{error}");
-            assert!(error.contains("put back a copy made with `sampan backup FILE --data-dir "), "{error}");
+            assert!(error.contains(&path), "{error}");
+            assert!(error.contains("put back a snapshot with `sampan snapshot restore FILE --data-dir "), "{error}");
             assert!(
-                error.contains("save what is whole of it with `sampan backup --salvage FILE --data-dir "),
+                error.contains("save what is whole of it with `sampan snapshot save --salvage FILE --data-dir "),
                 "{error}"
             );
             assert!(error.contains("or begin anew with another --data-dir"), "{error}");

@@ -1,17 +1,18 @@
-//! `sampan backup FILE`: copies the store of a running or stopped cluster to a file that can replace a store.
+//! `sampan snapshot save FILE`: copies the store of a running or stopped cluster to a file.
 //!
 //! The store of a running cluster may change while it is copied. Therefore each copy is opened and read completely: the checksums and the
 //! number of records show whether it is the state after one commit. If not, the store is copied again.
 //!
 //! With `--salvage`, the store may be damaged: the copy has its intact records, and the losses are reported.
 
+use super::seal::seal;
 use crate::{data_dir::DataDir, exit::io, out};
 use anyhow::{Context, bail};
 use rustix::{
     fs::{CWD, RenameFlags, renameat_with},
     io::Errno,
 };
-use std::{fs, io::ErrorKind, path::Path, time::Duration};
+use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 use store::{Log, LogError, Redb, Revision, Salvage};
 
 /// How often a store in use is copied until a copy is consistent.
@@ -34,7 +35,7 @@ pub(crate) struct Options {
 }
 
 /// Copies the store of a data directory to a file.
-pub(crate) async fn run(dir: &DataDir, file: &Path, options: Options) -> anyhow::Result<()> {
+pub(crate) async fn save(dir: &DataDir, file: &Path, options: Options) -> anyhow::Result<()> {
     let Options { salvage, force } = options;
     let store = dir.join(crate::data_dir::STORE);
     if !store.exists() {
@@ -49,9 +50,14 @@ pub(crate) async fn run(dir: &DataDir, file: &Path, options: Options) -> anyhow:
     let mut name = file.file_name().context("the copy needs the name of a file")?.to_owned();
     name.push(format!(".tmp{}", std::process::id()));
     let unfinished = file.with_file_name(name);
-    let copied =
-        if salvage { save(dir, &store, &unfinished, file).await } else { copy(dir, &store, &unfinished, file).await };
+    let copied = if salvage {
+        salvaged(dir, &store, &unfinished, file).await
+    } else {
+        copy(dir, &store, &unfinished, file).await
+    };
     let moved = copied.and_then(|copied| {
+        let sealed = seal(&unfinished);
+        sealed.map_err(|error| anyhow::anyhow!("cannot write {}: {}", file.display(), io(&error)))?;
         put(&unfinished, file, force).map_err(|error| match error.kind() {
             // Somebody was faster.
             ErrorKind::AlreadyExists => exists(file),
@@ -62,11 +68,8 @@ pub(crate) async fn run(dir: &DataDir, file: &Path, options: Options) -> anyhow:
     let Copied { objects, revision } = moved.inspect_err(|_| drop(fs::remove_file(&unfinished)))?;
     out::line(&format!("copied {objects} objects at revision {revision} to {}", file.display()))?;
     eprintln!(
-        "to put it back: {}, then cp {} {}, then {}",
-        dir.client_command("down"),
-        out::shell(file),
-        out::shell(&store),
-        dir.command("up")
+        "keys and images are not in it; make a cluster of it with sampan snapshot restore {} --data-dir NEW",
+        out::shell(file)
     );
     Ok(())
 }
@@ -76,7 +79,7 @@ fn exists(file: &Path) -> anyhow::Error {
 }
 
 /// Moves a synced file to its final path, durably. `force` replaces what is there.
-fn put(from: &Path, to: &Path, force: bool) -> std::io::Result<()> {
+pub(super) fn put(from: &Path, to: &Path, force: bool) -> std::io::Result<()> {
     let flags = if force { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
     match renameat_with(CWD, from, CWD, to, flags) {
         // A file system that cannot look and move at once.
@@ -89,7 +92,7 @@ fn put(from: &Path, to: &Path, force: bool) -> std::io::Result<()> {
 
 /// Saves the intact records and reports the losses. `named` is the path that the user gave; the copy is written beside it until it is
 /// complete.
-async fn save(dir: &DataDir, store: &Path, to: &Path, named: &Path) -> anyhow::Result<Copied> {
+async fn salvaged(dir: &DataDir, store: &Path, to: &Path, named: &Path) -> anyhow::Result<Copied> {
     if dir.holder()?.is_some() {
         bail!("the cluster is up, so its store is not damaged: leave --salvage out");
     }
@@ -99,6 +102,7 @@ async fn save(dir: &DataDir, store: &Path, to: &Path, named: &Path) -> anyhow::R
         bail!("nothing in {} is whole", store.display());
     }
     salvage.write(to).await.map_err(failed)?;
+    close_to_others(to)?;
     fs::File::open(to)?.sync_all()?;
     for text in describe_losses(&salvage) {
         eprintln!("{text}");
@@ -125,13 +129,18 @@ fn describe_losses(salvage: &Salvage) -> Vec<String> {
     lines
 }
 
-/// Copies until a copy is consistent. `named` as in [`save`].
+/// It has Secrets.
+fn close_to_others(file: &Path) -> std::io::Result<()> {
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600))
+}
+
+/// Copies until a copy is consistent. `named` as in [`salvaged`].
 async fn copy(dir: &DataDir, store: &Path, to: &Path, named: &Path) -> anyhow::Result<Copied> {
     let mut tries = 0;
     loop {
         let running = dir.holder()?.is_some();
         let written = |error| anyhow::anyhow!("cannot copy {} to {}: {}", store.display(), named.display(), io(&error));
-        fs::copy(store, to).map_err(written)?;
+        fs::copy(store, to).and_then(|_| close_to_others(to)).map_err(written)?;
         tries += 1;
         match whole(to).await {
             Ok(copied) => return Ok(copied),
@@ -161,6 +170,7 @@ async fn whole(copy: &Path) -> Result<Copied, LogError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::seal::unseal;
     use std::time::SystemTime;
     use store::{Bytes, Clock, Expect, Store};
 
@@ -176,7 +186,7 @@ mod tests {
         fs::write(&file, "precious").expect("written");
         std::os::unix::fs::symlink("nowhere", &link).expect("a link");
         for (file, salvage) in [(&file, false), (&file, true), (&link, false)] {
-            let error = run(&dir, file, Options { salvage, force: false }).await.expect_err("it is there").to_string();
+            let error = save(&dir, file, Options { salvage, force: false }).await.expect_err("it is there").to_string();
             assert_eq!(
                 error,
                 format!("{} exists already; name another file, or give --force to replace it", file.display())
@@ -189,9 +199,17 @@ mod tests {
             (late.kind(), fs::read_to_string(&file).expect("read").as_str()),
             (ErrorKind::AlreadyExists, "precious")
         );
-        run(&dir, &file, COPY).await.expect("replaced");
-        assert_eq!(open(&file).await.revision(), 1);
-        run(&dir, &folder.path().join("new"), Options::default()).await.expect("nothing was there");
+        save(&dir, &file, COPY).await.expect("replaced");
+        assert_eq!(saved(&file).await.revision(), 1);
+        save(&dir, &folder.path().join("new"), Options::default()).await.expect("nothing was there");
+    }
+
+    /// The store in a snapshot.
+    async fn saved(file: &Path) -> Store<()> {
+        let store = file.with_extension("store");
+        let _ = fs::remove_file(&store);
+        unseal(file, &store).expect("a snapshot");
+        open(&store).await
     }
 
     async fn open(path: &Path) -> Store<()> {
@@ -220,8 +238,8 @@ mod tests {
         for _ in 0..3 {
             let before = store.revision();
             let file = folder.path().join("copy");
-            run(&dir, &file, COPY).await.expect("copied");
-            let copy = open(&file).await;
+            save(&dir, &file, COPY).await.expect("copied");
+            let copy = saved(&file).await;
             assert!(copy.revision() >= before, "what was acknowledged before is in it");
             // Revision 2 wrote the first key, and each further revision the next key.
             let snapshot = copy.snapshot(None).expect("the newest");
@@ -229,7 +247,7 @@ mod tests {
             copy.close().await.expect("closed");
         }
         writer.abort();
-        assert_eq!(fs::read_dir(folder.path()).expect("read").count(), 2, "the data and the copy");
+        assert_eq!(fs::read_dir(folder.path()).expect("read").count(), 3, "the data, the copy and the store in it");
     }
 
     #[tokio::test]
@@ -237,17 +255,17 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
         let (path, file) = (dir.join(crate::data_dir::STORE), folder.path().join("copy"));
-        run(&dir, &file, COPY).await.expect_err("there is none");
+        save(&dir, &file, COPY).await.expect_err("there is none");
         open(&path).await.close().await.expect("closed");
-        run(&dir, &path, COPY).await.expect_err("itself");
+        save(&dir, &path, COPY).await.expect_err("itself");
         let mut bytes = fs::read(&path).expect("read");
         bytes.truncate(5000);
         fs::write(&path, bytes).expect("written");
-        let error = run(&dir, &file, COPY).await.expect_err("damaged").to_string();
+        let error = save(&dir, &file, COPY).await.expect_err("damaged").to_string();
         assert!(error.starts_with("cannot copy the store ") && error.len() > 60, "{error}");
         assert!(!file.exists());
         let nowhere = folder.path().join("absent/copy");
-        let error = run(&dir, &nowhere, COPY).await.expect_err("no such folder").to_string();
+        let error = save(&dir, &nowhere, COPY).await.expect_err("no such folder").to_string();
         assert!(error.ends_with(&format!(" to {}: No such file or directory", nowhere.display())), "{error}");
     }
 
@@ -268,9 +286,9 @@ mod tests {
         let places: Vec<_> = (0..bytes.len() - wanted.len()).filter(|at| bytes[*at..].starts_with(wanted)).collect();
         places.into_iter().for_each(|at| bytes[at] = b'V');
         fs::write(&path, bytes).expect("written");
-        run(&dir, &file, COPY).await.expect_err("it is damaged");
-        run(&dir, &file, SAVE).await.expect("saved");
-        let copy = open(&file).await;
+        save(&dir, &file, COPY).await.expect_err("it is damaged");
+        save(&dir, &file, SAVE).await.expect("saved");
+        let copy = saved(&file).await;
         assert_eq!((copy.snapshot(None).expect("the newest").count("/"), copy.revision()), (49, 51));
         assert!(copy.get("/pods/default/033").is_none());
         copy.put("/pods/default/033", Expect::Absent, Bytes::from("again"), None).await.expect("it can be written to");
@@ -282,10 +300,10 @@ mod tests {
             "{}",
             lines[1]
         );
-        run(&dir, &folder.path().join("whole"), SAVE).await.expect("a store that is not damaged is saved too");
+        save(&dir, &folder.path().join("whole"), SAVE).await.expect("a store that is not damaged is saved too");
         fs::write(&path, [7; 9000]).expect("written");
-        let error = run(&dir, &file, SAVE).await.expect_err("nothing").to_string();
+        let error = save(&dir, &file, SAVE).await.expect_err("nothing").to_string();
         assert!(error.starts_with("nothing in ") && error.ends_with(" is whole"), "{error}");
-        assert_eq!(open(&file).await.revision(), 52, "the older copy is left alone");
+        assert_eq!(saved(&file).await.revision(), 51, "the older copy is left alone");
     }
 }
