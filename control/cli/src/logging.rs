@@ -19,9 +19,10 @@ macro_rules! eprintln {
 }
 
 /// The crates of this workspace: their messages are for users, unlike those of libraries.
-const OURS: [&str; 15] = [
+const OURS: [&str; 16] = [
     "agent",
     "api",
+    "cel",
     "cli",
     "client",
     "container",
