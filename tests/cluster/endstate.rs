@@ -22,6 +22,8 @@ const DROPPED: &[&str] = &[
     "addresses",
     "clusterIP",
     "clusterIPs",
+    // An authority of the process.
+    "requestheader-client-ca-file",
 ];
 
 /// How the name of a volume begins that admission gives to each pod.

@@ -29,7 +29,7 @@
 //! [`Rules`] compiles the rules of one part of a schema; [`Cardinality`] follows the schema down to it.
 //!
 //! ```
-//! use cel::{Budget, Cardinality, PER_CALL_LIMIT, RULE_LIMIT, Rules, Schema};
+//! use cel::{Activation, Budget, Cardinality, PER_CALL_LIMIT, RULE_LIMIT, Rules, Schema, Value};
 //! use serde_json::json;
 //!
 //! let list = json!({"type": "array", "maxItems": 100, "items": {"type": "object", "properties": {"n": {"type": "integer"}}}});
@@ -37,10 +37,11 @@
 //! let rules = Rules::new(&schema).expect("expressions see it");
 //! let rule = rules.rule("self.n >= oldSelf.n", false).expect("a rule");
 //! assert!(rule.uses("oldSelf"));
-//! assert!(Cardinality::ROOT.below(&list).cost(rules.cost(&rule), &schema) <= RULE_LIMIT);
+//! assert!(Cardinality::ROOT.below(&list).cost(rule.cost(&*schema).1, &schema) <= RULE_LIMIT);
 //!
 //! let (new, old) = (json!({"n": 1}), json!({"n": 2}));
-//! let activation = rules.activation(&new, Some(&old), false).expect("of the schema");
+//! let typed = |value| Value::typed(value, &schema).expect("of the schema");
+//! let activation = Activation::new().with("self", typed(&new)).with("oldSelf", typed(&old));
 //! let mut budget = Budget::new(PER_CALL_LIMIT);
 //! assert_eq!(rule.eval(&activation, &mut budget).map(|value| value.as_bool()), Ok(Some(false)));
 //! ```

@@ -113,7 +113,11 @@ impl State {
                 changed |= self.resources.remove(name).is_some();
             } else {
                 changed = true;
-                self.resources.insert(name.clone(), resources.into_iter().map(Arc::new).collect());
+                let custom = |mut resource: Resource| {
+                    resource.custom = true;
+                    Arc::new(resource)
+                };
+                self.resources.insert(name.clone(), resources.into_iter().map(custom).collect());
             }
         }
         self.at = Some(delta.revision);

@@ -66,6 +66,8 @@ pub struct Resource {
     pub strategy: Arc<dyn Strategy>,
     /// Its own schema, if Kubernetes publishes none.
     pub own_schema: Option<Arc<OwnSchema>>,
+    /// A stored object defines it: it answers as upstream's custom resources.
+    pub custom: bool,
     published_schema: OnceLock<Schema>,
     /// Makes tables of its objects.
     pub table: Arc<dyn TableConvertor>,
@@ -123,6 +125,7 @@ impl Resource {
             subresources: Vec::new(),
             strategy: own.clone(),
             own_schema: None,
+            custom: false,
             published_schema: OnceLock::new(),
             table: own,
             convertor: None,
@@ -316,12 +319,7 @@ impl Resource {
 
     /// What a body with an object of the resource must be.
     pub(crate) fn expected(&self) -> Expected {
-        Expected {
-            kind: self.gvk(),
-            schema: self.schema(),
-            long_lists: self.long_lists,
-            own: self.own_schema.is_some(),
-        }
+        Expected { kind: self.gvk(), schema: self.schema(), long_lists: self.long_lists, own: self.custom }
     }
 
     /// Whether it serves a verb.

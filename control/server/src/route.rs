@@ -103,9 +103,9 @@ impl Target {
             // By the name in the Status kubectl distinguishes "ephemeral containers are not supported" from "there is no such pod".
             name => {
                 // A defined resource answers for what it does not have as for an object.
-                let missing = || match resource.own_schema {
-                    Some(_) => Status::not_found(&resource.gvr, &info.name),
-                    None => Status::resource_not_found(),
+                let missing = || match resource.custom {
+                    true => Status::not_found(&resource.gvr, &info.name),
+                    false => Status::resource_not_found(),
                 };
                 Some(resource.subresource(name).ok_or_else(missing)?.clone())
             }
