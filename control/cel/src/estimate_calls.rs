@@ -2,7 +2,7 @@
 
 use crate::{
     ast::{Expr, Kind, Literal},
-    metering::{CHECK, LIST, OBJECT, REGEX, TRAVERSAL, times_factor},
+    metering::{CHECK, LIST, OBJECT, REGEX, TRAVERSAL, compares, times_factor},
     opaque::{FORMAT, TYPES, URL},
     ranges::Range,
     types::Type,
@@ -284,20 +284,7 @@ pub(crate) fn standard(overload: &str, target: Option<&Node<'_>>, args: &[Node<'
             let size = a.size().plus(b.size());
             Estimate::sized(size.factor(TRAVERSAL), size)
         }
-        (
-            "less_string"
-            | "greater_string"
-            | "less_equals_string"
-            | "greater_equals_string"
-            | "less_bytes"
-            | "greater_bytes"
-            | "less_equals_bytes"
-            | "greater_equals_bytes"
-            | "equals"
-            | "not_equals",
-            _,
-            [a, b],
-        ) => {
+        (overload, _, [a, b]) if compares(overload) => {
             let most = a.size().max.min(b.size().max);
             Estimate::cost(Range { min: u64::from(most > 0), max: most }.factor(TRAVERSAL))
         }

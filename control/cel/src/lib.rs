@@ -105,7 +105,7 @@ mod value;
 
 pub use budget::{Budget, Error};
 pub use env::{Activation, Env, Program};
-pub use escape::{escape, unescape};
+pub use escape::{escape, is_identifier, unescape};
 pub use estimate::Sizes;
 pub use issues::Issues;
 pub use mutation::{json_patch, object};

@@ -1,22 +1,11 @@
 //! Kubernetes' libraries: what their functions give, and what they cost by upstream's figures.
 
-use super::{tests::eval, *};
+use super::{
+    tests::{eval, fails, holds},
+    *,
+};
 use serde_json::json;
 use std::sync::{Arc, Mutex};
-
-#[track_caller]
-fn holds(expressions: &[&str]) {
-    for text in expressions {
-        assert_eq!(eval(text), Ok(json!(true)), "{text}");
-    }
-}
-
-#[track_caller]
-fn fails(expressions: &[(&str, &str)]) {
-    for (text, message) in expressions {
-        assert_eq!(eval(text), Err((*message).to_owned()), "{text}");
-    }
-}
 
 /// Allows what is got, and remembers what it was asked.
 #[derive(Default)]

@@ -119,16 +119,7 @@ impl Cost {
             "starts_with_string" | "ends_with_string" | "string_to_bytes" | "bytes_to_string" | "strings_quote"
             | "string_format" => Cost::Traverse { arg: 0, times: 1 },
             "in_list" => Cost::InList,
-            "less_string"
-            | "greater_string"
-            | "less_equals_string"
-            | "greater_equals_string"
-            | "less_bytes"
-            | "greater_bytes"
-            | "less_equals_bytes"
-            | "greater_equals_bytes"
-            | "equals"
-            | "not_equals" => Cost::Smaller,
+            overload if compares(overload) => Cost::Smaller,
             "add_string" | "add_bytes" => Cost::Concat,
             "matches_string" => Cost::Regex,
             "contains_string" => Cost::Contains,
@@ -290,4 +281,21 @@ fn self_compare(list: Option<&Value<'_>>) -> Result<u64, Error> {
     #[expect(clippy::cast_precision_loss, reason = "as upstream")]
     let product = size.saturating_mul(size) as f64 * factor;
     Ok(to_u64(product).saturating_add(1 + LIST))
+}
+
+/// Whether a call compares two strings, bytes or any values: it costs what the smaller one has.
+pub(crate) fn compares(overload: &str) -> bool {
+    matches!(
+        overload,
+        "less_string"
+            | "greater_string"
+            | "less_equals_string"
+            | "greater_equals_string"
+            | "less_bytes"
+            | "greater_bytes"
+            | "less_equals_bytes"
+            | "greater_equals_bytes"
+            | "equals"
+            | "not_equals"
+    )
 }

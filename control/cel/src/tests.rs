@@ -10,14 +10,14 @@ pub(crate) fn eval(text: &str) -> Result<Json, String> {
 }
 
 #[track_caller]
-fn holds(expressions: &[&str]) {
+pub(crate) fn holds(expressions: &[&str]) {
     for text in expressions {
         assert_eq!(eval(text), Ok(json!(true)), "{text}");
     }
 }
 
 #[track_caller]
-fn fails(expressions: &[(&str, &str)]) {
+pub(crate) fn fails(expressions: &[(&str, &str)]) {
     for (text, message) in expressions {
         assert_eq!(eval(text), Err((*message).to_owned()), "{text}");
     }
