@@ -1,6 +1,7 @@
 //! admissionregistration.k8s.io: webhooks and policies that are asked before a write is stored.
 
 mod expressions;
+mod form;
 mod matching;
 pub(crate) mod mutatingadmissionpolicy;
 pub(crate) mod mutatingadmissionpolicybinding;

@@ -1,17 +1,14 @@
 //! MutatingAdmissionPolicy: expressions that change what is written.
 
 use super::{
-    GROUP,
     expressions::{Use, compiled},
-    matching, params, policies, reserved,
+    form::Form,
+    matching, policies,
 };
-use crate::{admission::policies::compiler::Compiler, at::At, cells, rules};
+use crate::{admission::policies::compiler::Compiler, at::At, rules};
 use api::{Cause, Object};
-use jiff::Timestamp;
-use serde_json::{Value, json};
-use server::{Column, Context, Operation, Resource, Strategy, TableConvertor, strategy::Recheck};
-
-const KIND: &str = "MutatingAdmissionPolicy";
+use serde_json::json;
+use server::Column;
 
 const COLUMNS: &[Column] = &[
     Column::name(),
@@ -22,38 +19,15 @@ const COLUMNS: &[Column] = &[
 ];
 
 /// The kind.
-pub(crate) struct Policies;
-
-/// The resource.
-pub(crate) fn resource() -> Resource {
-    Resource::new(GROUP, "v1", "mutatingadmissionpolicies", KIND, Policies)
-        .category("api-extensions")
-        .cluster_scoped()
-        .with_generation()
-        .conditional_update_only()
-}
-
-impl Strategy for Policies {
-    fn default(&self, object: &mut Object) {
-        policies::default(object);
-    }
-
-    fn validate(&self, cx: &Context, object: &Object) -> Vec<Cause> {
-        if cx.operation == Operation::Update { Vec::new() } else { all(object, None) }
-    }
-
-    fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
-        if policies::is_same_spec(object, old) { Vec::new() } else { all(object, Some(old)) }
-    }
-
-    fn rechecks_metadata(&self) -> Recheck {
-        Recheck::Whole
-    }
-
-    fn warnings(&self, _cx: &Context, object: &Object, _old: Option<&Object>) -> Vec<String> {
-        reserved(object).into_iter().collect()
-    }
-}
+pub(crate) static FORM: Form = Form {
+    plural: "mutatingadmissionpolicies",
+    kind: "MutatingAdmissionPolicy",
+    columns: COLUMNS,
+    cells: |object| policies::cells(object, "mutations"),
+    default: policies::default,
+    faults: |object, old| policies::unless_same(object, old, all),
+    status: None,
+};
 
 fn all(object: &Object, old: Option<&Object>) -> Vec<Cause> {
     let mut out = Vec::new();
@@ -91,16 +65,5 @@ fn one(mutation: At<'_>, compiler: &Compiler, out: &mut Vec<Cause>) {
     if other_patch.is_set() {
         let text = format!("must not be specified when patchType is {}", kind.str());
         out.push(Cause::invalid(&other_patch.field(), &json!(format!("{{{other}}}")), &text));
-    }
-}
-
-impl TableConvertor for Policies {
-    fn columns(&self) -> &[Column] {
-        COLUMNS
-    }
-
-    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
-        let mutations = object.list_at(&["spec", "mutations"]).len();
-        vec![json!(object.name()), json!(mutations), json!(params::kind_cell(object)), cells::age(object, now)]
     }
 }

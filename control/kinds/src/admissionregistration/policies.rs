@@ -3,6 +3,7 @@
 
 use super::{
     expressions::{Use, compiled},
+    form::Form,
     matching, params, rule,
 };
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     edit, rules,
 };
 use api::{Cause, Object};
+use serde_json::{Value, json};
 use server::Column;
 
 /// The columns of both bindings.
@@ -21,30 +23,37 @@ pub(super) const BINDING_COLUMNS: &[Column] = &[
     Column::age(),
 ];
 
-/// What no variable may be called in CEL.
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
+/// What both bindings have in common.
+pub(super) const BINDING: Form = Form {
+    plural: "",
+    kind: "",
+    columns: BINDING_COLUMNS,
+    cells: params::binding_cells,
+    default: |object| {
+        if let Some(spec) = edit::object_if(&mut object.0, "spec") {
+            matching::default_resources(spec, "matchResources");
+        }
+    },
+    faults: |_, _| Vec::new(),
+    status: None,
+};
+
+/// The faults of a binding; `more` adds those of its kind.
+pub(super) fn binding_faults(object: &Object, old: Option<&Object>, more: fn(At<'_>, &mut Vec<Cause>)) -> Vec<Cause> {
+    unless_same(object, old, |object, _| {
+        let (mut out, spec) = (Vec::new(), At::of(object, "spec"));
+        params::policy_name(spec.get("policyName"), &mut out);
+        params::reference(spec.get("paramRef"), &mut out);
+        matching::resources(spec.get("matchResources"), &mut out);
+        more(spec, &mut out);
+        out
+    })
+}
+
+/// The cells of a policy, with the number of its rules.
+pub(super) fn cells(object: &Object, counted: &str) -> Vec<Value> {
+    vec![json!(object.name()), json!(object.list_at(&["spec", counted]).len()), json!(params::kind_cell(object))]
+}
 
 /// The defaults of a policy.
 pub(super) fn default(object: &mut Object) {
@@ -92,20 +101,19 @@ fn variables(list: At<'_>, compiler: &Compiler, out: &mut Vec<Cause>) {
         let name = variable.get("name");
         if name.str().trim().is_empty() {
             out.push(name.required("name is not specified"));
-        } else if !is_identifier(name.str()) {
+        } else if !cel::is_identifier(name.str()) {
             out.push(name.invalid("must be a valid CEL identifier"));
         }
         compiled(variable.get("expression"), Use::Variable, name.str(), compiler, out);
     }
 }
 
-fn is_identifier(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && !RESERVED.contains(&name)
-}
-
-/// Whether an update leaves the part of the object that is checked as it is: what is stored has been checked.
-pub(super) fn is_same_spec(object: &Object, old: &Object) -> bool {
-    edit::deep_equal_at(object, old, &["spec"])
+/// The faults of an object. An update that leaves the part that is checked as it is has none: what is stored has been checked.
+pub(super) fn unless_same(
+    object: &Object,
+    old: Option<&Object>,
+    faults: impl FnOnce(&Object, Option<&Object>) -> Vec<Cause>,
+) -> Vec<Cause> {
+    let same = old.is_some_and(|old| edit::deep_equal_at(object, old, &["spec"]));
+    if same { Vec::new() } else { faults(object, old) }
 }

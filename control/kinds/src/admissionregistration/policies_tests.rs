@@ -16,10 +16,8 @@ const RULES: &str = "resourceRules: [{operations: [CREATE], apiGroups: [''], api
 
 #[test]
 fn policies_get_upstreams_defaults() {
-    let object = created(
-        &validating::Policies,
-        &text(&format!("{{matchConstraints: {{{RULES}, excludeResourceRules: [{{}}]}}}}")),
-    );
+    let object =
+        created(&validating::FORM, &text(&format!("{{matchConstraints: {{{RULES}, excludeResourceRules: [{{}}]}}}}")));
     expect![[r#"
         failurePolicy: Fail
         matchConstraints:
@@ -42,7 +40,7 @@ fn policies_get_upstreams_defaults() {
             scope: "*"
     "#]]
     .assert_eq(&api::yaml::to_string(object.at(&["spec"]).unwrap()));
-    let object = created(&validating_binding::Bindings, &text("{matchResources: {}}"));
+    let object = created(&validating_binding::FORM, &text("{matchResources: {}}"));
     expect![[r#"
         matchResources:
           matchPolicy: Equivalent
@@ -137,7 +135,7 @@ fn each_fault_of_a_validating_policy_has_upstreams_text() {
             "#]],
         ),
     ] {
-        expected.assert_eq(&errors(&validating::Policies, &text(&spec)));
+        expected.assert_eq(&errors(&validating::FORM, &text(&spec)));
     }
 }
 
@@ -172,7 +170,7 @@ fn each_fault_of_a_mutating_policy_has_upstreams_text() {
             "#]],
         ),
     ] {
-        expected.assert_eq(&errors(&mutating::Policies, &text(&spec)));
+        expected.assert_eq(&errors(&mutating::FORM, &text(&spec)));
     }
 }
 
@@ -195,7 +193,7 @@ fn expressions_are_compiled_with_what_each_may_name() {
         spec.validations[0].expression: Invalid value: " variables.v": must evaluate to bool but got int
         spec.validations[0].messageExpression: Invalid value: "variables.v": must evaluate to string but got int
         spec.auditAnnotations[0].valueExpression: Invalid value: " variables.v": must evaluate to one of [string null_type] but got int
-    "#]].assert_eq(&errors(&validating::Policies, &text(&spec)));
+    "#]].assert_eq(&errors(&validating::FORM, &text(&spec)));
     let spec = format!(
         "{{matchConstraints: {{{RULES}}}, reinvocationPolicy: Never, variables: [{{name: v, expression: '1'}}], mutations: [ \
           {{patchType: JSONPatch, jsonPatch: {{expression: ' [1]'}}}}, {{patchType: ApplyConfiguration, applyConfiguration: {{expression: params.a}}}}, \
@@ -206,7 +204,7 @@ fn expressions_are_compiled_with_what_each_may_name() {
         spec.mutations[1].applyConfiguration.expression: Invalid value: "params.a": compilation failed: ERROR: <input>:1:1: undeclared reference to 'params' (in container '')
          | params.a
          | ^
-    "#]].assert_eq(&errors(&mutating::Policies, &text(&spec)));
+    "#]].assert_eq(&errors(&mutating::FORM, &text(&spec)));
 }
 
 #[test]
@@ -246,18 +244,18 @@ fn each_fault_of_a_binding_has_upstreams_text() {
             "#]],
         ),
     ] {
-        expected.assert_eq(&errors(&validating_binding::Bindings, &text(spec)));
+        expected.assert_eq(&errors(&validating_binding::FORM, &text(spec)));
     }
     let spec = "{matchResources: {resourceRules: [{operations: [DELETE], apiGroups: [''], apiVersions: [v1], resources: [pods]}]}}";
     expect![[r#"
         spec.policyName: Required value
         spec.matchResources.resourceRules.operations: Unsupported value: "DELETE": supported values: "*", "CONNECT", "CREATE", "UPDATE"
-    "#]].assert_eq(&errors(&mutating_binding::Bindings, &text(spec)));
+    "#]].assert_eq(&errors(&mutating_binding::FORM, &text(spec)));
 }
 
 #[test]
 fn unchanged_match_conditions_are_not_asked_again() {
-    let kind = validating::Policies;
+    let kind = validating::FORM;
     let spec = format!(
         "{{matchConstraints: {{{RULES}}}, validations: [{{expression: 'true'}}], matchConditions: [{{name: a}}]}}"
     );
@@ -275,7 +273,7 @@ fn unchanged_match_conditions_are_not_asked_again() {
 fn a_status_has_whole_warnings_and_conditions() {
     let status = "{typeChecking: {expressionWarnings: [{}, {fieldRef: 'spec.validations[0].expression', warning: w}]}, conditions: [{type: a, status: 'True'}]}";
     let object = parse(&format!("{{kind: x, status: {status}}}"));
-    let causes = validating::Policies.validate_status(&context(), &object, &object);
+    let causes = validating::FORM.validate_status(&context(), &object, &object);
     let lines: String = causes.iter().map(|cause| format!("{cause}\n")).collect();
     expect![[r#"
         status.typeChecking.expressionWarnings[0].warning: Required value
@@ -289,9 +287,9 @@ fn a_status_has_whole_warnings_and_conditions() {
 #[test]
 fn rows_show_parameters() {
     let policy = text("{validations: [{}, {}], mutations: [{}], paramKind: {apiVersion: a/v1, kind: K}}");
-    expect!["p | 2 | a/v1/K | <unknown>"].assert_eq(&row(&validating::Policies, &policy));
-    expect!["p | 1 | a/v1/K | <unknown>"].assert_eq(&row(&mutating::Policies, &policy));
-    expect!["p | 0 | <unset> | <unknown>"].assert_eq(&row(&mutating::Policies, &text("{}")));
+    expect!["p | 2 | a/v1/K | <unknown>"].assert_eq(&row(&validating::FORM, &policy));
+    expect!["p | 1 | a/v1/K | <unknown>"].assert_eq(&row(&mutating::FORM, &policy));
+    expect!["p | 0 | <unset> | <unknown>"].assert_eq(&row(&mutating::FORM, &text("{}")));
     let mut rows = String::new();
     for reference in [
         "{name: obj}",
@@ -300,9 +298,9 @@ fn rows_show_parameters() {
         "{selector: {matchLabels: {b: c, a: b}, matchExpressions: [{key: k, operator: In, values: [x, z]}]}}",
     ] {
         let text = text(&format!("{{policyName: p, paramRef: {reference}}}"));
-        rows.push_str(&format!("{}\n", row(&validating_binding::Bindings, &text)));
+        rows.push_str(&format!("{}\n", row(&validating_binding::FORM, &text)));
     }
-    rows.push_str(&row(&mutating_binding::Bindings, &text("{policyName: p}")));
+    rows.push_str(&row(&mutating_binding::FORM, &text("{policyName: p}")));
     expect![[r#"
         p | p | */obj | <unknown>
         p | p | ns/obj | <unknown>

@@ -1,18 +1,15 @@
 //! ValidatingAdmissionPolicy: expressions that decide whether a write is admitted.
 
 use super::{
-    GROUP,
     expressions::{Use, compiled},
-    params, policies, reserved,
+    form::Form,
+    policies,
 };
-use crate::{admission::policies::compiler::Compiler, at::At, cells, rules};
+use crate::{admission::policies::compiler::Compiler, at::At, rules};
 use api::{Cause, Object, names};
-use jiff::Timestamp;
-use serde_json::{Value, json};
-use server::{Column, Context, Operation, Resource, Strategy, TableConvertor, strategy::Recheck};
+use serde_json::json;
+use server::Column;
 use std::collections::HashSet;
-
-const KIND: &str = "ValidatingAdmissionPolicy";
 
 const COLUMNS: &[Column] = &[
     Column::name(),
@@ -28,55 +25,31 @@ const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
 const MAX_ANNOTATIONS: usize = 20;
 
 /// The kind.
-pub(crate) struct Policies;
+pub(crate) static FORM: Form = Form {
+    plural: "validatingadmissionpolicies",
+    kind: "ValidatingAdmissionPolicy",
+    columns: COLUMNS,
+    cells: |object| policies::cells(object, "validations"),
+    default: policies::default,
+    faults: |object, old| policies::unless_same(object, old, all),
+    status: Some(status),
+};
 
-/// The resource.
-pub(crate) fn resource() -> Resource {
-    Resource::new(GROUP, "v1", "validatingadmissionpolicies", KIND, Policies)
-        .category("api-extensions")
-        .cluster_scoped()
-        .with_generation()
-        .with_status()
-        .conditional_update_only()
-}
-
-impl Strategy for Policies {
-    fn default(&self, object: &mut Object) {
-        policies::default(object);
-    }
-
-    fn validate(&self, cx: &Context, object: &Object) -> Vec<Cause> {
-        if cx.operation == Operation::Update { Vec::new() } else { all(object, None) }
-    }
-
-    fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
-        if policies::is_same_spec(object, old) { Vec::new() } else { all(object, Some(old)) }
-    }
-
-    fn rechecks_metadata(&self) -> Recheck {
-        Recheck::Whole
-    }
-
-    fn validate_status(&self, _cx: &Context, object: &Object, _old: &Object) -> Vec<Cause> {
-        let (mut out, status) = (Vec::new(), At::of(object, "status"));
-        for warning in status.down(&["typeChecking", "expressionWarnings"]).items() {
-            if rules::full(&out) {
-                break;
-            }
-            if warning.get("warning").is_empty() {
-                out.push(warning.get("warning").required(""));
-            }
-            if warning.get("fieldRef").str().trim().is_empty() {
-                out.push(warning.get("fieldRef").required(""));
-            }
+fn status(object: &Object) -> Vec<Cause> {
+    let (mut out, status) = (Vec::new(), At::of(object, "status"));
+    for warning in status.down(&["typeChecking", "expressionWarnings"]).items() {
+        if rules::full(&out) {
+            break;
         }
-        rules::conditions(status.get("conditions"), &mut out);
-        out
+        if warning.get("warning").is_empty() {
+            out.push(warning.get("warning").required(""));
+        }
+        if warning.get("fieldRef").str().trim().is_empty() {
+            out.push(warning.get("fieldRef").required(""));
+        }
     }
-
-    fn warnings(&self, _cx: &Context, object: &Object, _old: Option<&Object>) -> Vec<String> {
-        reserved(object).into_iter().collect()
-    }
+    rules::conditions(status.get("conditions"), &mut out);
+    out
 }
 
 fn all(object: &Object, old: Option<&Object>) -> Vec<Cause> {
@@ -142,15 +115,4 @@ fn audited(policy: &str, key: At<'_>, out: &mut Vec<Cause>) {
     let whole = format!("{policy}/{}", key.str());
     let problems = names::qualified_name(&whole);
     out.extend(problems.iter().map(|text| Cause::invalid(&key.field(), &json!(whole), text)));
-}
-
-impl TableConvertor for Policies {
-    fn columns(&self) -> &[Column] {
-        COLUMNS
-    }
-
-    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
-        let validations = object.list_at(&["spec", "validations"]).len();
-        vec![json!(object.name()), json!(validations), json!(params::kind_cell(object)), cells::age(object, now)]
-    }
 }

@@ -1,62 +1,22 @@
 //! ValidatingAdmissionPolicyBinding: where a ValidatingAdmissionPolicy is in force, and with which parameters.
 
-use super::{GROUP, matching, params, policies, reserved};
-use crate::{at::At, cells, edit, rules};
-use api::{Cause, Object};
-use jiff::Timestamp;
-use serde_json::Value;
-use server::{Column, Context, Operation, Resource, Strategy, TableConvertor, strategy::Recheck};
+use super::{form::Form, policies};
+use crate::{at::At, rules};
+use api::Cause;
 use std::collections::HashSet;
-
-const KIND: &str = "ValidatingAdmissionPolicyBinding";
 
 /// What may be done about a request that is not valid.
 const ACTIONS: &[&str] = &["Audit", "Deny", "Warn"];
 
 /// The kind.
-pub(crate) struct Bindings;
-
-/// The resource.
-pub(crate) fn resource() -> Resource {
-    Resource::new(GROUP, "v1", "validatingadmissionpolicybindings", KIND, Bindings)
-        .category("api-extensions")
-        .cluster_scoped()
-        .with_generation()
-        .conditional_update_only()
-}
-
-impl Strategy for Bindings {
-    fn default(&self, object: &mut Object) {
-        if let Some(spec) = edit::object_if(&mut object.0, "spec") {
-            matching::default_resources(spec, "matchResources");
-        }
-    }
-
-    fn validate(&self, cx: &Context, object: &Object) -> Vec<Cause> {
-        if cx.operation == Operation::Update { Vec::new() } else { all(object) }
-    }
-
-    fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
-        if policies::is_same_spec(object, old) { Vec::new() } else { all(object) }
-    }
-
-    fn rechecks_metadata(&self) -> Recheck {
-        Recheck::Whole
-    }
-
-    fn warnings(&self, _cx: &Context, object: &Object, _old: Option<&Object>) -> Vec<String> {
-        reserved(object).into_iter().collect()
-    }
-}
-
-fn all(object: &Object) -> Vec<Cause> {
-    let (mut out, spec) = (Vec::new(), At::of(object, "spec"));
-    params::policy_name(spec.get("policyName"), &mut out);
-    params::reference(spec.get("paramRef"), &mut out);
-    matching::resources(spec.get("matchResources"), &mut out);
-    actions(spec.get("validationActions"), &mut out);
-    out
-}
+pub(crate) static FORM: Form = Form {
+    plural: "validatingadmissionpolicybindings",
+    kind: "ValidatingAdmissionPolicyBinding",
+    faults: |object, old| {
+        policies::binding_faults(object, old, |spec, out| actions(spec.get("validationActions"), out))
+    },
+    ..policies::BINDING
+};
 
 fn actions(list: At<'_>, out: &mut Vec<Cause>) {
     let mut seen = HashSet::new();
@@ -76,17 +36,5 @@ fn actions(list: At<'_>, out: &mut Vec<Cause>) {
     }
     if seen.is_empty() {
         out.push(list.required("at least one validation action is required"));
-    }
-}
-
-impl TableConvertor for Bindings {
-    fn columns(&self) -> &[Column] {
-        policies::BINDING_COLUMNS
-    }
-
-    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
-        let mut row = params::binding_cells(object);
-        row.push(cells::age(object, now));
-        row
     }
 }

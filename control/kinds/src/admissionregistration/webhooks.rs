@@ -3,6 +3,7 @@
 use super::{matching, matching::known, rule};
 use crate::{admission::webhooks::conditions, at::At, clientconfig, edit, rules};
 use api::{Cause, Object, names};
+use serde_json::{Value, json};
 use server::Column;
 use std::collections::HashSet;
 
@@ -72,15 +73,16 @@ impl Strictness {
     }
 }
 
-/// The faults of new webhooks.
-pub(super) fn validate(object: &Object, mutating: bool) -> Vec<Cause> {
-    all(At::of(object, "webhooks"), mutating, &Strictness::NEW)
+/// The cells of a configuration.
+pub(super) fn cells(object: &Object) -> Vec<Value> {
+    vec![json!(object.name()), json!(object.list_at(&["webhooks"]).len())]
 }
 
-/// The faults of changed webhooks.
-pub(super) fn validate_update(object: &Object, old: &Object, mutating: bool) -> Vec<Cause> {
-    let (new, old) = (At::of(object, "webhooks"), At::of(old, "webhooks"));
-    all(new, mutating, &Strictness::of(new, old))
+/// The faults of webhooks that are new, or changed.
+pub(super) fn faults(object: &Object, old: Option<&Object>, mutating: bool) -> Vec<Cause> {
+    let new = At::of(object, "webhooks");
+    let strict = old.map_or(Strictness::NEW, |old| Strictness::of(new, At::of(old, "webhooks")));
+    all(new, mutating, &strict)
 }
 
 fn all(webhooks: At<'_>, mutating: bool, strict: &Strictness) -> Vec<Cause> {

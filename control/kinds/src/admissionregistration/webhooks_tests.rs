@@ -24,7 +24,7 @@ fn a_webhook_gets_upstreams_defaults() {
     let text = text(
         "[{name: a.example.com, clientConfig: {service: {name: s, namespace: ns}}, rules: [{operations: ['*']}, {scope: Cluster}]}]",
     );
-    let object = created(&mutating::Configurations, &text);
+    let object = created(&mutating::FORM, &text);
     expect![[r#"
         - clientConfig:
             service:
@@ -45,7 +45,7 @@ fn a_webhook_gets_upstreams_defaults() {
           timeoutSeconds: 10
     "#]]
     .assert_eq(&api::yaml::to_string(object.at(&["webhooks"]).unwrap()));
-    let object = created(&validating::Configurations, &text);
+    let object = created(&validating::FORM, &text);
     assert!(!yaml(&object).contains("reinvocationPolicy"));
 }
 
@@ -125,7 +125,7 @@ fn each_fault_has_upstreams_text() {
             "#]],
         ),
     ] {
-        expected.assert_eq(&errors(&mutating::Configurations, &text(&webhooks)));
+        expected.assert_eq(&errors(&mutating::FORM, &text(&webhooks)));
     }
 }
 
@@ -145,7 +145,7 @@ fn a_webhook_is_reached_by_url_or_service() {
         let text = text(&format!(
             "[{{name: a.example.com, clientConfig: {config}, sideEffects: None, admissionReviewVersions: [v1]}}]"
         ));
-        let faults = errors(&validating::Configurations, &text);
+        let faults = errors(&validating::FORM, &text);
         all.push_str(&format!("{config}\n{}", faults.replace("webhooks[0].clientConfig", "  ")));
     }
     expect![[r#"
@@ -179,7 +179,7 @@ fn a_webhook_is_reached_by_url_or_service() {
 
 #[test]
 fn an_update_is_as_strict_as_what_is_stored() {
-    let kind = validating::Configurations;
+    let kind = validating::FORM;
     let lax = "[{name: a.example.com, clientConfig: {url: 'https://a'}, sideEffects: Unknown, admissionReviewVersions: [v2], \
         matchConditions: [{}], namespaceSelector: {matchExpressions: [{key: a, operator: In, values: [' ']}]}}]";
     let old = created(&kind, &text(lax));
@@ -207,8 +207,8 @@ fn an_update_is_as_strict_as_what_is_stored() {
 #[test]
 fn rows_and_warnings() {
     let object = text(&format!("[{}]", webhook("")));
-    expect!["w | 1 | <unknown>"].assert_eq(&row(&validating::Configurations, &object));
-    let kind = mutating::Configurations;
+    expect!["w | 1 | <unknown>"].assert_eq(&row(&validating::FORM, &object));
+    let kind = mutating::FORM;
     expect!["w | 1 | <unknown>"].assert_eq(&row(&kind, &object));
     let reserved = parse(&object.replace("name: w", "name: w.static.k8s.io"));
     expect![[r#"
