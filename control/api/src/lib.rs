@@ -33,5 +33,6 @@ pub mod yaml;
 
 pub use clock::Clock;
 pub use object::{GroupVersionKind, GroupVersionResource, Object};
+pub use show::go_type;
 pub use status::{Cause, CauseKind, FieldPath, Reason, Status, StatusDetails, invalid};
 pub use tree::{MAX_DEPTH, nests_deeper};

@@ -176,7 +176,7 @@ pub fn go(value: &Value) -> String {
 }
 
 /// Go's name of the type that a decoded value has: `string`, `map[string]interface {}`.
-pub(crate) fn go_type(value: &Value) -> &'static str {
+pub fn go_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "<nil>",
         Value::Bool(_) => "bool",

@@ -3,6 +3,8 @@
 //! The only module that uses `serde_yaml`. Nesting is limited, and so is the content of aliases, relative to the length of the text: a
 //! short text can become neither a large value nor much work.
 
+mod duplicates;
+
 use crate::tree::{MAX_DEPTH, Tree};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
@@ -24,6 +26,13 @@ pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
     let text = text(bytes)?;
     let tree: Tree = serde_yaml::from_str_with_options(text, options(text.len())).map_err(explain)?;
     Ok(finish(tree))
+}
+
+/// What upstream's strict parser says of the duplicate keys of a document that [`parse`] has read.
+pub fn strict_error(bytes: &[u8]) -> String {
+    let found = text(bytes).ok().and_then(|text| serde_yaml::from_str_with_options(text, options(text.len())).ok());
+    let duplicates::Duplicates(found) = found.unwrap_or_default();
+    format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {}", found.join("\n  "))
 }
 
 /// Every non-empty document of a text, each with its problems.
@@ -196,6 +205,27 @@ mod tests {
 
     fn read(text: &str) -> Value {
         parse(text.as_bytes()).expect(text).0
+    }
+
+    #[test]
+    fn duplicates_are_named_by_the_line_of_the_value() {
+        let prefix = "error converting YAML to JSON: yaml: unmarshal errors:\n  ";
+        for (text, said) in [
+            ("\na: 1\nb:\n  c: 1\n  c: 2\n", "line 5: key \"c\" already set in map"),
+            ("a: 1\na:\n  b: 1\n", "line 3: key \"a\" already set in map"),
+            (
+                "{\"a\": 1, \"a\": [{\"x\": null, \"x\": true}]}",
+                "line 1: key \"x\" already set in map\n  line 1: key \"a\" already set in map",
+            ),
+            (
+                "- {a: 1.5, a: b}\n- {a: 1,\n   a: 2, a: 3}",
+                "line 1: key \"a\" already set in map\n  line 3: key \"a\" already set in map\n  line 3: key \"a\" already set in map",
+            ),
+        ] {
+            assert_eq!(strict_error(text.as_bytes()), format!("{prefix}{said}"), "{text}");
+        }
+        let many = format!("{{{}}}", "a: 1, ".repeat(5000));
+        assert_eq!(strict_error(many.as_bytes()).lines().count(), 101);
     }
 
     #[test]

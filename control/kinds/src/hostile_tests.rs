@@ -306,7 +306,7 @@ fn whole(kind: &str, rest: Value) -> Value {
 
 #[test]
 fn webhooks_and_policies_are_looked_up_too() {
-    let kind = || mutatingwebhookconfiguration::Configurations;
+    let kind = || mutatingwebhookconfiguration::FORM;
     let hook = |i: usize, rest: Value| {
         let config = json!({"url": "https://example.com"});
         let mut hook = json!({"name": format!("h{i}.example.com"), "clientConfig": config, "sideEffects": "None", "admissionReviewVersions": ["v1"]});
@@ -351,12 +351,12 @@ fn webhooks_and_policies_are_looked_up_too() {
         "Policy",
         json!({"spec": spec, "status": {"typeChecking": {"expressionWarnings": list(LIST, |_| json!({}))}}}),
     );
-    assert!(!all_of_it("policy", &validatingadmissionpolicy::Policies, policy.clone()).is_empty());
-    assert!(!all_of_it("mutating policy", &mutatingadmissionpolicy::Policies, policy).is_empty());
+    assert!(!all_of_it("policy", &validatingadmissionpolicy::FORM, policy.clone()).is_empty());
+    assert!(!all_of_it("mutating policy", &mutatingadmissionpolicy::FORM, policy).is_empty());
     let spec = json!({"validationActions": list(LIST, |i| json!(named("a", i))), "matchResources": constraints(),
         "paramRef": {"selector": selector(), "name": "/".repeat(BODY / 4)}});
     let binding = whole("Binding", json!({ "spec": spec }));
-    assert!(!all_of_it("binding", &validatingadmissionpolicybinding::Bindings, binding).is_empty());
+    assert!(!all_of_it("binding", &validatingadmissionpolicybinding::FORM, binding).is_empty());
     let service = whole(
         "APIService",
         json!({"spec": {"caBundle": "A".repeat(BODY)}, "status": {"conditions": list(LIST, |_| json!({"type": "-"}))}}),

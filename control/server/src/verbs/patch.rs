@@ -219,7 +219,7 @@ pub(super) fn configuration(
         api::yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
     match options.field_validation {
         FieldValidation::Strict if !duplicates.is_empty() => {
-            return Err(Status::bad_request(format!("error strict decoding YAML: {}", duplicates.join(", "))));
+            return Err(Status::bad_request(format!("error strict decoding YAML: {}", api::yaml::strict_error(bytes))));
         }
         FieldValidation::Warn => warnings.extend(duplicates),
         _ => {}

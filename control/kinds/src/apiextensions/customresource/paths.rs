@@ -11,19 +11,6 @@ pub(super) struct Scaled {
     selector: Option<String>,
 }
 
-/// What Go calls a value of the wrong type.
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(n) if n.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    }
-}
-
 impl Scaled {
     pub(super) fn new(scale: &Value) -> Self {
         let path =
@@ -95,6 +82,6 @@ fn wrong(path: &str, value: &Value, wanted: &str) -> String {
     format!(
         ".{path} accessor error: {} is of the type {}, expected {wanted}",
         api::patch::go_text(value),
-        go_type(value)
+        api::go_type(value)
     )
 }
