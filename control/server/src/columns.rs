@@ -2,7 +2,7 @@
 
 use api::Object;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::borrow::Cow;
 
 /// One column of a table (`meta.k8s.io/v1 TableColumnDefinition`).
@@ -79,11 +79,17 @@ pub const DEFAULT_COLUMNS: &[Column] =
 
 /// Makes table rows of the objects of a kind.
 pub trait TableConvertor: Send + Sync + 'static {
-    /// The columns, in their order.
-    fn columns(&self) -> &[Column];
+    /// The columns, in their order: name and time of creation, as upstream's default.
+    fn columns(&self) -> &[Column] {
+        DEFAULT_COLUMNS
+    }
 
     /// The cells of an object's row, one per column.
-    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value>;
+    fn row(&self, object: &Object, _now: Timestamp) -> Vec<Value> {
+        let created = object.at(&["metadata", "creationTimestamp"]).cloned();
+        // Go's zero time, as upstream prints it
+        vec![json!(object.name()), created.unwrap_or_else(|| json!("0001-01-01T00:00:00Z"))]
+    }
 
     /// The row's conditions (finished pods: `Completed`).
     fn conditions(&self, _object: &Object) -> Vec<Value> {

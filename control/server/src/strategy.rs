@@ -10,14 +10,9 @@
 //! Generic object metadata (name, namespace, labels, annotations, owner references, finalizers, immutable system fields), uid,
 //! creationTimestamp and resourceVersion are handled by the server for all kinds.
 
-use crate::{
-    Context,
-    columns::{Column, DEFAULT_COLUMNS, TableConvertor},
-    context,
-};
+use crate::{Context, columns::TableConvertor, context};
 use api::{Cause, Object, Status};
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Allocations for a write that is not stored yet: released when dropped, kept by [`Reservation::commit`].
 #[derive(Default)]
@@ -304,17 +299,7 @@ pub struct Plain;
 
 impl Strategy for Plain {}
 
-impl TableConvertor for Plain {
-    fn columns(&self) -> &[Column] {
-        DEFAULT_COLUMNS
-    }
-
-    fn row(&self, object: &Object, _now: Timestamp) -> Vec<Value> {
-        let created = object.at(&["metadata", "creationTimestamp"]).cloned();
-        // Go's zero time, as upstream prints it
-        vec![json!(object.name()), created.unwrap_or_else(|| json!("0001-01-01T00:00:00Z"))]
-    }
-}
+impl TableConvertor for Plain {}
 
 #[cfg(test)]
 mod tests {

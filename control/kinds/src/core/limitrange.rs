@@ -10,9 +10,8 @@ use api::{
     Cause, FieldPath, Object, names,
     quantity::{Format, Quantity},
 };
-use jiff::Timestamp;
 use serde_json::{Value, json};
-use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Plain};
+use server::{Context, Resource, Strategy, TableConvertor};
 use std::collections::{BTreeMap, BTreeSet};
 
 const LISTS: [&str; 5] = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"];
@@ -172,15 +171,7 @@ fn float(amount: Quantity) -> f64 {
     amount.milli_value() as f64
 }
 
-impl TableConvertor for LimitRanges {
-    fn columns(&self) -> &[Column] {
-        Plain.columns()
-    }
-
-    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
-        Plain.row(object, now)
-    }
-}
+impl TableConvertor for LimitRanges {}
 
 #[cfg(test)]
 mod tests {

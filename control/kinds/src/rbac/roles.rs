@@ -3,9 +3,7 @@
 use super::GROUP;
 use crate::{at::At, rules};
 use api::{Cause, Object, names, selector::Selector};
-use jiff::Timestamp;
-use serde_json::Value;
-use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Plain};
+use server::{Context, Resource, Strategy, TableConvertor};
 
 /// The strategy of both.
 struct Roles {
@@ -85,15 +83,7 @@ fn aggregation(rule: At<'_>, out: &mut Vec<Cause>) {
 }
 
 /// They have no table of their own upstream.
-impl TableConvertor for Roles {
-    fn columns(&self) -> &[Column] {
-        Plain.columns()
-    }
-
-    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
-        Plain.row(object, now)
-    }
-}
+impl TableConvertor for Roles {}
 
 #[cfg(test)]
 mod tests {

@@ -3,12 +3,7 @@
 use super::GROUP;
 use crate::{at::At, podspec, quantities, rules};
 use api::{Cause, Object};
-use jiff::Timestamp;
-use serde_json::Value;
-use server::{
-    Column, Context, Resource, Strategy, TableConvertor,
-    strategy::{Plain, Recheck},
-};
+use server::{Context, Resource, Strategy, TableConvertor, strategy::Recheck};
 
 /// The most warnings about one object.
 const MOST_WARNINGS: usize = 200;
@@ -63,15 +58,7 @@ impl Strategy for Capacities {
     }
 }
 
-impl TableConvertor for Capacities {
-    fn columns(&self) -> &[Column] {
-        Plain.columns()
-    }
-
-    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
-        Plain.row(object, now)
-    }
-}
+impl TableConvertor for Capacities {}
 
 #[cfg(test)]
 mod tests {
