@@ -214,6 +214,7 @@ async fn documents_describe_custom_resources() {
     let metadata = &schema["properties"]["metadata"]["allOf"][0]["$ref"];
     assert_eq!(metadata, "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
     assert!(document["components"]["schemas"]["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"].is_object());
+    assert_eq!(schema["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.color"}]));
     let second = cluster.get("/openapi/v2").await.ok();
     assert!(second["definitions"]["com.example.v1.Widget"]["properties"]["spec"].is_object());
     assert!(second["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets"]["post"].is_object());

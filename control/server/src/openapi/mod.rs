@@ -120,6 +120,7 @@ fn hash(registry: &Registry, only: Option<(&str, &str)>) -> String {
         // Published schemas only change with the version of the program.
         if let Some(own) = &resource.own_schema {
             digest.update(own.digest());
+            digest.update(format!("{:?}", resource.strategy.selectable()));
         }
     }
     hex::encode_upper(digest.finalize())
