@@ -5,7 +5,7 @@ use crate::{
     load::{Client, spread},
     pods,
     server::{ADDRESS, Server, fsync},
-    watchers,
+    stored, watchers,
 };
 use hyper::Method;
 use serde_json::{Value, json};
@@ -51,6 +51,12 @@ pub async fn all(wanted: &[String]) {
         .run_until(async {
             if want("objects") {
                 objects(&mut table, &folder.path().join("objects")).await;
+            }
+            if want("stored") {
+                stored::start(&mut table, &folder.path().join("stored")).await;
+            }
+            if want("memory") {
+                stored::memory(&mut table, &folder.path().join("memory")).await;
             }
             if want("watch") {
                 watch(&mut table, &folder.path().join("watch")).await;
@@ -177,7 +183,7 @@ fn idle(table: &mut Table, folder: &Path) {
     let cpu = (server.cpu() - before).as_secs_f64() / 60.0 * 100.0;
     table.row(
         "idle RSS of the whole cluster, 60 s after start",
-        "< 60 MiB",
+        "< 35 MiB",
         format!("{:.1} MiB ({cpu:.2} % CPU)", server.memory()),
     );
     server.stop();
@@ -234,7 +240,8 @@ async fn objects(table: &mut Table, folder: &Path) {
     server.stop();
 }
 
-fn pod(name: &str, scheduler: &str) -> Value {
+/// A pod for a scheduler of that name.
+pub fn pod(name: &str, scheduler: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "bench"}}, "spec": {
         "schedulerName": scheduler,
         "containers": [{"name": "c", "image": "example/none:1", "resources": {"requests": {"cpu": "10m", "memory": "8Mi"}},

@@ -12,6 +12,7 @@ mod hostile_guests;
 mod load;
 mod pods;
 mod server;
+mod stored;
 mod watchers;
 
 fn main() {

@@ -1,6 +1,6 @@
 //! Custom resources as clients see them. There are no controllers here: a definition is put in force by a write of its status.
 
-use super::*;
+use super::{watches::Watching, *};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 pub(crate) const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
@@ -178,6 +178,29 @@ async fn a_new_schema_counts_for_what_is_stored_and_for_each_version() {
     assert_eq!(cluster.get(&format!("{WIDGETS}/b")).await.ok()["spec"], json!({"size": 1}));
     let events = cluster.get(&format!("{path}?watch=true&timeoutSeconds=1&resourceVersion=0")).await.text();
     assert!(events.lines().all(|line| line.contains("example.com/v2") && !line.contains("\"color\"")), "{events}");
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_its_definition_becomes_another() {
+    let cluster = with_widgets(json!([version("v1", true, spec())])).await;
+    let mut watch = Watching::open(&cluster, &format!("{WIDGETS}?watch=true"), "").await;
+    let path = format!("{DEFINITIONS}/widgets.example.com");
+    // Neither a label of the definition nor its deletion is another definition: what is deleted with it is still told.
+    cluster.patch(&path, "merge-patch+json", json!({"metadata": {"labels": {"a": "b"}}})).await.ok();
+    cluster.post(WIDGETS, widget("a", json!({}))).await.ok();
+    watch.expect("ADDED", "a").await;
+    let more = json!([version("v1", true, spec()), version("v2", false, spec())]);
+    cluster.patch(&path, "merge-patch+json", json!({"spec": {"versions": more}})).await.ok();
+    cluster.get(WIDGETS).await.ok();
+    assert!(watch.next().await.is_none());
+    let mut watch = Watching::open(&cluster, &format!("{WIDGETS}?watch=true"), "").await;
+    watch.expect("ADDED", "a").await;
+    cluster.delete(&path, Value::Null).await.ok();
+    cluster.delete(&format!("{WIDGETS}/a"), Value::Null).await.ok();
+    watch.expect("DELETED", "a").await;
+    cluster.patch(&path, "merge-patch+json", json!({"metadata": {"finalizers": null}})).await.ok();
+    assert_eq!(cluster.get(WIDGETS).await.code, 404);
+    assert!(watch.next().await.is_none());
 }
 
 #[tokio::test]

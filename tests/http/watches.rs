@@ -5,13 +5,13 @@ use axum::body::BodyDataStream;
 use futures::StreamExt;
 use std::time::Duration;
 
-struct Watching {
+pub(crate) struct Watching {
     stream: BodyDataStream,
     buffer: Vec<u8>,
 }
 
 impl Watching {
-    async fn open(cluster: &Cluster, target: &str, accept: &str) -> Self {
+    pub(crate) async fn open(cluster: &Cluster, target: &str, accept: &str) -> Self {
         let request = Request::get(target).header("accept", accept).body(Body::empty()).unwrap();
         let response = cluster.admin.handle(request).await;
         assert_eq!(response.status(), 200);
@@ -20,7 +20,7 @@ impl Watching {
     }
 
     /// The next event, or `None` at the end.
-    async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(at) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=at).collect();
@@ -31,7 +31,7 @@ impl Watching {
         }
     }
 
-    async fn expect(&mut self, kind: &str, name: &str) -> Value {
+    pub(crate) async fn expect(&mut self, kind: &str, name: &str) -> Value {
         let event = self.next().await.expect("the stream goes on");
         assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!(kind), &json!(name)), "{event}");
         event["object"].clone()

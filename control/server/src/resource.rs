@@ -21,6 +21,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
+use tokio_util::sync::CancellationToken;
 
 /// The schema of a resource that Kubernetes does not publish. It is kept as text, and compiled when the first object needs it: there may be
 /// thousands of them.
@@ -66,8 +67,8 @@ pub struct Resource {
     pub strategy: Arc<dyn Strategy>,
     /// Its own schema, if Kubernetes publishes none.
     pub own_schema: Option<Arc<OwnSchema>>,
-    /// A stored object defines it: it answers as upstream's custom resources.
-    pub custom: bool,
+    /// Of a custom resource, which a stored object defines: cancelled when it defines something else. Watches end then.
+    pub(crate) defined: Option<CancellationToken>,
     published_schema: OnceLock<Schema>,
     /// Makes tables of its objects.
     pub table: Arc<dyn TableConvertor>,
@@ -125,7 +126,7 @@ impl Resource {
             subresources: Vec::new(),
             strategy: own.clone(),
             own_schema: None,
-            custom: false,
+            defined: None,
             published_schema: OnceLock::new(),
             table: own,
             convertor: None,
@@ -310,6 +311,11 @@ impl Resource {
         self
     }
 
+    /// Whether a stored object defines it: it answers as upstream's custom resources.
+    pub fn is_custom(&self) -> bool {
+        self.defined.is_some()
+    }
+
     /// The schema of its objects: its own, or the published one.
     pub fn schema(&self) -> Schema {
         let published = || Schema::for_kind(&self.gvk()).unwrap_or_else(Schema::any);
@@ -319,7 +325,7 @@ impl Resource {
 
     /// What a body with an object of the resource must be.
     pub(crate) fn expected(&self) -> Expected {
-        Expected { kind: self.gvk(), schema: self.schema(), long_lists: self.long_lists, own: self.custom }
+        Expected { kind: self.gvk(), schema: self.schema(), long_lists: self.long_lists, own: self.is_custom() }
     }
 
     /// Whether it serves a verb.

@@ -103,7 +103,7 @@ impl Target {
             // By the name in the Status kubectl distinguishes "ephemeral containers are not supported" from "there is no such pod".
             name => {
                 // A defined resource answers for what it does not have as for an object.
-                let missing = || match resource.custom {
+                let missing = || match resource.is_custom() {
                     true => Status::not_found(&resource.gvr, &info.name),
                     false => Status::resource_not_found(),
                 };

@@ -107,7 +107,7 @@ impl Server {
             let (group, resource) = definitions.source();
             if let Some(source) = served.builtin().iter().find(|r| r.gvr.group == group && r.gvr.resource == resource) {
                 let changes = options.store.changes(&source.prefix());
-                served.defined_by(definitions, changes);
+                served.defined_by(definitions, changes, options.shutdown.clone());
             }
         }
         let dialer = options.dialer.clone();

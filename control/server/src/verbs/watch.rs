@@ -65,8 +65,10 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
         Err(Error::Compacted { oldest }) => Err(read::too_old(start.since, oldest)),
         Err(error) => return Err(read::store_error(error)),
     };
+    let end = resource.defined.as_ref().unwrap_or(server.shutdown());
     let stream = WatchStream {
         server: server.clone(),
+        timer: WatchTimer::new(end, timeout, call.query.flag("allowWatchBookmarks")),
         resource,
         filter,
         representation: Representation { form: output.form, include, now: server.clock().now() },
@@ -74,7 +76,6 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
         since: start.since,
         initial: start.initial,
         end_bookmark: start.end_bookmark,
-        timer: WatchTimer::new(server.shutdown(), timeout, call.query.flag("allowWatchBookmarks")),
         bookmark_due: false,
         events: watched.map_err(Some),
         with_columns: true,

@@ -1,4 +1,4 @@
-//! The timers of a watch: bookmarks, its timeout, and the server's shutdown.
+//! The timers of a watch: bookmarks, its timeout, and the end of what is watched: the server's shutdown, or another definition of a custom resource.
 
 use std::{
     future::{Future, poll_fn},
@@ -15,16 +15,16 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 /// Interval of bookmarks for clients that allow them.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Reports shutdown, timeout and due bookmarks. Polling a timer and a cancellation for each event is expensive, so that the waker is registered
+/// Reports the end, timeout and due bookmarks. Polling a timer and a cancellation for each event is expensive, so that the waker is registered
 /// once, and later polls only compare times.
 pub(super) struct WatchTimer {
-    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
-    server: CancellationToken,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    end: CancellationToken,
     /// Fires at the timeout or the next bookmark.
     timer: Pin<Box<Sleep>>,
     deadline: Instant,
     bookmarks: bool,
-    /// The waker that is registered with `shutdown` and `timer`.
+    /// The waker that is registered with `ended` and `timer`.
     registered: Option<Waker>,
 }
 
@@ -36,11 +36,11 @@ pub(super) enum Due {
 }
 
 impl WatchTimer {
-    pub(super) fn new(server: &CancellationToken, timeout: Duration, bookmarks: bool) -> Self {
+    pub(super) fn new(end: &CancellationToken, timeout: Duration, bookmarks: bool) -> Self {
         let deadline = Instant::now() + timeout;
-        let shutdown = Box::pin(server.clone().cancelled_owned());
+        let ended = Box::pin(end.clone().cancelled_owned());
         let timer = Box::pin(sleep_until(Self::next(deadline, bookmarks)));
-        Self { shutdown, server: server.clone(), timer, deadline, bookmarks, registered: None }
+        Self { ended, end: end.clone(), timer, deadline, bookmarks, registered: None }
     }
 
     fn next(deadline: Instant, bookmarks: bool) -> Instant {
@@ -50,14 +50,14 @@ impl WatchTimer {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
         if !self.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             let register = poll_fn(|cx| {
-                let (_, _) = (self.shutdown.as_mut().poll(cx), self.timer.as_mut().poll(cx));
+                let (_, _) = (self.ended.as_mut().poll(cx), self.timer.as_mut().poll(cx));
                 Poll::Ready(())
             });
             // unconstrained, because a task without budget would not register its waker
             let _ = pin!(unconstrained(register)).poll(cx);
             self.registered = Some(cx.waker().clone());
         }
-        if self.server.is_cancelled() {
+        if self.end.is_cancelled() {
             return Poll::Ready(Due::End);
         }
         let now = Instant::now();

@@ -51,6 +51,10 @@ impl Definitions for CustomResources {
         let schemas = Arc::new(schemas);
         served.map(|version| resource(&self.0, definition, version, (&versions, &schemas))).collect()
     }
+
+    fn decisive(&self) -> &'static [&'static [&'static str]] {
+        &[&["spec"], &["status", "acceptedNames"]]
+    }
 }
 
 /// The schemas of a definition by version.
