@@ -24,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kinds", &["api", "cel", "server"]),
     ("client", &["api"]),
     ("scheduler", &["api", "client"]),
-    ("controllers", &["api", "client"]),
+    ("controllers", &["api", "cel", "client"]),
     ("wasm", &["container"]),
     ("isolated", &["container", "wasm"]),
     ("runc", &["container"]),

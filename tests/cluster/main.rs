@@ -30,6 +30,7 @@ mod metrics;
 mod mixed;
 mod mutants;
 mod nodes;
+mod policies;
 mod process;
 mod quotas;
 mod replicationcontrollers;

@@ -338,6 +338,8 @@ impl World {
             "storageclasses",
             "certificatesigningrequests",
             "clusterroles",
+            "customresourcedefinitions",
+            "validatingadmissionpolicies",
         ];
         let namespace = if of_cluster.contains(&resource) { "" } else { "default" };
         self.objects.get(group, resource, namespace, name).map(|object| value(&object))

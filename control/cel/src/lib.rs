@@ -47,7 +47,7 @@
 //! ```
 //!
 //! # Policies and match conditions
-//! [`Env::kubernetes`] with variables: `object` and `oldObject` are [`Type::Dyn`] and [`Value::json`] where no schema is known, `request` and
+//! [`admission::env`] is [`Env::kubernetes`] with variables: `object` and `oldObject` are [`Type::Dyn`] and [`Value::json`] where no schema is known, `request` and
 //! `namespaceObject` have [`Type::fields`], `authorizer` is [`AUTHORIZER`] and [`Value::authorizer`], `variables` is a [`Map::Host`], which computes
 //! a field when it is asked for. Mutating policies add [`Env::with_mutation`]; [`Value::to_json`] and [`Value::misnamed_types`] take what
 //! they give.
@@ -62,6 +62,7 @@
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
+pub mod admission;
 mod ast;
 mod budget;
 mod builder;

@@ -50,6 +50,7 @@ mod statefulset;
 mod status;
 mod tainteviction;
 mod ttlafterfinished;
+mod validatingadmissionpolicystatus;
 mod volumeexpand;
 mod volumeprotection;
 
@@ -93,6 +94,7 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     go.run(1, certificates::cleaner::CleanerController::new);
     go.run(2, podgc::PodGarbageCollector::new);
     go.run(2, ttlafterfinished::TtlAfterFinishedController::new);
+    go.run(5, validatingadmissionpolicystatus::ValidatingAdmissionPolicyStatusController::new);
     // One worker: two claims never choose the same volume.
     go.run(1, persistentvolume::BinderController::new);
     go.run(2, volumeexpand::ExpandController::new);

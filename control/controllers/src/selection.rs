@@ -45,6 +45,11 @@ const KNOWN: &[(&str, &str, &str)] = &[
     ("taint-eviction-controller", "taint-eviction-controller", "node-controller"),
     ("token-cleaner-controller", "tokencleaner", "token-cleaner"),
     ("ttl-after-finished-controller", "ttl-after-finished", "ttl-after-finished-controller"),
+    (
+        "validatingadmissionpolicy-status-controller",
+        "validatingadmissionpolicy-status-controller",
+        "validatingadmissionpolicy-status-controller",
+    ),
 ];
 
 /// Those that always run, for they are a part of upstream's API server, with their ServiceAccounts.

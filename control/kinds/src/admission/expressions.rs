@@ -1,11 +1,14 @@
 //! The expressions of admission: what they may name, how they are compiled and evaluated, and what they may cost. Match conditions use it; it
 //! knows no plugin. Follows upstream's `apiserver/pkg/admission/plugin/cel`; the texts are upstream's.
 //!
-//! [`env`] has the variables of every expression, to which a plugin adds its own. [`Expression`] is one that was compiled. [`Input`] is a request
-//! as expressions see it; [`Input::activation`] gives its variables, to which a plugin adds its own, too.
+//! [`cel::admission::env`] has the variables of every expression, to which a plugin adds its own. [`Expression`] is one that was compiled.
+//! [`Input`] is a request as expressions see it; [`Input::activation`] gives its variables, to which a plugin adds its own, too.
 
 use api::Object;
-use cel::{Activation, Budget, Env, Error, Map, PER_CALL_LIMIT, Program, Type, Value};
+use cel::{
+    Activation, Budget, Env, Error, Map, PER_CALL_LIMIT, Program, Type, Value,
+    admission::{AUTHORIZER, NAMESPACE_METADATA, REQUEST_RESOURCE},
+};
 use futures::FutureExt;
 use serde_json::{Value as Json, json};
 use server::{
@@ -13,103 +16,6 @@ use server::{
     authz::{Attributes, Authorizer, Decision},
 };
 use std::{fmt, sync::Arc};
-
-const AUTHORIZER: &str = "authorizer";
-const REQUEST_RESOURCE: &str = "authorizer.requestResource";
-
-/// `object`, `oldObject`, `request`, `namespaceObject` and `authorizer`.
-pub(crate) fn env() -> Env {
-    env_without_authorizer()
-        .with_variable(AUTHORIZER, cel::AUTHORIZER)
-        .with_variable(REQUEST_RESOURCE, cel::RESOURCE_CHECK)
-}
-
-/// The same without `authorizer`, as messages have it.
-pub(crate) fn env_without_authorizer() -> Env {
-    Env::kubernetes()
-        .with_variable("object", Type::Dyn)
-        .with_variable("oldObject", Type::Dyn)
-        .with_variable("request", request())
-        .with_variable("namespaceObject", namespace())
-}
-
-/// The type of `request`.
-fn request() -> Type {
-    let texts = |name: &str, fields: [&'static str; 3]| Type::fields(name, fields.map(|field| (field, Type::String)));
-    let kind = texts("kubernetes.GroupVersionKind", ["group", "version", "kind"]);
-    let resource = texts("kubernetes.GroupVersionResource", ["group", "version", "resource"]);
-    let list = Type::list(Type::String);
-    let user = Type::fields(
-        "kubernetes.UserInfo",
-        [
-            ("username", Type::String),
-            ("uid", Type::String),
-            ("groups", list.clone()),
-            ("extra", Type::map(Type::String, list)),
-        ],
-    );
-    Type::fields(
-        "kubernetes.AdmissionRequest",
-        [
-            ("kind", kind.clone()),
-            ("resource", resource.clone()),
-            ("subResource", Type::String),
-            ("requestKind", kind),
-            ("requestResource", resource),
-            ("requestSubResource", Type::String),
-            ("name", Type::String),
-            ("namespace", Type::String),
-            ("operation", Type::String),
-            ("userInfo", user),
-            ("dryRun", Type::Bool),
-            ("options", Type::Dyn),
-        ],
-    )
-}
-
-/// The fields of a Namespace's metadata that expressions see.
-const METADATA: [(&str, Type); 8] = [
-    ("name", Type::String),
-    ("generateName", Type::String),
-    ("namespace", Type::String),
-    ("creationTimestamp", Type::Timestamp),
-    ("deletionGracePeriodSeconds", Type::Int),
-    ("deletionTimestamp", Type::Timestamp),
-    ("generation", Type::Int),
-    ("resourceVersion", Type::String),
-];
-
-/// The type of `namespaceObject`.
-fn namespace() -> Type {
-    let map = || Type::map(Type::String, Type::String);
-    let metadata = METADATA.into_iter().chain([
-        ("labels", map()),
-        ("annotations", map()),
-        // Upstream's name of the field, which no value has.
-        ("UID", Type::String),
-        ("finalizers", Type::list(Type::String)),
-    ]);
-    let condition = Type::fields(
-        "kubernetes.NamespaceCondition",
-        [
-            ("status", Type::String),
-            ("type", Type::String),
-            ("lastTransitionTime", Type::Timestamp),
-            ("message", Type::String),
-            ("reason", Type::String),
-        ],
-    );
-    let spec = Type::fields("kubernetes.NamespaceSpec", [("finalizers", Type::list(Type::String))]);
-    let status = [("conditions", Type::list(condition)), ("phase", Type::String)];
-    Type::fields(
-        "kubernetes.Namespace",
-        [
-            ("metadata", Type::fields("kubernetes.NamespaceMetadata", metadata)),
-            ("spec", spec),
-            ("status", Type::fields("kubernetes.NamespaceStatus", status)),
-        ],
-    )
-}
 
 /// An expression, compiled, or why it could not be.
 #[derive(Clone)]
@@ -262,7 +168,7 @@ impl<'a> Input<'a> {
 fn shown(namespace: &Object) -> Json {
     let mut made = json!({"metadata": {}});
     let more = ["uid", "labels", "annotations", "finalizers"];
-    for field in METADATA.iter().map(|(field, _)| *field).chain(more) {
+    for field in NAMESPACE_METADATA.iter().map(|(field, _)| *field).chain(more) {
         if let Some(value) = namespace.at(&["metadata", field]) {
             made["metadata"][field] = value.clone();
         }

@@ -37,7 +37,7 @@ fn evaluate(text: &str, left: &mut u64) -> String {
         "kind": {"group": "apps", "version": "v1", "kind": "Thing"}, "options": {"dryRun": ["All"]}});
     let authorizer: Arc<dyn Authorizer> = Arc::new(Getters);
     let input = Input::new(&cx, &authorizer, (Some(&object), Some(&old)), request).in_namespace(Some(&namespace));
-    let expression = Expression::new(&env(), text, &[Type::Bool]);
+    let expression = Expression::new(&cel::admission::env(&Type::Dyn), text, &[Type::Bool]);
     match expression.evaluate(&input.activation(), left) {
         Ok(Ok(value)) => format!("{:?}", value.as_bool()),
         Ok(Err(error)) => error,
@@ -84,7 +84,7 @@ fn faults_have_upstreams_words() {
     ] {
         assert_eq!(evaluate(text, &mut 2_500_000), wanted, "{text}");
     }
-    let either = Expression::new(&env(), "1", &[Type::Bool, Type::String]);
+    let either = Expression::new(&cel::admission::env(&Type::Dyn), "1", &[Type::Bool, Type::String]);
     assert_eq!(either.fault(), Some("must evaluate to one of [bool string] but got int"));
 }
 

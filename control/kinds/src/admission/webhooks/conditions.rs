@@ -1,8 +1,8 @@
 //! Match conditions: expressions that must all hold for a webhook to be called.
 
-use crate::admission::expressions::{Exhausted, Expression, Input, env};
+use crate::admission::expressions::{Exhausted, Expression, Input};
 use api::{Object, Status};
-use cel::{Env, MATCH_CONDITIONS_BUDGET, Type};
+use cel::{Env, MATCH_CONDITIONS_BUDGET, Type, admission};
 use serde_json::Value;
 use server::{
     admission::{Attributes, forbidden},
@@ -10,7 +10,7 @@ use server::{
 };
 use std::sync::{Arc, LazyLock};
 
-static ENV: LazyLock<Env> = LazyLock::new(env);
+static ENV: LazyLock<Env> = LazyLock::new(|| admission::env(&Type::Dyn));
 
 /// Why an expression cannot be a match condition.
 pub(crate) fn fault(text: &str) -> Option<String> {
