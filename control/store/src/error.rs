@@ -14,6 +14,14 @@ pub enum Error<T> {
         /// The current entry, which is durable and published. `None` if the key does not exist.
         actual: Option<Arc<Entry<T>>>,
     },
+    /// The expectation of another write of the transaction did not hold. Nothing was written.
+    #[error("conflict of another write: {}", describe(actual))]
+    OtherConflict {
+        /// The key of that write.
+        key: Arc<str>,
+        /// The current entry, as in [`Error::Conflict`].
+        actual: Option<Arc<Entry<T>>>,
+    },
     /// The revision is older than the history.
     #[error("revision has been compacted, the oldest available is {oldest}")]
     Compacted {

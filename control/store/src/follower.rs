@@ -4,7 +4,7 @@
 //! While the changes cannot be read, the state stays as it is and no write is started, because it could not be answered.
 
 use crate::{
-    Action, Batch, Change, Entry, Error, Event, LogError, Payload, Record, Revision,
+    Action, Batch, Change, Entry, Error, Event, Expect, LogError, Payload, Record, Revision, Transaction,
     log::shared::{Outcome, SharedLog},
     map::Map,
     request::{Answer, Reply, Request},
@@ -27,6 +27,10 @@ const MAX_SLEEP: Duration = Duration::from_secs(30);
 /// A write whose transaction is in flight or has ended, and its caller.
 struct Written<T> {
     key: Arc<str>,
+    /// The keys and expectations of the other writes of the transaction.
+    with: Vec<(Arc<str>, Expect)>,
+    /// The expectation of the key.
+    expect: Expect,
     reply: Reply<T>,
     outcome: Result<Outcome, LogError>,
 }
@@ -81,13 +85,15 @@ impl<T: Payload> Follower<T> {
 
     fn take(&mut self, request: Request<T>) {
         match request {
-            Request::Write(write, reply) => match self.publisher.state.failure() {
+            Request::Write(transaction, reply) => match self.publisher.state.failure() {
                 Some(cause) => drop(reply.send(Err(Error::ReadOnly { cause }))),
                 None => {
-                    let (log, key) = (self.log.clone(), write.key.clone());
+                    let (log, Transaction { write, with }) = (self.log.clone(), &transaction);
+                    let (key, expect) = (write.key.clone(), write.expect);
+                    let with = with.iter().map(|other| (other.key.clone(), other.expect)).collect();
                     self.under_way.push(Box::pin(async move {
-                        let outcome = log.write(write).await;
-                        Written { key, reply, outcome }
+                        let outcome = log.write(transaction).await;
+                        Written { key, with, expect, reply, outcome }
                     }));
                 }
             },
@@ -108,16 +114,32 @@ impl<T: Payload> Follower<T> {
     }
 
     /// Answers the writes whose revisions are reached.
-    fn answer(&self, Written { key, reply, outcome }: Written<T>) {
+    fn answer(&self, Written { key, with, expect, reply, outcome }: Written<T>) {
         let result = match outcome {
             Ok(Outcome::Written(at)) => self.event(at, &key).ok_or_else(|| {
                 let cause = std::io::Error::other("its change has left the history");
                 Error::Unknown { cause: Arc::new(cause.into()) }
             }),
-            Ok(Outcome::Refused(_)) => Err(Error::Conflict { actual: self.map.get(&key).cloned() }),
+            Ok(Outcome::Refused(_)) => Err(self.conflict(&key, expect, with)),
             Err(error) => Err(Error::Unknown { cause: Arc::new(error) }),
         };
         Answer { reply, result }.send();
+    }
+
+    /// Why a transaction was refused, by what is known now. Where its expectations hold meanwhile, another write is blamed, so that the caller
+    /// tries again.
+    fn conflict(&self, key: &str, expect: Expect, mut with: Vec<(Arc<str>, Expect)>) -> Error<T> {
+        let actual = |key: &str| self.map.get(key).cloned();
+        let holds = |key: &str, expect: Expect| match expect {
+            Expect::Absent => actual(key).is_none(),
+            Expect::At(revision) => actual(key).is_some_and(|entry| entry.revision == revision),
+        };
+        let broken = with.iter().position(|(key, expect)| !holds(key, *expect));
+        let place = broken.or_else(|| with.len().checked_sub(1)).filter(|_| holds(key, expect));
+        match place.map(|place| with.swap_remove(place)) {
+            Some((other, _)) => Error::OtherConflict { actual: actual(&other), key: other },
+            None => Error::Conflict { actual: actual(key) },
+        }
     }
 
     /// The event of a key at a revision.

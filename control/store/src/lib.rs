@@ -5,7 +5,7 @@
 //! order of revisions.
 //!
 //! It does not know Kubernetes. Keys and bytes are the server's, and what the server keeps in addition to the bytes (parsed labels, cached
-//! rows) is its [`Payload`]. There are no transactions over several keys, because Kubernetes needs none.
+//! rows) is its [`Payload`]. A write can have others with which it happens or does not happen ([`Transaction`]): a Service and its addresses.
 //!
 //! **Who assigns revisions.** An embedded log ([`Log`]: memory, redb) is *sequenced*: this store is its only writer, so that the
 //! `sequencer` checks expectations in memory, assigns revisions to changes, and commits many changes at once. A log with other writers
@@ -55,7 +55,7 @@ pub use log::{
     salvage::{Gap, Salvage},
 };
 pub use options::Options;
-pub use request::Write;
+pub use request::{Transaction, Write};
 pub use store::{Snapshot, Store};
 pub use watch::Watch;
 

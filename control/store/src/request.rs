@@ -17,11 +17,20 @@ pub struct Write {
     pub ttl: Option<Duration>,
 }
 
+/// A write, and others with which it happens or does not happen. Each key is written once.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// The write that is answered. Where each has a revision of its own, it has the last.
+    pub write: Write,
+    /// The others.
+    pub with: Vec<Write>,
+}
+
 /// Sends the result to the caller: the event, or the error.
 pub(crate) type Reply<T> = oneshot::Sender<Result<Event<T>, Error<T>>>;
 
 pub(crate) enum Request<T> {
-    Write(Write, Reply<T>),
+    Write(Transaction, Reply<T>),
     Close(oneshot::Sender<Result<(), LogError>>),
 }
 

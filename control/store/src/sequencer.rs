@@ -10,7 +10,7 @@ use crate::{
     Action, Batch, Bytes, Change, Entry, Error, Event, Expect, Log, LogError, Payload, Replay, Revision,
     map::Map,
     repair::{Commit, Found, Repair},
-    request::{Answer, Request, Write},
+    request::{Answer, Request, Transaction, Write},
     state::Publisher,
 };
 use futures::future::BoxFuture;
@@ -53,6 +53,18 @@ impl<T> Prepared<T> {
     fn has_room(&self) -> bool {
         self.changes.len() < MAX_CHANGES && self.answers.len() < MAX_CHANGES && self.bytes < MAX_BYTES
     }
+}
+
+/// A change that can be made.
+struct Planned<T> {
+    change: Change,
+    before: Option<Arc<Entry<T>>>,
+    after: Option<Arc<Entry<T>>>,
+}
+
+fn removal<T>(last: Arc<Entry<T>>, revision: Revision) -> Planned<T> {
+    let change = Change { key: last.key.clone(), revision, action: Action::Delete };
+    Planned { change, before: Some(last), after: None }
 }
 
 /// A commit in progress, followed by a check of the free space.
@@ -177,7 +189,7 @@ impl<T: Payload> Sequencer<T> {
 
     fn take(&mut self, request: Request<T>) {
         match request {
-            Request::Write(write, reply) => match self.write(write) {
+            Request::Write(transaction, reply) => match self.write(transaction) {
                 Err(error @ (Error::ReadOnly { .. } | Error::Full { .. })) => drop(reply.send(Err(error))),
                 result => self.prepared.answers.push(Answer { reply, result }),
             },
@@ -188,29 +200,50 @@ impl<T: Payload> Sequencer<T> {
         }
     }
 
-    fn write(&mut self, write: Write) -> Result<Event<T>, Error<T>> {
+    /// Makes all changes of a transaction, or none.
+    fn write(&mut self, Transaction { write, with }: Transaction) -> Result<Event<T>, Error<T>> {
+        let mut revision = self.revision + 1 + with.len() as Revision;
+        let main = self.plan(write, revision)?;
+        let mut others = Vec::with_capacity(with.len());
+        revision = self.revision;
+        for write in with {
+            revision += 1;
+            let key = write.key.clone();
+            others.push(self.plan(write, revision).map_err(|error| match error {
+                Error::Conflict { actual } => Error::OtherConflict { key, actual },
+                other => other,
+            })?);
+        }
+        for other in others {
+            self.change(other);
+        }
+        Ok(self.change(main))
+    }
+
+    /// The change that a write makes at a revision, if its expectation holds.
+    fn plan(&self, write: Write, revision: Revision) -> Result<Planned<T>, Error<T>> {
         let Write { key, expect, value, ttl } = write;
         let before = self.check(&key, expect)?;
         match value {
-            Some(value) => self.put(key, before, value, ttl),
-            None => before.map(|last| self.remove(last)).ok_or(Error::Conflict { actual: None }),
+            Some(value) => self.put(key, before, value, ttl, revision),
+            None => before.map(|last| removal(last, revision)).ok_or(Error::Conflict { actual: None }),
         }
     }
 
     fn put(
-        &mut self,
+        &self,
         key: Arc<str>,
         before: Option<Arc<Entry<T>>>,
         value: Bytes,
         ttl: Option<Duration>,
-    ) -> Result<Event<T>, Error<T>> {
+        revision: Revision,
+    ) -> Result<Planned<T>, Error<T>> {
         if self.disk_full.is_some()
             && before.as_ref().is_none_or(|before| value.len() > before.stored.len() + MAX_GROWTH)
             && let Some(cause) = self.publisher.state.failure()
         {
             return Err(Error::Full { cause });
         }
-        let revision = self.revision + 1;
         let payload = catch_unwind(AssertUnwindSafe(|| T::publish(&key, revision, value.clone())))
             .map_err(|_| Error::Invalid("the value cannot be published"))?;
         let expires = ttl.and_then(|ttl| {
@@ -220,14 +253,8 @@ impl<T: Payload> Sequencer<T> {
         let key = before.as_ref().map_or(key, |before| before.key.clone());
         let created = before.as_ref().map_or(revision, |before| before.created);
         let entry = Arc::new(Entry { key: key.clone(), revision, created, expires, stored: value.clone(), payload });
-        self.prepared.bytes += value.len();
         let change = Change { key, revision, action: Action::Put { created, expires, value } };
-        Ok(self.change(change, before, Some(entry)))
-    }
-
-    fn remove(&mut self, last: Arc<Entry<T>>) -> Event<T> {
-        let change = Change { key: last.key.clone(), revision: self.revision + 1, action: Action::Delete };
-        self.change(change, Some(last), None)
+        Ok(Planned { change, before, after: Some(entry) })
     }
 
     /// The entry that a write replaces, if the expectation holds.
@@ -246,7 +273,7 @@ impl<T: Payload> Sequencer<T> {
         if revision == expected { Ok(actual) } else { Err(Error::Conflict { actual }) }
     }
 
-    fn change(&mut self, change: Change, before: Option<Arc<Entry<T>>>, after: Option<Arc<Entry<T>>>) -> Event<T> {
+    fn change(&mut self, Planned { change, before, after }: Planned<T>) -> Event<T> {
         self.revision = change.revision;
         if let Some(before) = &before
             && let Some(at) = before.expires
@@ -256,6 +283,7 @@ impl<T: Payload> Sequencer<T> {
         match &after {
             None => drop(self.map.remove(&change.key)),
             Some(entry) => {
+                self.prepared.bytes += entry.stored.len();
                 self.map.insert(entry.clone());
                 if let Some(at) = entry.expires {
                     self.expiries.insert((at, entry.key.clone()));
@@ -279,7 +307,7 @@ impl<T: Payload> Sequencer<T> {
             && at.get() <= now
         {
             let last = self.map.get(key).expect("an expiry belongs to an entry").clone();
-            self.remove(last);
+            self.change(removal(last, self.revision + 1));
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::{
     Bytes, Changes, Entry, Error, Event, Expect, Log, LogError, Options, Payload, Revision, Watch,
     map::{Iter, Map},
-    request::{Request, Write},
+    request::{Request, Transaction, Write},
     sequencer::Sequencer,
     state::{Progress, Publisher, State},
 };
@@ -90,25 +90,56 @@ impl<T: Payload> Store<T> {
         value: Bytes,
         ttl: Option<Duration>,
     ) -> Result<Arc<Entry<T>>, Error<T>> {
-        if key.is_empty() {
-            return Err(Error::Invalid("the key is empty"));
-        }
-        if key.len() > MAX_KEY_BYTES {
-            return Err(Error::Invalid("the key is longer than 4096 bytes"));
-        }
-        let event = self.write(Write { key: key.into(), expect, value: Some(value), ttl }).await?;
+        self.put_with(key, expect, value, ttl, Vec::new()).await
+    }
+
+    /// The same, with other writes: all happen, or none ([`Error::OtherConflict`]).
+    pub async fn put_with(
+        &self,
+        key: &str,
+        expect: Expect,
+        value: Bytes,
+        ttl: Option<Duration>,
+        with: Vec<Write>,
+    ) -> Result<Arc<Entry<T>>, Error<T>> {
+        let write = Write { key: key.into(), expect, value: Some(value), ttl };
+        let event = self.write(Transaction { write, with }).await?;
         Ok(event.after.expect("a put leaves an entry"))
     }
 
     /// Deletes a key. Returns the event with the revision of the deletion and the last entry. `Expect::Absent` always conflicts.
     pub async fn delete(&self, key: &str, expect: Expect) -> Result<(Revision, Arc<Entry<T>>), Error<T>> {
-        let event = self.write(Write { key: key.into(), expect, value: None, ttl: None }).await?;
+        self.delete_with(key, expect, Vec::new()).await
+    }
+
+    /// The same, with other writes: all happen, or none ([`Error::OtherConflict`]).
+    pub async fn delete_with(
+        &self,
+        key: &str,
+        expect: Expect,
+        with: Vec<Write>,
+    ) -> Result<(Revision, Arc<Entry<T>>), Error<T>> {
+        let write = Write { key: key.into(), expect, value: None, ttl: None };
+        let event = self.write(Transaction { write, with }).await?;
         Ok((event.revision, event.before.expect("what was deleted was there")))
     }
 
-    async fn write(&self, write: Write) -> Result<Event<T>, Error<T>> {
+    async fn write(&self, transaction: Transaction) -> Result<Event<T>, Error<T>> {
+        let mut keys = Vec::with_capacity(transaction.with.len() + 1);
+        for Write { key, value, .. } in std::iter::once(&transaction.write).chain(&transaction.with) {
+            if value.is_some() && key.is_empty() {
+                return Err(Error::Invalid("the key is empty"));
+            }
+            if value.is_some() && key.len() > MAX_KEY_BYTES {
+                return Err(Error::Invalid("the key is longer than 4096 bytes"));
+            }
+            if keys.contains(&key) {
+                return Err(Error::Invalid("a key is written twice in one transaction"));
+            }
+            keys.push(key);
+        }
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Write(write, reply)).await?;
+        self.send(Request::Write(transaction, reply)).await?;
         answer.await.unwrap_or(Err(Error::Closed))
     }
 

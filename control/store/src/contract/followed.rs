@@ -1,7 +1,7 @@
 //! An in-memory log with several writers, to test the follower.
 
 use super::*;
-use crate::{Action, Batch, Change, FIRST, LogError, Outcome, Record, Replay, SharedLog, Write};
+use crate::{Action, Batch, Change, FIRST, LogError, Outcome, Record, Replay, SharedLog, Transaction, Write};
 use async_trait::async_trait;
 use futures::FutureExt;
 use parking_lot::Mutex;
@@ -79,15 +79,22 @@ impl SharedLog for SharedMemory {
         Ok(Replay { revision: state.revision(), records })
     }
 
-    async fn write(&self, write: Write) -> Result<Outcome, LogError> {
+    async fn write(&self, Transaction { write, mut with }: Transaction) -> Result<Outcome, LogError> {
         let mut state = self.state.lock();
         state.expire();
-        let actual = state.records.get(&write.key).map(|(record, _)| Expect::At(record.revision));
-        if actual.unwrap_or(Expect::Absent) != write.expect || (actual.is_none() && write.value.is_none()) {
+        with.push(write);
+        let holds = |write: &Write| {
+            let actual = state.records.get(&write.key).map(|(record, _)| Expect::At(record.revision));
+            actual.unwrap_or(Expect::Absent) == write.expect && (actual.is_some() || write.value.is_some())
+        };
+        if !with.iter().all(holds) {
             return Ok(Outcome::Refused(state.revision()));
         }
-        let expires = write.ttl.map(|ttl| Instant::now() + ttl);
-        let revision = state.change(write.key, write.value.map(|value| (value, expires)));
+        let mut revision = state.revision();
+        for write in with {
+            let expires = write.ttl.map(|ttl| Instant::now() + ttl);
+            revision = state.change(write.key, write.value.map(|value| (value, expires)));
+        }
         self.told.send_replace(revision);
         Ok(Outcome::Written(revision))
     }
@@ -185,8 +192,8 @@ mod tests {
             self.0.read().await
         }
 
-        async fn write(&self, write: Write) -> Result<Outcome, LogError> {
-            self.0.write(write).await
+        async fn write(&self, transaction: Transaction) -> Result<Outcome, LogError> {
+            self.0.write(transaction).await
         }
 
         async fn changes_after(&self, revision: Revision) -> Result<Batch, LogError> {

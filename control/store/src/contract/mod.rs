@@ -55,6 +55,7 @@ macro_rules! contract_suite {
             a_put_is_seen_at_once_with_its_revisions_and_payload
             a_write_happens_only_if_the_expectation_holds
             a_delete_answers_with_its_revision_and_the_last_state
+            writes_of_a_transaction_happen_together_or_not_at_all
             one_of_many_writers_with_the_same_expectation_wins
             everything_acknowledged_is_there_after_reopening
             a_revision_is_never_reused

@@ -1,7 +1,7 @@
 //! The guarantees of writes: expectations, durability, order, expiry.
 
 use super::*;
-use crate::{Bytes, Expect, FIRST};
+use crate::{Bytes, Expect, FIRST, Write};
 use futures::future::join_all;
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
@@ -58,6 +58,52 @@ pub async fn a_delete_answers_with_its_revision_and_the_last_state(fixture: Fixt
     let again = create(&store, "/a").await;
     assert_eq!(again.created, again.revision);
     assert_eq!(again.revision, revision + 1);
+}
+
+pub async fn writes_of_a_transaction_happen_together_or_not_at_all(fixture: Fixture) {
+    let store = fixture.open().await;
+    let write = |key: &str, expect: Expect, value: Option<&'static str>| Write {
+        key: key.into(),
+        expect,
+        value: value.map(|value| Bytes::from_static(value.as_bytes())),
+        ttl: None,
+    };
+    let new = Bytes::from_static(b"new");
+    let mut watch = store.watch("/", FIRST).unwrap();
+    let others = vec![write("/ip/1", Expect::Absent, Some("1")), write("/ip/2", Expect::Absent, Some("2"))];
+    let entry = store.put_with("/s/a", Expect::Absent, new.clone(), None, others).await.unwrap();
+    assert_eq!(keys(store.snapshot(None).unwrap().range("/", None)), ["/ip/1", "/ip/2", "/s/a"]);
+    assert!(store.get("/ip/2").unwrap().revision <= entry.revision && store.revision() == entry.revision);
+    for key in ["/ip/1", "/ip/2", "/s/a"] {
+        assert_eq!(&**watch.next().await.unwrap().key(), key, "the answered one is the last");
+    }
+    let before = store.revision();
+    // Another write conflicts.
+    let others = vec![write("/ip/3", Expect::Absent, Some("3")), write("/ip/1", Expect::Absent, Some("x"))];
+    match store.put_with("/s/b", Expect::Absent, new.clone(), None, others).await {
+        Err(Error::OtherConflict { key, actual: Some(actual) }) => {
+            assert_eq!((&*key, &actual.stored[..]), ("/ip/1", &b"1"[..]))
+        }
+        other => panic!("{:?}", other.map(|entry| entry.revision)),
+    }
+    // The answered one conflicts, and so do others.
+    let others = vec![write("/ip/1", Expect::Absent, Some("x"))];
+    let error = store.put_with("/s/a", Expect::Absent, new.clone(), None, others).await.err();
+    assert!(matches!(error, Some(Error::Conflict { actual: Some(_) })), "{error:?}");
+    let gone = vec![write("/ip/9", Expect::At(entry.revision), None)];
+    let error = store.put_with("/s/a", Expect::At(entry.revision), new.clone(), None, gone).await.err();
+    assert!(matches!(error, Some(Error::OtherConflict { actual: None, .. })), "{error:?}");
+    let twice = vec![write("/s/b", Expect::Absent, Some("x"))];
+    assert!(matches!(store.put_with("/s/b", Expect::Absent, new, None, twice).await, Err(Error::Invalid(_))));
+    assert_eq!(store.revision(), before, "nothing was written");
+    // One put, one deletion, one change.
+    let at = |key: &str| Expect::At(store.get(key).unwrap().revision);
+    let others = vec![write("/ip/1", at("/ip/1"), None), write("/ip/2", at("/ip/2"), Some("two"))];
+    let (revision, _) = store.delete_with("/s/a", Expect::At(entry.revision), others).await.unwrap();
+    assert_eq!(keys(store.snapshot(None).unwrap().range("/", None)), ["/ip/2"]);
+    assert_eq!((store.revision(), &store.get("/ip/2").unwrap().stored[..]), (revision, &b"two"[..]));
+    let store = fixture.reopen(store).await;
+    assert_eq!(keys(store.snapshot(None).unwrap().range("/", None)), ["/ip/2"]);
 }
 
 pub async fn one_of_many_writers_with_the_same_expectation_wins(fixture: Fixture) {

@@ -2,7 +2,7 @@
 //! an in-memory one.
 
 use super::{Batch, LogError, Replay};
-use crate::{Revision, Write};
+use crate::{Revision, Transaction};
 use async_trait::async_trait;
 
 /// A log with other writers. Life cycle: `read` once, then concurrent `write` calls beside one `changes_after`.
@@ -14,11 +14,11 @@ pub trait SharedLog: Send + Sync + 'static {
     /// The log cannot be read.
     async fn read(&self) -> Result<Replay, LogError>;
 
-    /// Writes in one transaction if the expectation holds.
+    /// Writes in one transaction if all expectations hold.
     ///
     /// # Errors
     /// It is unknown whether the write happened.
-    async fn write(&self, write: Write) -> Result<Outcome, LogError>;
+    async fn write(&self, transaction: Transaction) -> Result<Outcome, LogError>;
 
     /// Returns the changes after a revision in order, and those of one revision together. Waits until there are some. The log deletes
     /// expired keys, which are changes too. Cancel-safe.
@@ -31,8 +31,8 @@ pub trait SharedLog: Send + Sync + 'static {
 /// The result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The write is durable and has this revision.
+    /// All writes are durable; the first, which is answered, has this revision.
     Written(Revision),
-    /// The expectation did not hold at this revision.
+    /// An expectation did not hold at this revision.
     Refused(Revision),
 }
