@@ -46,6 +46,10 @@ pub struct Delta {
 pub trait Objects: Send + Sync + 'static {
     /// One object. `namespace` is empty for cluster-scoped kinds.
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>>;
+    /// Whether there is an object.
+    fn exists(&self, group: &str, resource: &str, namespace: &str, name: &str) -> bool {
+        self.get(group, resource, namespace, name).is_some()
+    }
     /// All objects of a resource, of one namespace or (if empty) all; ordered by namespace, then name.
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>>;
     /// Notifies of changes of a resource's objects from now on.

@@ -282,6 +282,12 @@ impl Objects for Server {
         Some(self.0.parsed.object(&entry))
     }
 
+    fn exists(&self, group: &str, resource: &str, namespace: &str, name: &str) -> bool {
+        let registry = self.registry();
+        let resource = registry.find(group, resource).filter(|found| found.is_storage());
+        resource.is_some_and(|resource| self.store().get(&resource.key(namespace, name)).is_some())
+    }
+
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>> {
         let registry = self.registry();
         let (Some(resource), Ok(snapshot)) = (registry.find(group, resource), self.store().snapshot(None)) else {

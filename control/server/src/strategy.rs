@@ -10,13 +10,25 @@
 //! Generic object metadata (name, namespace, labels, annotations, owner references, finalizers, immutable system fields), uid,
 //! creationTimestamp and resourceVersion are handled by the server for all kinds.
 
-use crate::{Context, columns::TableConvertor, context};
+use crate::{Context, Objects, columns::TableConvertor, context};
 use api::{Cause, Object, Status};
 use serde_json::Value;
+use std::sync::Arc;
+
+/// A write of another object in the transaction of an object, for what is allocated by an object of its own: the addresses of a Service. Admission
+/// is not asked, for nobody has asked for it. Resources are named by group and plural.
+#[derive(Debug)]
+pub enum Companion {
+    /// Creates an object, which lacks only what the server sets. There must be none with its name.
+    Create((&'static str, &'static str), Object),
+    /// Deletes an object, which must be as it is here.
+    Delete((&'static str, &'static str), Arc<Object>),
+}
 
 /// Allocations for a write that is not stored yet: released when dropped, kept by [`Reservation::commit`].
 #[derive(Default)]
 pub struct Reservation {
+    companions: Vec<Companion>,
     undo: Vec<Box<dyn FnOnce() + Send>>,
     commit: Vec<Box<dyn FnOnce() + Send>>,
 }
@@ -44,8 +56,20 @@ impl Reservation {
         self
     }
 
+    /// Adds a write of another object, which is stored with the object or not at all. Where it cannot be, everything is reserved anew.
+    pub fn with(mut self, companion: Companion) -> Self {
+        self.companions.push(companion);
+        self
+    }
+
+    /// The writes of other objects. They are left out afterwards.
+    pub fn take_companions(&mut self) -> Vec<Companion> {
+        std::mem::take(&mut self.companions)
+    }
+
     /// Both reservations as one.
     pub fn join(mut self, mut other: Self) -> Self {
+        self.companions.append(&mut other.companions);
         self.undo.append(&mut other.undo);
         self.commit.append(&mut other.commit);
         self
@@ -53,7 +77,7 @@ impl Reservation {
 
     /// Whether nothing is reserved and no work follows.
     pub fn is_empty(&self) -> bool {
-        self.undo.is_empty() && self.commit.is_empty()
+        self.companions.is_empty() && self.undo.is_empty() && self.commit.is_empty()
     }
 
     /// Keeps the reservation, because the write is stored.
@@ -269,6 +293,11 @@ pub trait Allocator: Send + Sync + 'static {
     /// # Errors
     /// The range is exhausted, or the requested value is allocated already.
     fn reserve(&self, cx: &Context, object: &mut Object, old: Option<&Object>) -> Result<Reservation, Status>;
+
+    /// The objects that are deleted with an object, in one transaction.
+    fn leaving(&self, _objects: &dyn Objects, _object: &Object) -> Vec<Companion> {
+        Vec::new()
+    }
 
     /// Releases the allocations of a deleted object. Called once per deletion, after it is stored.
     fn release(&self, object: &Object);

@@ -147,7 +147,10 @@ async fn remove(
             Ok(outcome) => return Ok(outcome),
             Err(Error::Conflict { actual: None }) => return Err(Status::not_found(&resource.gvr, &write.cx.name)),
             Err(Error::Conflict { .. }) if attempt < MAX_ATTEMPTS && options.revision.is_none() => continue,
-            Err(Error::Conflict { .. }) => return Err(Status::modified(&resource.gvr, &write.cx.name)),
+            Err(Error::OtherConflict { .. }) if attempt < MAX_ATTEMPTS => continue,
+            Err(Error::Conflict { .. } | Error::OtherConflict { .. }) => {
+                return Err(Status::modified(&resource.gvr, &write.cx.name));
+            }
             Err(error) => return Err(read::store_error(error)),
         }
     }
@@ -169,7 +172,7 @@ fn preconditions(cx: &Context, options: &DeleteOptions, object: &Object) -> Resu
 async fn delete_now(write: &Write, entry: &Arc<Entry<Item>>, mut object: Object) -> Result<Outcome, Error<Item>> {
     if !write.cx.dry_run {
         let last = object.clone();
-        let revision = delete_stored(&write.server, &write.resource, entry, last, Reservation::none()).await?;
+        let revision = delete_stored(write, entry, last, Reservation::none()).await?;
         object.set(&["metadata", "resourceVersion"], revision.to_string());
     }
     Ok(Outcome::Gone(Box::new(object)))

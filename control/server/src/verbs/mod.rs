@@ -2,6 +2,7 @@
 
 mod admit;
 mod api;
+mod companions;
 mod computed;
 mod delete;
 mod list;

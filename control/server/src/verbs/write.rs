@@ -1,6 +1,6 @@
 //! Create and update: the one pipeline of every write. [`crate::strategy`] describes its order.
 
-use super::{answer, read::store_error, restrict::restrict, view_of};
+use super::{answer, companions, read::store_error, restrict::restrict, view_of};
 use crate::{
     Context, Operation, Reservation, Resource, Server,
     action::{Change, Uid},
@@ -11,7 +11,7 @@ use crate::{
     negotiate::Offers,
     payload::{self, Item},
     scope::Scope,
-    strategy::Recheck,
+    strategy::{Companion, Recheck},
 };
 use api::{
     Cause, FieldPath, GroupVersionKind, Object, Reason, Status,
@@ -27,6 +27,9 @@ use store::{Entry, Error, Expect, Revision};
 
 /// How many generated names are tried.
 const MAX_NAME_ATTEMPTS: usize = 8;
+
+/// How often everything is reserved anew because somebody else was faster.
+const MAX_RESERVATIONS: usize = 64;
 
 /// How deep a stored object may nest: as deep as a request body, plus what managedFields add when they describe it.
 const MAX_DEPTH: usize = api::MAX_DEPTH + 16;
@@ -235,16 +238,23 @@ async fn create_with_retries(write: &mut Write, mut object: Object, owned: bool)
     write.warnings.extend(metadata::dedup_owners(&mut object, true));
 
     let generated = object.name().is_empty();
-    let mut attempt = 0;
+    let (mut attempt, mut reservations) = (0, 0);
+    let given = write.warnings.len();
     loop {
+        write.warnings.truncate(given);
         attempt += 1;
         let last = !generated || attempt == MAX_NAME_ATTEMPTS;
-        let candidate = if last { std::mem::take(&mut object) } else { object.clone() };
+        let only = last && resource.allocator.is_none();
+        let candidate = if only { std::mem::take(&mut object) } else { object.clone() };
         let (made, stored) = create_once(write, &attributes, candidate, versioned).await?;
         match stored {
             None => return Ok(Written::Detached(Box::new(made))),
             Some(Ok(entry)) => return written(&resource, entry).await,
             Some(Err(Error::Conflict { .. })) if !last => continue,
+            Some(Err(Error::OtherConflict { .. })) if reservations < MAX_RESERVATIONS => {
+                reservations += 1;
+                attempt -= 1;
+            }
             Some(Err(Error::Conflict { .. })) => {
                 let mut status = Status::already_exists(&resource.gvr, made.name());
                 if generated {
@@ -384,6 +394,7 @@ async fn update_with_retries(
             Err(Error::Conflict { actual: None }) => return Ok(None),
             // Retried until the request times out, as upstream does: in each round one writer succeeds.
             Err(Error::Conflict { .. }) if !pinned => continue,
+            Err(Error::OtherConflict { .. }) => continue,
             Err(Error::Conflict { .. }) => return Err(Status::modified(&resource.gvr, &write.cx.name)),
             Err(error) => return Err(store_error(error)),
         }
@@ -469,7 +480,7 @@ async fn update_once(
         return Ok(Ok(Written::Entry(entry.clone())));
     }
     if should_delete_during_update(&resource, &object, old) {
-        let deleted = delete_stored(&write.server, &resource, entry, object.clone(), reservation).await;
+        let deleted = delete_stored(write, entry, object.clone(), reservation).await;
         return Ok(deleted.map(|_| Written::Detached(Box::new(object))));
     }
     let bytes = write.encode(&object).await?;
@@ -479,20 +490,22 @@ async fn update_once(
     }
 }
 
-/// Stores the object and commits its reservation, even when the client disconnects in between: a completed write keeps its allocations.
+/// Stores the object with its companions and commits its reservation, even when the client disconnects in between: a completed write keeps its
+/// allocations.
 async fn put(
     write: &Write,
     key: String,
     expect: Expect,
     bytes: bytes::Bytes,
-    reservation: Reservation,
+    mut reservation: Reservation,
 ) -> Result<Arc<Entry<Item>>, Error<Item>> {
     let (store, ttl) = (write.server.store().clone(), write.resource.ttl);
     if reservation.is_empty() {
         return store.put(&key, expect, bytes, ttl).await;
     }
+    let with = companions::writes(&write.server.registry(), &write.cx, reservation.take_companions());
     let work = async move {
-        let result = store.put(&key, expect, bytes, ttl).await;
+        let result = store.put_with(&key, expect, bytes, ttl, with).await;
         if result.is_ok() {
             reservation.commit();
         }
@@ -507,18 +520,24 @@ async fn written(resource: &Resource, entry: Arc<Entry<Item>>) -> Result<Written
     Ok(Written::Entry(entry))
 }
 
-/// Deletes the stored object and releases the allocations of its last state, even when the client disconnects in between. Returns the revision
-/// of the deletion.
+/// Deletes the stored object with its companions and releases the allocations of its last state, even when the client disconnects in between.
+/// Returns the revision of the deletion.
 pub(super) async fn delete_stored(
-    server: &Server,
-    resource: &Arc<Resource>,
+    write: &Write,
     entry: &Arc<Entry<Item>>,
     last: Object,
-    reservation: Reservation,
+    mut reservation: Reservation,
 ) -> Result<Revision, Error<Item>> {
-    let (store, resource, entry) = (server.store().clone(), resource.clone(), entry.clone());
+    let (store, resource, entry) = (write.server.store().clone(), write.resource.clone(), entry.clone());
+    // What was allocated for an object that goes at once is not created.
+    let mut companions = reservation.take_companions();
+    companions.retain(|companion| matches!(companion, Companion::Delete(..)));
+    if let Some(allocator) = &resource.allocator {
+        companions.extend(allocator.leaving(write.cx.objects.as_ref(), &last));
+    }
+    let with = companions::writes(&write.server.registry(), &write.cx, companions);
     let work = async move {
-        let (revision, _) = store.delete(&entry.key, Expect::At(entry.revision)).await?;
+        let (revision, _) = store.delete_with(&entry.key, Expect::At(entry.revision), with).await?;
         reservation.commit();
         if let Some(allocator) = &resource.allocator {
             allocator.release(&last);
