@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod aggregation;
+mod allocations;
 mod auth;
 mod bodies;
 mod connections;

@@ -12,6 +12,7 @@ use crate::{
         registered,
     },
     flowcontrol::{self, standard},
+    networking::servicecidr::{DEFAULT, GROUP, RESOURCE},
     rbac::{
         policy,
         reconcile::{self, Change},
@@ -54,8 +55,7 @@ const FAIRNESS_STATUS_MANAGER: &str = "fieldManager=api-priority-and-fairness-co
 const FAIRNESS_PAUSE: Duration = Duration::from_secs(1);
 /// The media type of server-side apply.
 const APPLY: &str = "application/apply-patch+yaml";
-/// The ServiceCIDR of the settings' range, and the field manager of its status.
-const RANGE: &str = "kubernetes";
+/// The field manager of the status of the ServiceCIDR of the settings' range.
 const RANGE_MANAGER: &str = "fieldManager=kubernetes-service-cidr-controller&force=true";
 /// How often what seldom changes is looked at.
 const SLOW_PERIOD: Duration = Duration::from_secs(60);
@@ -151,7 +151,7 @@ impl Bootstrap {
                 if let Err(error) = self.reconcile_range().await {
                     tracing::warn!("cannot write the range of Services' addresses: {error:#}");
                 }
-                tokio::time::sleep(SLOW_PERIOD).await;
+                tokio::time::sleep(PERIOD).await;
             }
         };
         let registrations = async {
@@ -232,14 +232,15 @@ impl Bootstrap {
 
     /// Writes the ServiceCIDR of the settings' range, and that it is ready. One with another range is left alone.
     async fn reconcile_range(&self) -> anyhow::Result<()> {
-        const GROUP: &str = "networking.k8s.io";
-        let collection = format!("/apis/{GROUP}/v1/servicecidrs");
-        let head = json!({"apiVersion": format!("{GROUP}/v1"), "kind": "ServiceCIDR", "metadata": {"name": RANGE}});
+        let collection = format!("/apis/{GROUP}/v1/{RESOURCE}");
+        let head = json!({"apiVersion": format!("{GROUP}/v1"), "kind": "ServiceCIDR", "metadata": {"name": DEFAULT}});
         let range = json!([self.settings.service_cidr.trunc().to_string()]);
-        let mut object = head.clone();
-        object["spec"] = json!({"cidrs": range});
-        self.reconcile(collection.clone(), object, false).await?;
-        let Some(stored) = self.objects.get(GROUP, "servicecidrs", "", RANGE) else { return Ok(()) };
+        if !self.objects.exists(GROUP, RESOURCE, "", DEFAULT) {
+            let mut object = head.clone();
+            object["spec"] = json!({"cidrs": range});
+            self.reconcile(collection.clone(), object, false).await?;
+        }
+        let Some(stored) = self.objects.get(GROUP, RESOURCE, "", DEFAULT) else { return Ok(()) };
         let said = stored
             .list_at(&["status", "conditions"])
             .iter()
@@ -251,7 +252,7 @@ impl Bootstrap {
             "lastTransitionTime": api::time::rfc3339(self.clock.now())});
         let mut status = head;
         status["status"] = json!({"conditions": [ready]});
-        let path = format!("{collection}/{RANGE}/status");
+        let path = format!("{collection}/{DEFAULT}/status");
         self.write_all(vec![(Method::PATCH, path, APPLY, status.to_string())], RANGE_MANAGER).await
     }
 

@@ -1,7 +1,6 @@
-//! IPAddress: an address in use, and by what. Its name is the address.
+//! IPAddress: an address in use, and by what (KEP-1880). Its name is the address. Those of Services are written with them.
 
 use crate::{
-    Capabilities,
     address::{self, NOT_AN_IP},
     at::At,
     edit, rules,
@@ -9,18 +8,48 @@ use crate::{
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Recheck};
+use server::{Column, Context, Objects, Resource, Strategy, TableConvertor, strategy::Recheck};
 use std::net::IpAddr;
 
 const COLUMNS: &[Column] = &[Column::name(), Column::new("ParentRef", "The object that has the address.")];
 
-struct Addresses(Capabilities);
+pub(crate) const GROUP: &str = "networking.k8s.io";
+pub(crate) const RESOURCE: &str = "ipaddresses";
+
+struct Addresses;
 
 /// The resource.
-pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
-    Resource::new("networking.k8s.io", "v1", "ipaddresses", "IPAddress", Addresses(capabilities.clone()))
-        .short(&["ip"])
-        .cluster_scoped()
+pub(crate) fn resource() -> Resource {
+    Resource::new(GROUP, "v1", RESOURCE, "IPAddress", Addresses).short(&["ip"]).cluster_scoped()
+}
+
+/// The family of an address, as labels and Services name it.
+pub(crate) fn family(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+/// Whether somebody has an address.
+pub(crate) fn exists(objects: &dyn Objects, ip: IpAddr) -> bool {
+    objects.exists(GROUP, RESOURCE, "", &ip.to_string())
+}
+
+/// That of a Service.
+pub(crate) fn of_service(ip: IpAddr, namespace: &str, name: &str) -> Object {
+    let labels = json!({"ipaddress.kubernetes.io/ip-family": family(ip), "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"});
+    let object = json!({
+        "apiVersion": format!("{GROUP}/v1"),
+        "kind": "IPAddress",
+        "metadata": {"name": ip.to_string(), "labels": labels},
+        "spec": {"parentRef": {"resource": "services", "namespace": namespace, "name": name}},
+    });
+    Object::from_value(object).unwrap_or_default()
+}
+
+/// Whether it is that of a Service.
+pub(crate) fn is_of_service(object: &Object, namespace: &str, name: &str) -> bool {
+    let parent = At::of(object, "spec").get("parentRef");
+    let is = |field: &'static str, value: &str| parent.get(field).str() == value;
+    is("group", "") && is("resource", "services") && is("namespace", namespace) && is("name", name)
 }
 
 impl Strategy for Addresses {
@@ -68,10 +97,6 @@ impl Strategy for Addresses {
         let shown = new.printed("io.k8s.api.networking.v1.ParentReference");
         vec![Cause::invalid_shown(&new.field(), &shown, "field is immutable")]
     }
-
-    fn warnings(&self, _cx: &Context, _object: &Object, _old: Option<&Object>) -> Vec<String> {
-        self.0.nothing_acts_on("IPAddress")
-    }
 }
 
 impl TableConvertor for Addresses {
@@ -102,10 +127,6 @@ mod tests {
     use crate::testing::{created, errors, row, update_errors};
     use expect_test::expect;
 
-    fn addresses() -> Addresses {
-        Addresses(Capabilities::default())
-    }
-
     fn text(spec: &str) -> String {
         format!("{{apiVersion: networking.k8s.io/v1, kind: IPAddress, metadata: {{name: 10.0.0.1}}, spec: {spec}}}")
     }
@@ -121,7 +142,7 @@ mod tests {
             ("::ffff:10.0.0.1", "must not be an IPv4-mapped IPv6 address"),
             ("a", NOT_AN_IP),
         ] {
-            assert_eq!(addresses().validate_name(name, false).join("\n"), problem, "{name}");
+            assert_eq!(Addresses.validate_name(name, false).join("\n"), problem, "{name}");
         }
     }
 
@@ -152,27 +173,27 @@ mod tests {
             "#]],
             ),
         ] {
-            expected.assert_eq(&errors(&addresses(), &text(spec)));
+            expected.assert_eq(&errors(&Addresses, &text(spec)));
         }
     }
 
     #[test]
     fn the_parent_stays() {
-        let old = created(&addresses(), &text("{parentRef: {resource: services, name: s, namespace: ns}}"));
+        let old = created(&Addresses, &text("{parentRef: {resource: services, name: s, namespace: ns}}"));
         let mut new = old.clone();
-        assert_eq!(update_errors(&addresses(), &new, &old), "");
+        assert_eq!(update_errors(&Addresses, &new, &old), "");
         new.set(&["spec", "parentRef", "name"], "t");
         expect![[r#"
             spec.parentRef: Invalid value: {"Group":"","Resource":"services","Namespace":"ns","Name":"t"}: field is immutable
-        "#]].assert_eq(&update_errors(&addresses(), &new, &old));
+        "#]].assert_eq(&update_errors(&Addresses, &new, &old));
     }
 
     #[test]
     fn a_row_shows_the_parent() {
         expect!["10.0.0.1 | services/ns/s"]
-            .assert_eq(&row(&addresses(), &text("{parentRef: {resource: services, name: s, namespace: ns}}")));
+            .assert_eq(&row(&Addresses, &text("{parentRef: {resource: services, name: s, namespace: ns}}")));
         expect!["10.0.0.1 | gateways.g.example/x"]
-            .assert_eq(&row(&addresses(), &text("{parentRef: {group: g.example, resource: Gateways, name: x}}")));
-        expect!["10.0.0.1 | <none>"].assert_eq(&row(&addresses(), &text("{}")));
+            .assert_eq(&row(&Addresses, &text("{parentRef: {group: g.example, resource: Gateways, name: x}}")));
+        expect!["10.0.0.1 | <none>"].assert_eq(&row(&Addresses, &text("{}")));
     }
 }

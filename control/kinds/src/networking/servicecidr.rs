@@ -1,8 +1,6 @@
-//! ServiceCIDR: a range of addresses for Services. Services have their addresses from the range of the settings; nothing allocates by
-//! ServiceCIDRs yet.
+//! ServiceCIDR: a range of addresses for Services (KEP-1880). Services get theirs from all that are ready.
 
 use crate::{
-    Capabilities,
     address::{cidr_problem, parse_cidr},
     at::At,
     cells, edit,
@@ -18,13 +16,24 @@ const COLUMNS: &[Column] = &[
     Column::age(),
 ];
 
-struct Ranges(Capabilities);
+pub(crate) const GROUP: &str = "networking.k8s.io";
+pub(crate) const RESOURCE: &str = "servicecidrs";
+
+/// The name of the one that has the range of the settings.
+pub(crate) const DEFAULT: &str = "kubernetes";
+
+struct Ranges;
 
 /// The resource.
-pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
-    Resource::new("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", Ranges(capabilities.clone()))
-        .cluster_scoped()
-        .with_status()
+pub(crate) fn resource() -> Resource {
+    Resource::new(GROUP, "v1", RESOURCE, "ServiceCIDR", Ranges).cluster_scoped().with_status()
+}
+
+/// Whether Services get addresses from a ServiceCIDR. One of which nothing is said is ready: perhaps no controller runs.
+pub(crate) fn is_ready(object: &Object) -> bool {
+    let mut conditions = object.list_at(&["status", "conditions"]).iter();
+    let ready = conditions.find(|condition| condition["type"] == "Ready");
+    !object.is_deleting() && ready.is_none_or(|condition| condition["status"] == "True")
 }
 
 impl Strategy for Ranges {
@@ -65,10 +74,6 @@ impl Strategy for Ranges {
             _ => out.push(new.invalid("field is immutable")),
         }
         out
-    }
-
-    fn warnings(&self, _cx: &Context, _object: &Object, _old: Option<&Object>) -> Vec<String> {
-        self.0.nothing_acts_on("ServiceCIDR")
     }
 
     fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
@@ -120,10 +125,6 @@ mod tests {
     use crate::testing::{context, created, errors, row, update_errors};
     use expect_test::expect;
 
-    fn ranges() -> Ranges {
-        Ranges(Capabilities::default())
-    }
-
     fn text(cidrs: &str) -> String {
         format!(
             "{{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {{name: r}}, spec: {{cidrs: {cidrs}}}}}"
@@ -168,13 +169,13 @@ mod tests {
             "#]],
             ),
         ] {
-            expected.assert_eq(&errors(&ranges(), &text(cidrs)));
+            expected.assert_eq(&errors(&Ranges, &text(cidrs)));
         }
     }
 
     #[test]
     fn networks_stay_and_the_other_family_may_be_added() {
-        let old = created(&ranges(), &text("[10.0.0.0/16]"));
+        let old = created(&Ranges, &text("[10.0.0.0/16]"));
         for (cidrs, expected) in [
             ("[10.0.0.0/16]", expect![[""]]),
             ("[10.0.0.0/16, '2001:db8::/64']", expect![[""]]),
@@ -198,17 +199,17 @@ mod tests {
             "#]],
             ),
         ] {
-            expected.assert_eq(&update_errors(&ranges(), &created(&ranges(), &text(cidrs)), &old));
+            expected.assert_eq(&update_errors(&Ranges, &created(&Ranges, &text(cidrs)), &old));
         }
     }
 
     #[test]
     fn a_write_of_the_status_keeps_the_metadata() {
-        let old = created(&ranges(), &text("[10.0.0.0/16]"));
+        let old = created(&Ranges, &text("[10.0.0.0/16]"));
         let mut new = old.clone();
         new.set(&["metadata", "labels"], json!({"a": "b"}));
         new.set(&["status", "conditions"], json!([]));
-        ranges().prepare_status(&context(), &mut new, &old);
+        Ranges.prepare_status(&context(), &mut new, &old);
         assert_eq!(new.at(&["metadata", "labels"]), None);
         assert!(new.at(&["status", "conditions"]).is_some());
     }
@@ -216,6 +217,6 @@ mod tests {
     #[test]
     fn a_row_shows_the_networks() {
         expect!["r | 10.0.0.0/16,2001:db8::/64 | <unknown>"]
-            .assert_eq(&row(&ranges(), &text("[10.0.0.0/16, '2001:db8::/64']")));
+            .assert_eq(&row(&Ranges, &text("[10.0.0.0/16, '2001:db8::/64']")));
     }
 }

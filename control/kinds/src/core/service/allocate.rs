@@ -1,20 +1,22 @@
-//! Allocates cluster IPs and node ports for a Service and writes them into it. The allocations of a failed write are released; those that
-//! the old Service had and the new one lacks are released once the write is stored.
+//! Allocates cluster IPs and node ports for a Service and writes them into it. IPAddresses are written with the Service. The node ports of a
+//! failed write are released; those that the old Service had and the new one lacks are released once the write is stored.
 
 use super::{
+    addresses::{self, Addresses},
     linked::{allocates_node_ports, needs_cluster_ip, needs_health_check_port},
-    pool::{Addresses, NodePorts, Refused},
+    pool::{NodePorts, Refused},
 };
 use crate::{address, edit};
 use api::{Cause, FieldPath, GroupVersionKind, Object, Status, invalid};
 use serde_json::{Value, json};
-use server::Reservation;
+use server::{Context, Objects, Reservation, strategy::Companion};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 /// The allocations of one write in progress.
 struct PendingAllocation<'a> {
     addresses: &'a Arc<Addresses>,
     ports: &'a Arc<NodePorts>,
+    objects: &'a dyn Objects,
     pick: &'a dyn Fn(u64) -> u64,
     reservation: Reservation,
 }
@@ -22,12 +24,14 @@ struct PendingAllocation<'a> {
 pub(super) fn reserve(
     addresses: &Arc<Addresses>,
     ports: &Arc<NodePorts>,
-    pick: &dyn Fn(u64) -> u64,
+    cx: &Context,
     object: &mut Object,
     old: Option<&Object>,
 ) -> Result<Reservation, Status> {
     families(addresses, object, old)?;
-    let mut taking = PendingAllocation { addresses, ports, pick, reservation: Reservation::none() };
+    let pick = |bound| cx.ids.below(bound);
+    let (objects, reservation) = (cx.objects.as_ref(), Reservation::none());
+    let mut taking = PendingAllocation { addresses, ports, objects, pick: &pick, reservation };
     taking.cluster_ip(object, old)?;
     taking.node_ports(object, old)?;
     taking.health_check_port(object, old)?;
@@ -40,6 +44,13 @@ pub(super) fn held(object: &Object, mut address: impl FnMut(IpAddr), mut port: i
         object.list_at(&["spec", "clusterIPs"]).iter().filter_map(parse_ip).for_each(&mut address);
     }
     node_ports_of(object).into_iter().for_each(&mut port);
+}
+
+/// The IPAddresses of a Service that goes.
+pub(super) fn leaving(objects: &dyn Objects, object: &Object) -> Vec<Companion> {
+    let mut all = Vec::new();
+    held(object, |ip| all.extend(addresses::deleted(objects, object, ip)), |_| ());
+    all
 }
 
 fn parse_ip(value: &Value) -> Option<IpAddr> {
@@ -81,7 +92,7 @@ fn families(addresses: &Addresses, object: &mut Object, old: Option<&Object>) ->
         return Err(refuse(object, &causes));
     }
     let spec = FieldPath::new("spec");
-    let own = if addresses.cidr().addr().is_ipv4() { "IPv4" } else { "IPv6" };
+    let own = addresses.family();
     let mut causes = Vec::new();
     let mut families = families_of_ips(object, own, &mut causes);
     let ips = object.list_at(&["spec", "clusterIPs"]);
@@ -157,16 +168,19 @@ impl PendingAllocation<'_> {
         }
         let asked = object.list_at(&["spec", "clusterIPs"]).first().cloned();
         let ip = match asked.as_ref().and_then(parse_ip) {
-            Some(ip) => self.addresses.take(ip).map(|()| ip).map_err(|refused| {
+            Some(ip) => self.addresses.take(self.objects, ip).map(|()| ip).map_err(|refused| {
                 let text = format!("failed to allocate IP {ip}: {refused}");
                 refuse(object, &[Cause::invalid(&FieldPath::new("spec.clusterIPs"), &json!([ip.to_string()]), &text)])
             })?,
-            None => self.addresses.take_any(self.pick).map_err(|refused| {
+            None => self.addresses.take_any(self.objects, self.pick).map_err(|refused| {
                 Status::internal(format!("failed to allocate a serviceIP for Service \"{}\": {refused}", object.name()))
             })?,
         };
-        let addresses = self.addresses.clone();
-        self.undo(move || addresses.release(ip));
+        let (undone, stored) = (self.addresses.clone(), self.addresses.clone());
+        self.undo(move || undone.forget(ip));
+        self.reservation = std::mem::take(&mut self.reservation)
+            .after_commit(move || stored.forget(ip))
+            .with(addresses::created(object, ip));
         let text = asked.and_then(|ip| ip.as_str().map(str::to_owned)).unwrap_or_else(|| ip.to_string());
         object.set(&["spec", "clusterIP"], text.clone());
         object.set(&["spec", "clusterIPs"], json!([text]));
@@ -254,7 +268,7 @@ impl PendingAllocation<'_> {
         Ok(())
     }
 
-    /// The reservation, which also releases after the commit what the old Service had and the new one lacks.
+    /// The reservation, which also deletes the IPAddresses, and releases after the commit the ports, that the old Service had and the new one lacks.
     fn release_after_commit(self, object: &Object, old: Option<&Object>) -> Reservation {
         let Some(old) = old else { return self.reservation };
         let mut kept_ips = Vec::new();
@@ -264,8 +278,15 @@ impl PendingAllocation<'_> {
         gone_ips.retain(|ip| !kept_ips.contains(ip));
         let kept = node_ports_of(object);
         let gone: Vec<u16> = node_ports_of(old).into_iter().filter(|port| !kept.contains(port)).collect();
+        let mut reservation = self.reservation;
+        for companion in gone_ips.iter().filter_map(|ip| addresses::deleted(self.objects, old, *ip)) {
+            reservation = reservation.with(companion);
+        }
+        if gone.is_empty() && gone_ips.is_empty() {
+            return reservation;
+        }
         let (addresses, ports) = (self.addresses.clone(), self.ports.clone());
-        self.reservation.after_commit(move || {
+        reservation.after_commit(move || {
             gone_ips.into_iter().for_each(|ip| addresses.release(ip));
             gone.into_iter().for_each(|port| ports.release(port));
         })

@@ -1,17 +1,22 @@
 //! Service: a name and an address for pods. [`linked`] keeps dependent fields consistent (`clusterIP` and `clusterIPs`, type and ports);
-//! [`allocate`] takes cluster IPs and node ports from the [`pool`]s.
+//! [`allocate`] takes cluster IPs from the [`addresses`] of the ServiceCIDRs and node ports from the [`pool`].
 
+mod addresses;
 mod allocate;
 mod linked;
 mod pool;
 mod validate;
 
 use crate::{Capabilities, Settings, address, annotations, at::At, cells, core::proxy, edit};
+use addresses::Addresses;
 use api::{Cause, Object, Status, names};
 use jiff::Timestamp;
-use pool::{Addresses, NodePorts};
+use pool::NodePorts;
 use serde_json::{Value, json};
-use server::{Column, Context, Reservation, Resource, Strategy, TableConvertor, strategy::Allocator};
+use server::{
+    Column, Context, Objects, Reservation, Resource, Strategy, TableConvertor,
+    strategy::{Allocator, Companion},
+};
 use std::{collections::BTreeSet, sync::Arc};
 
 const COLUMNS: &[Column] = &[
@@ -112,8 +117,11 @@ impl Strategy for Services {
 
 impl Allocator for Services {
     fn reserve(&self, cx: &Context, object: &mut Object, old: Option<&Object>) -> Result<Reservation, Status> {
-        let pick = |bound| cx.ids.below(bound);
-        allocate::reserve(&self.addresses, &self.ports, &pick, object, old)
+        allocate::reserve(&self.addresses, &self.ports, cx, object, old)
+    }
+
+    fn leaving(&self, objects: &dyn Objects, object: &Object) -> Vec<Companion> {
+        allocate::leaving(objects, object)
     }
 
     fn release(&self, object: &Object) {
@@ -121,7 +129,7 @@ impl Allocator for Services {
     }
 
     fn load(&self, object: &Object) {
-        allocate::held(object, |ip| self.addresses.mark(ip), |port| self.ports.mark(port));
+        allocate::held(object, |ip| self.addresses.load(ip), |port| self.ports.mark(port));
     }
 }
 

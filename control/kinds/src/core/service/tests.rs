@@ -3,9 +3,70 @@
 use super::*;
 use crate::testing::{self, context, errors, parse, row, update_errors};
 use expect_test::expect;
+use parking_lot::Mutex;
+use server::Changes;
+use std::{collections::BTreeMap, ops::Deref};
 
-fn services() -> Services {
-    Services::new(&testing::settings())
+/// The IPAddresses that were written with Services.
+#[derive(Default)]
+struct Recorded(Mutex<BTreeMap<String, Arc<Object>>>);
+
+impl Recorded {
+    /// What the store does with the writes of a transaction.
+    fn store(&self, companions: Vec<Companion>) {
+        let mut all = self.0.lock();
+        for companion in companions {
+            let before = match &companion {
+                Companion::Create(_, object) => all.insert(object.name().to_owned(), Arc::new(object.clone())),
+                Companion::Delete(_, object) => all.remove(object.name()),
+            };
+            assert_eq!(before.is_some(), matches!(companion, Companion::Delete(..)), "{companion:?}");
+        }
+    }
+}
+
+impl Objects for Recorded {
+    fn get(&self, _: &str, resource: &str, _: &str, name: &str) -> Option<Arc<Object>> {
+        self.0.lock().get(name).filter(|_| resource == "ipaddresses").cloned()
+    }
+
+    fn list(&self, _: &str, _: &str, _: &str) -> Vec<Arc<Object>> {
+        Vec::new()
+    }
+
+    fn changes(&self, _: &str, _: &str) -> Changes {
+        Changes::default()
+    }
+}
+
+struct Cluster {
+    services: Services,
+    recorded: Arc<Recorded>,
+}
+
+impl Cluster {
+    fn context(&self) -> Context {
+        Context { objects: self.recorded.clone(), ..context() }
+    }
+
+    /// The IPAddresses and whose they are.
+    fn recorded(&self) -> Vec<(String, String)> {
+        let all = self.recorded.0.lock();
+        let parent = |object: &Object| object.str_at(&["spec", "parentRef", "name"]).unwrap_or_default().to_owned();
+        all.iter().map(|(ip, object)| (ip.clone(), parent(object))).collect()
+    }
+}
+
+impl Deref for Cluster {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.services
+    }
+}
+
+fn services() -> Cluster {
+    Cluster { services: Services::new(&testing::settings()), recorded: Arc::default() }
 }
 
 const WEB: &str = "
@@ -16,26 +77,34 @@ spec: {selector: {app: web}, ports: [{port: 80}]}
 ";
 
 /// Create as the server does it: defaults, preparation, reservation (kept), validation.
-fn create(services: &Services, text: &str) -> Result<Object, String> {
-    let mut object = testing::created(services, text);
-    let reservation = services.reserve(&context(), &mut object, None).map_err(|s| s.message)?;
-    testing::valid(services, &object)?;
+fn create(services: &Cluster, text: &str) -> Result<Object, String> {
+    let mut object = testing::created(&services.services, text);
+    let mut reservation = services.reserve(&services.context(), &mut object, None).map_err(|s| s.message)?;
+    testing::valid(&services.services, &object)?;
+    services.recorded.store(reservation.take_companions());
     reservation.commit();
     Ok(object)
 }
 
-fn update(services: &Services, new: &Object, old: &Object) -> Result<Object, String> {
+fn update(services: &Cluster, new: &Object, old: &Object) -> Result<Object, String> {
     let mut object = new.clone();
     services.default(&mut object);
     services.prepare_update(&context(), &mut object, old);
-    let reservation = services.reserve(&context(), &mut object, Some(old)).map_err(|s| s.message)?;
-    testing::valid(services, &object)?;
+    let mut reservation = services.reserve(&services.context(), &mut object, Some(old)).map_err(|s| s.message)?;
+    testing::valid(&services.services, &object)?;
     let causes = services.validate_update(&context(), &object, old);
     if let Some(cause) = causes.first() {
         return Err(cause.to_string());
     }
+    services.recorded.store(reservation.take_companions());
     reservation.commit();
     Ok(object)
+}
+
+/// Delete as the server does it.
+fn delete(services: &Cluster, object: &Object) {
+    services.recorded.store(services.leaving(services.recorded.as_ref(), object));
+    services.release(object);
 }
 
 #[test]
@@ -83,8 +152,31 @@ fn addresses_are_taken_once_and_given_back() {
         second.unwrap_err(),
         "Service \"other\" is invalid: spec.clusterIPs: Invalid value: [\"10.96.0.10\"]: failed to allocate IP 10.96.0.10: provided IP is already allocated"
     );
-    all.release(&made);
+    assert_eq!(all.recorded(), [("10.96.0.10".to_owned(), "web".to_owned())]);
+    delete(&all, &made);
+    assert_eq!(all.recorded(), []);
     create(&all, &asking).unwrap();
+}
+
+#[test]
+fn an_ip_address_of_somebody_else_stays() {
+    let all = services();
+    let made = create(&all, WEB).unwrap();
+    let ip = made.str_at(&["spec", "clusterIP"]).unwrap().to_owned();
+    for change in [json!({"spec": {"parentRef": {"name": "other"}}}), json!({"metadata": {"finalizers": ["a/b"]}})] {
+        let mut object = Object::clone(&all.recorded.get("", "ipaddresses", "", &ip).unwrap());
+        json_patch(&mut object, &change);
+        all.recorded.0.lock().insert(ip.clone(), Arc::new(object));
+        assert!(all.leaving(all.recorded.as_ref(), &made).is_empty(), "{change}");
+    }
+}
+
+fn json_patch(object: &mut Object, change: &Value) {
+    for (part, fields) in change.as_object().into_iter().flatten() {
+        for (field, value) in fields.as_object().into_iter().flatten() {
+            object.set(&[part, field], value.clone());
+        }
+    }
 }
 
 #[test]
@@ -148,7 +240,7 @@ fn a_change_of_type_gives_back_what_it_no_longer_needs() {
     new.set(&["spec", "type"], "ExternalName");
     new.set(&["spec", "externalName"], "example.com");
     let named = update(&all, &new, &made).unwrap();
-    assert_eq!(named.at(&["spec", "clusterIP"]), None);
+    assert_eq!((named.at(&["spec", "clusterIP"]), all.recorded()), (None, vec![]));
     assert_eq!(named.at(&["spec", "ports"]).unwrap()[0].get("nodePort"), None);
     create(
         &all,
@@ -158,7 +250,8 @@ fn a_change_of_type_gives_back_what_it_no_longer_needs() {
     let mut back = named.clone();
     back.set(&["spec", "type"], "ClusterIP");
     let back = update(&all, &back, &named).unwrap();
-    assert!(back.str_at(&["spec", "clusterIP"]).unwrap().starts_with("10.96."));
+    let ip = back.str_at(&["spec", "clusterIP"]).unwrap().to_owned();
+    assert!(ip.starts_with("10.96.") && all.recorded().contains(&(ip, "web".to_owned())));
 }
 
 #[test]
@@ -203,7 +296,7 @@ spec:
         spec.ports[2]: Duplicate value: {"Name":"","Protocol":"XTP","AppProtocol":null,"Port":80,"TargetPort":0,"NodePort":0}
         spec.externalTrafficPolicy: Invalid value: "Local": may only be set for externally-accessible services
     "#]]
-    .assert_eq(&errors(&services(), text));
+    .assert_eq(&errors(&services().services, text));
 }
 
 #[test]
@@ -219,7 +312,7 @@ fn class_and_health_check_port_stay() {
         spec.loadBalancerClass: Invalid value: "a/c": may not change once set
         spec.healthCheckNodePort: Forbidden: field is immutable
     "#]]
-    .assert_eq(&update_errors(&all, &new, &old));
+    .assert_eq(&update_errors(&all.services, &new, &old));
 }
 
 #[test]
@@ -229,15 +322,18 @@ fn rows_show_addresses_and_ports() {
 metadata: {name: web, creationTimestamp: '2026-01-01T00:00:00Z'}
 spec: {type: NodePort, clusterIPs: [10.96.0.1], selector: {b: '2', a: '1'}, ports: [{port: 80, nodePort: 30080, protocol: TCP}, {port: 53, protocol: UDP}]}
 ";
-    assert_eq!(row(&all, text), "web | NodePort | 10.96.0.1 | <none> | 80:30080/TCP,53/UDP | 60s | a=1,b=2");
+    assert_eq!(row(&all.services, text), "web | NodePort | 10.96.0.1 | <none> | 80:30080/TCP,53/UDP | 60s | a=1,b=2");
     let balanced = "{metadata: {name: lb}, spec: {type: LoadBalancer, externalIPs: [1.2.3.4]}, status: {loadBalancer: {ingress: [{ip: 9.9.9.9}, {hostname: h}]}}}";
-    assert_eq!(row(&all, balanced), "lb | LoadBalancer | <none> | 9.9.9.9,h,1.2.3.4 | <none> | <unknown> | <none>");
     assert_eq!(
-        row(&all, "{metadata: {name: lb}, spec: {type: LoadBalancer}}"),
+        row(&all.services, balanced),
+        "lb | LoadBalancer | <none> | 9.9.9.9,h,1.2.3.4 | <none> | <unknown> | <none>"
+    );
+    assert_eq!(
+        row(&all.services, "{metadata: {name: lb}, spec: {type: LoadBalancer}}"),
         "lb | LoadBalancer | <none> | <pending> | <none> | <unknown> | <none>"
     );
     assert_eq!(
-        row(&all, "{metadata: {name: e}, spec: {type: ExternalName, externalName: example.com}}"),
+        row(&all.services, "{metadata: {name: e}, spec: {type: ExternalName, externalName: example.com}}"),
         "e | ExternalName | <none> | example.com | <none> | <unknown> | <none>"
     );
 }

@@ -28,6 +28,17 @@ pub(super) const ROLES: &[(&str, &[Holder], &[&str])] = &[
             "get path /aggregator/checks/*",
         ],
     ),
+    // It repairs the allocations of Services, as upstream's API server does with its own rights.
+    (
+        "sampan:controller:ipallocator-repair-controller",
+        &[Holder::Account("ipallocator-repair-controller")],
+        &[
+            "read core services",
+            "read networking.k8s.io servicecidrs",
+            "read,create,delete networking.k8s.io ipaddresses",
+            EVENTS,
+        ],
+    ),
     // An autoscaler may put a Deployment to sleep, which a request wakes.
     (
         "sampan:controller:horizontal-pod-autoscaler",
