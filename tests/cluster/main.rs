@@ -38,6 +38,7 @@ mod roles;
 mod scenarios;
 mod scheduling;
 mod selection;
+mod servicecidrs;
 mod statefulsets;
 mod streams;
 mod tokens;

@@ -339,6 +339,8 @@ impl World {
             "certificatesigningrequests",
             "clusterroles",
             "customresourcedefinitions",
+            "ipaddresses",
+            "servicecidrs",
             "validatingadmissionpolicies",
         ];
         let namespace = if of_cluster.contains(&resource) { "" } else { "default" };

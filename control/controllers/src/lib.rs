@@ -24,6 +24,7 @@ mod ephemeralvolume;
 mod garbagecollector;
 mod history;
 mod horizontalpodautoscaler;
+mod ipallocator;
 mod job;
 mod labels;
 mod legacytokencleaner;
@@ -44,7 +45,9 @@ mod selection;
 mod served;
 mod serviceaccount;
 mod serviceaccounttoken;
+mod servicecidr;
 mod servicepods;
+mod serviceranges;
 mod slices;
 mod statefulset;
 mod status;
@@ -94,6 +97,7 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     go.run(1, certificates::cleaner::CleanerController::new);
     go.run(2, podgc::PodGarbageCollector::new);
     go.run(2, ttlafterfinished::TtlAfterFinishedController::new);
+    go.run(5, servicecidr::ServiceCidrController::new);
     go.run(5, validatingadmissionpolicystatus::ValidatingAdmissionPolicyStatusController::new);
     // One worker: two claims never choose the same volume.
     go.run(1, persistentvolume::BinderController::new);
@@ -116,6 +120,7 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     );
     go.always("apiservice-availability-controller", 5, apiservice::AvailabilityController::new);
     go.always("crd-autoregister-controller", 5, apiservice::RegistrationController::new);
+    go.always("ipallocator-repair-controller", 5, ipallocator::RepairController::new);
     let collector = "garbage-collector-controller";
     if go.selects(collector) {
         go.spawn(garbagecollector::GarbageCollector::new(&cx.of(collector)).run(token.clone()));

@@ -39,6 +39,7 @@ const KNOWN: &[(&str, &str, &str)] = &[
     ("resourcequota-controller", "resourcequota", "resourcequota-controller"),
     ("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", "root-ca-cert-publisher"),
     ("scale-to-zero-controller", "scale-to-zero", "scale-to-zero-controller"),
+    ("service-cidr-controller", "service-cidr-controller", "service-cidrs-controller"),
     ("serviceaccount-controller", "serviceaccount", "service-account-controller"),
     ("serviceaccount-token-controller", "serviceaccount-token", ""),
     ("statefulset-controller", "statefulset", "statefulset-controller"),
@@ -57,6 +58,7 @@ const ALWAYS: &[(&str, &str)] = &[
     ("apiservice-availability-controller", "apiservice-controller"),
     ("crd-autoregister-controller", "apiservice-controller"),
     ("customresourcedefinition-controller", "customresourcedefinition-controller"),
+    ("ipallocator-repair-controller", "ipallocator-repair-controller"),
 ];
 
 /// Those that `*` does not mean, as upstream.
