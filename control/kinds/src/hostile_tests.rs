@@ -479,7 +479,7 @@ fn rules_of_ingresses_are_looked_up() {
 
 #[test]
 fn flows_and_drivers_are_looked_up() {
-    let schemas = flowschema::Schemas(Default::default());
+    let schemas = flowschema::Schemas;
     let schema = |what: &str, name: &str, rules: Value| {
         let spec = json!({"priorityLevelConfiguration": {"name": "l"}, "rules": rules});
         all_of_it(what, &schemas, with_spec("FlowSchema", name, spec))
@@ -495,7 +495,7 @@ fn flows_and_drivers_are_looked_up() {
         || json!([{"verbs": list(LIST, |i| json!(named("v", i))), "nonResourceURLs": list(LIST, |_| json!("a"))}]);
     let rule = |_| json!({"subjects": list(LIST, |_| json!({})), "nonResourceRules": wrong()});
     assert!(!schema("wrong flows", "x", filling(rule)).is_empty());
-    let levels = prioritylevelconfiguration::Levels(Default::default());
+    let levels = prioritylevelconfiguration::Levels;
     let numbers = json!({"queues": i64::MAX, "handSize": i64::MAX, "queueLengthLimit": i64::MIN});
     let spec = json!({"type": "Limited", "limited": {"limitResponse": {"type": "Queue", "queuing": numbers}}});
     let level = with_spec("PriorityLevelConfiguration", "x", spec);

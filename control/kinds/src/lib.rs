@@ -112,7 +112,8 @@ impl Settings {
             admission: admission::all(self, &authorizer),
             authenticators: vec![Arc::new(self.tokens.clone())],
             authorizer,
-            exempt: privileged::is_exempt,
+            trusted: privileged::is_trusted,
+            fairness: Some(flowcontrol::fairness::SOURCE),
             documents: self.tokens.documents(),
         }
     }
@@ -188,8 +189,8 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         resource::resourceclaim::resource(capabilities),
         resource::resourceclaimtemplate::resource(capabilities),
         resource::resourceslice::resource(capabilities),
-        flowcontrol::flowschema::resource(capabilities),
-        flowcontrol::prioritylevelconfiguration::resource(capabilities),
+        flowcontrol::flowschema::resource(),
+        flowcontrol::prioritylevelconfiguration::resource(),
         metrics::nodemetrics::resource(),
         metrics::podmetrics::resource(),
         of_pods,

@@ -1,5 +1,4 @@
-//! Request bodies, read to their end before the request takes a seat of the in-flight limits: a slow upload holds only the seat of its user,
-//! and not for long.
+//! Request bodies, read to their end before the request waits for a seat: a slow upload holds only a place of its user, and not for long.
 
 use crate::codec::BODY_LIMIT;
 use api::Status;

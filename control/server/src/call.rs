@@ -3,7 +3,8 @@
 use crate::{
     User,
     codec::{self, Expected, WriteOptions},
-    limits::UserSeat,
+    fairness::Seat,
+    limits::UserPlace,
     negotiate::{self, Offers, Output},
     notes::Notes,
     reply,
@@ -33,8 +34,10 @@ pub struct Call {
     pub stream: Mutex<Body>,
     /// What admission notes of it.
     pub notes: Arc<Notes>,
-    /// The seat of its user: whoever takes over the connection keeps it.
-    pub(crate) seat: Option<Arc<UserSeat>>,
+    /// The place of its user among long-running requests: whoever takes over the connection keeps it.
+    pub(crate) place: Option<Arc<UserPlace>>,
+    /// The seats of a watch, until it has begun.
+    pub(crate) seat: Option<Seat>,
 }
 
 impl Call {

@@ -1,5 +1,5 @@
 //! The way of a request through the server, as one function that reads from top to bottom: request id and span, panic guard, request
-//! info and route, authentication, impersonation, authorization, the user's limit, body, in-flight limit, verb, timeout, audit.
+//! info and route, authentication, impersonation, flow, authorization, the user's limits, body, the wait for a seat, verb, timeout, audit.
 
 use crate::{
     aggregation::forward,
@@ -10,8 +10,10 @@ use crate::{
     call::Call,
     caller::Caller,
     codec::{self, BODY_LIMIT, EXPENSIVE_BODY, REVIEW_LIMIT},
-    documents, impersonation,
-    limits::{self, Class, UserSeat},
+    documents,
+    fairness::{self, Flow},
+    impersonation,
+    limits::{self, Place},
     metrics::RequestLabels,
     negotiate::{self, Output},
     notes::Notes,
@@ -47,7 +49,8 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
 
     let mut event = Event { id: id.clone(), verb: info.verb.clone(), path: info.path.clone(), ..Event::default() };
     let notes = Arc::new(Notes::default());
-    let work = process(server, caller, request, (info, query, route), (&mut event, &notes));
+    let mut flow = None;
+    let work = process(server, caller, request, (info, query, route), (&mut event, &notes, &mut flow));
     let work = AssertUnwindSafe(work).catch_unwind().instrument(span.clone());
     let mut response = match work.await {
         Ok(Ok(response)) => response,
@@ -83,6 +86,9 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
         audit.answered(event);
     }
     let headers = response.headers_mut();
+    if let Some(flow) = flow {
+        flow.put_headers(headers);
+    }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert("audit-id", id);
@@ -116,7 +122,7 @@ async fn process(
     caller: &Caller,
     request: Request<Body>,
     (info, query, route): (RequestInfo, Query, Route),
-    (event, notes): (&mut Event, &Arc<Notes>),
+    (event, notes, flow): (&mut Event, &Arc<Notes>, &mut Option<Flow>),
 ) -> Result<Response<Body>, Status> {
     let credentials = Credentials { headers: request.headers(), now: server.clock().now(), objects: server };
     let user = authn::authenticate(server.authenticators(), caller, &credentials).await?;
@@ -125,26 +131,47 @@ async fn process(
     let asked = user.clone();
     let user = impersonation::impersonate(server.authorizer(), server, user, &mut parts.headers).await?;
     event.impersonated = Some(user.clone()).filter(|user| !Arc::ptr_eq(user, &asked));
+    let long = route.is_long_running(&query);
+    // What is long-running holds no seat, but a watch has to begin. Known before authorization, as upstream: an answer 403 says it too.
+    if !long || info.verb == "watch" {
+        *flow = server.fairness().classify(server, &user, &info);
+    }
     authz::require(server.authorizer(), server, &user, &info).await?;
-    // Only authorized requests count against the limits.
-    let class = class(&route, &info, &query);
-    let seat = server.limits().take_user_seat(caller, &user, class)?.map(Arc::new);
+    // Only authorized requests count against the limits and wait for a seat.
+    let trusted = server.limits().is_trusted(caller, &user);
+    let limited = |place| (!trusted).then(|| server.limits().take_place(&user, place)).transpose();
+    let place = if long { limited(Place::LongRunning)?.map(Arc::new) } else { None };
     if let Route::Refused(refusal) = route {
         return refusal.answer();
     }
     if let (Route::Elsewhere { .. }, Ok(id)) = (&route, HeaderValue::from_str(&event.id)) {
         parts.headers.insert(forward::AUDIT_ID, id);
     }
-    let (collected, stream) = match body_limit(&parts.method, route.target(), class, seat.as_deref()) {
-        Some(limit) => (body::read(body, limit, server.limits().body_memory(seat.as_deref())).await?, Body::empty()),
+    let mut upload = None;
+    let (collected, stream) = match body_limit(&parts.method, route.target(), long, trusted) {
+        Some(limit) => {
+            upload = limited(Place::Body)?;
+            let memory = (!trusted).then(|| server.limits().body_memory());
+            (body::read(body, limit, memory).await?, Body::empty())
+        }
         None => (Collected::default(), body),
     };
+    // The place of a small body is free for the next one while it waits.
+    let upload = upload.filter(|_| collected.bytes.len() >= EXPENSIVE_BODY);
     // Taken after the body, so that slow uploads hold no seat.
-    let slot = server.limits().take_seat(caller, seat.as_deref(), class)?;
+    let seat = match flow {
+        Some(flow) => {
+            let seats = fairness::seats(server.store(), route.target(), (&info, &query), flow.widest());
+            Some(flow.enter(seats, matches!(caller, Caller::Process(_))).await?)
+        }
+        None => None,
+    };
+    let (begun, seat) = if long { (seat, None) } else { (None, seat) };
     let (stream, notes) = (Mutex::new(stream), notes.clone());
-    let call = Call { user, info, query, parts, body: collected.bytes, stream, notes, seat: seat.clone() };
-    let work = serve(server, call, route, seat.as_deref());
-    let response = if class == Class::LongRunning {
+    let body = collected.bytes;
+    let call = Call { user, info, query, parts, body, stream, notes, place: place.clone(), seat: begun };
+    let work = serve(server, call, route, trusted);
+    let response = if long {
         work.await
     } else {
         match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
@@ -152,24 +179,11 @@ async fn process(
             Err(_) => Err(Status::timeout("request did not complete within the allotted timeout", 0)),
         }
     };
-    drop(collected.memory);
+    drop((collected.memory, upload));
     let response = response?;
     // A client that may read slowly must not hold a seat for as long.
-    let slot = slot.filter(|_| response.extensions().get::<AllowSlowReader>().is_none());
-    Ok(limits::hold_until_sent(limits::hold_until_sent(response, slot), seat))
-}
-
-/// How a request counts against the in-flight limits.
-fn class(route: &Route, info: &RequestInfo, query: &Query) -> Class {
-    if route.is_long_running(query) {
-        Class::LongRunning
-    } else if documents::is_health(&info.path) {
-        Class::Health
-    } else if !info.is_resource || matches!(info.verb.as_str(), "get" | "list") {
-        Class::ReadOnly
-    } else {
-        Class::Mutating
-    }
+    let seat = seat.filter(|_| response.extensions().get::<AllowSlowReader>().is_none());
+    Ok(limits::hold_until_sent(limits::hold_until_sent(response, seat), place))
 }
 
 fn is_write(method: &Method) -> bool {
@@ -178,14 +192,14 @@ fn is_write(method: &Method) -> bool {
 
 /// The longest body that is read; `None` where no verb needs it, or the verb reads the stream itself. A review is small, and every user may
 /// send one: such a user must not make the server parse megabytes.
-fn body_limit(method: &Method, target: Option<&Target>, class: Class, seat: Option<&UserSeat>) -> Option<usize> {
-    let target = target.filter(|_| is_write(method) && class != Class::LongRunning)?;
-    Some(if seat.is_some() && target.resource.action.is_some() { REVIEW_LIMIT } else { BODY_LIMIT })
+fn body_limit(method: &Method, target: Option<&Target>, long: bool, trusted: bool) -> Option<usize> {
+    let target = target.filter(|_| is_write(method) && !long)?;
+    Some(if !trusted && target.resource.action.is_some() { REVIEW_LIMIT } else { BODY_LIMIT })
 }
 
 /// Serves a call that has its seat.
-async fn serve(server: &Server, call: Call, route: Route, seat: Option<&UserSeat>) -> Result<Response<Body>, Status> {
-    let heavy = server.limits().wait_to_decode(seat, codec::decode_cost(call.headers(), &call.body));
+async fn serve(server: &Server, call: Call, route: Route, trusted: bool) -> Result<Response<Body>, Status> {
+    let heavy = server.limits().wait_to_decode(trusted, codec::decode_cost(call.headers(), &call.body));
     let threads = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     let beside =
         matches!(threads, Ok(RuntimeFlavor::MultiThread)) && work_size(server, &call, route.target()) >= EXPENSIVE_BODY;

@@ -3,7 +3,7 @@
 use crate::{
     aggregation::{check, discovery as aggregated},
     call::Call,
-    discovery,
+    discovery, fairness,
     negotiate::{self, Output},
     openapi, reply,
     server::{Document, Server},
@@ -30,6 +30,7 @@ pub(crate) async fn serve(server: &Server, call: Call) -> Result<Response<Body>,
         "" => Some(paths(server, output)),
         "/version" => Some(reply::value(StatusCode::OK, Output { pretty: true, ..output }, &version::info())),
         "/metrics" => Some(metrics(server)?),
+        fairness::DUMP => Some(reply::text(StatusCode::OK, server.fairness().dump())),
         _ if is_health(path) => server.checks().answer(path, &call.query),
         _ if path == "/api" || path == "/apis" || path.starts_with("/api/") || path.starts_with("/apis/") => {
             discovery::answer(server, &call, path).await?

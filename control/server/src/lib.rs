@@ -26,6 +26,7 @@ mod derived;
 pub mod dialer;
 mod discovery;
 mod documents;
+pub mod fairness;
 pub mod handshake;
 mod health;
 mod impersonation;

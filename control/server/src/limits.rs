@@ -1,8 +1,8 @@
-//! In-flight limits. Requests of this process are not counted. `system:masters` and the components have seats of their own, which no
-//! other user can use up; each other user has a limit, and all of them together have another one. A request without a free seat is
-//! refused at once with 429, so that no queue grows. Long-running requests (watches, followed logs) count against the limit of their
-//! user only. A seat is held until the response has been sent or dropped, because an unread response costs memory too. Responses that
-//! are built in memory as a whole draw on one budget of bytes.
+//! Limits of memory and connections. Which requests are served at the same time is decided by [`crate::fairness`]; here is what a client may make
+//! the server hold besides. Requests of this process and of users who are trusted (`system:masters`, the components) are not counted. Each other
+//! user has a limit of long-running requests (watches, followed logs), and of bodies that are on their way or large: what waits for its turn must not
+//! fill the memory for the bodies of others. Without a free place a request is refused at once with 429. Responses that are built in memory as a
+//! whole draw on one budget of bytes.
 
 use crate::{User, body::too_many_requests, caller::Caller, codec::EXPENSIVE_BODY};
 use api::Status;
@@ -19,76 +19,63 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Concurrent read-only requests: of exempt users, and of all others together.
-const READ_ONLY_IN_FLIGHT: (usize, usize) = (400, 200);
-/// Concurrent mutating requests, likewise.
-const MUTATING_IN_FLIGHT: (usize, usize) = (200, 100);
-/// Concurrent requests of one user who is not exempt, from authorization to the end of the response.
-const USER_IN_FLIGHT: usize = 50;
-/// Concurrent long-running requests of one user who is not exempt. The pods of a DaemonSet share an account and watch a few resources each.
+/// Concurrent bodies of one user who is not trusted, from their first byte to the last; a large one until its request has been served.
+const USER_BODIES: usize = 50;
+/// Concurrent long-running requests of one user who is not trusted. The pods of a DaemonSet share an account and watch a few resources each.
 const USER_LONG_RUNNING: usize = 1_000;
-/// Request bodies of all users who are not exempt, bytes.
+/// Request bodies of all users who are not trusted, bytes.
 const BODY_MEMORY: usize = 64 << 20;
-/// Concurrent requests with an expensive body, of all users who are not exempt. Further ones wait, without a thread.
+/// Concurrent requests with an expensive body, of all users who are not trusted. Further ones wait, without a thread.
 const EXPENSIVE_DECODES: usize = 2;
 
 /// Responses that are built in memory as a whole, of all users, KiB.
 const RESPONSE_MEMORY: usize = 256 << 10;
 /// Memory that a JSON response takes while it is parsed and rewritten, as a multiple of its length.
 const REWRITE_FACTOR: usize = 8;
-/// Responses up to this length, bytes, do not draw on [`RESPONSE_MEMORY`]: the in-flight limits bound them well enough.
+/// Responses up to this length, bytes, do not draw on [`RESPONSE_MEMORY`]: the seats of all requests bound them well enough.
 const UNCOUNTED_RESPONSE: usize = 256 << 10;
 
-/// How a request is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Class {
-    /// Not counted: health checks are always answered.
-    Health,
-    /// A watch, a followed log.
+/// What a user has a limited number of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    /// Bodies.
+    Body,
+    /// Watches, followed logs.
     LongRunning,
-    /// Changes nothing.
-    ReadOnly,
-    /// May change something.
-    Mutating,
 }
 
-/// The in-flight limits of a server.
+/// The limits of a server.
 pub(crate) struct Limits {
-    read_only: (Arc<Semaphore>, Arc<Semaphore>),
-    mutating: (Arc<Semaphore>, Arc<Semaphore>),
     body_memory: Arc<Semaphore>,
     decodes: Arc<Semaphore>,
     response_memory: Arc<Semaphore>,
     users: Users,
     /// Whether a user has no limit.
-    exempt: fn(&User) -> bool,
+    trusted: fn(&User) -> bool,
 }
 
-/// Requests in flight by user name and by whether they are long-running.
-type Users = Arc<Mutex<HashMap<(String, bool), usize>>>;
+/// What each user has.
+type Users = Arc<Mutex<HashMap<(String, Place), usize>>>;
 
 impl Limits {
-    pub(crate) fn new(exempt: fn(&User) -> bool) -> Self {
-        let room = |(own, others)| (Arc::new(Semaphore::new(own)), Arc::new(Semaphore::new(others)));
+    pub(crate) fn new(trusted: fn(&User) -> bool) -> Self {
         Self {
-            read_only: room(READ_ONLY_IN_FLIGHT),
-            mutating: room(MUTATING_IN_FLIGHT),
             body_memory: Arc::new(Semaphore::new(BODY_MEMORY)),
             decodes: Arc::new(Semaphore::new(EXPENSIVE_DECODES)),
             response_memory: Arc::new(Semaphore::new(RESPONSE_MEMORY)),
             users: Users::default(),
-            exempt,
+            trusted,
         }
     }
 }
 
-/// One request that counts against the limit of its user, until it is dropped.
-pub(crate) struct UserSeat {
+/// A place that counts against the limit of its user, until it is dropped.
+pub(crate) struct UserPlace {
     users: Users,
-    key: (String, bool),
+    key: (String, Place),
 }
 
-impl Drop for UserSeat {
+impl Drop for UserPlace {
     fn drop(&mut self) {
         let mut users = self.users.lock();
         if let Some(count) = users.get_mut(&self.key) {
@@ -101,41 +88,40 @@ impl Drop for UserSeat {
 }
 
 impl Limits {
-    /// Counts a request against the limit of its user, or answers 429. `None` where no limit applies. The seat is held until the response
-    /// has been sent.
-    pub(crate) fn take_user_seat(
-        &self,
-        caller: &Caller,
-        user: &User,
-        class: Class,
-    ) -> Result<Option<UserSeat>, Status> {
-        if matches!(caller, Caller::Process(_)) || (self.exempt)(user) || class == Class::Health {
-            return Ok(None);
-        }
-        let long = class == Class::LongRunning;
-        let key = (user.name.clone(), long);
+    /// Whether the requests of a caller have no limit.
+    pub(crate) fn is_trusted(&self, caller: &Caller, user: &User) -> bool {
+        matches!(caller, Caller::Process(_)) || (self.trusted)(user)
+    }
+
+    /// Counts against the limit of a user who is not trusted, or answers 429.
+    pub(crate) fn take_place(&self, user: &User, place: Place) -> Result<UserPlace, Status> {
+        let key = (user.name.clone(), place);
         let mut users = self.users.lock();
         let count = users.entry(key.clone()).or_default();
-        if *count >= if long { USER_LONG_RUNNING } else { USER_IN_FLIGHT } {
+        let most = match place {
+            Place::Body => USER_BODIES,
+            Place::LongRunning => USER_LONG_RUNNING,
+        };
+        if *count >= most {
             return Err(too_many_requests());
         }
         *count += 1;
-        Ok(Some(UserSeat { users: self.users.clone(), key }))
+        Ok(UserPlace { users: self.users.clone(), key })
     }
 
-    /// The memory for the body of a request whose user has a limit.
-    pub(crate) fn body_memory(&self, seat: Option<&UserSeat>) -> Option<&Arc<Semaphore>> {
-        seat.map(|_| &self.body_memory)
+    /// The memory for the bodies of users who are not trusted.
+    pub(crate) fn body_memory(&self) -> &Arc<Semaphore> {
+        &self.body_memory
     }
 
-    /// Waits until a body of so many bytes may be decoded; the permit is held until the request is done. `None` at once for an exempt user
+    /// Waits until a body of so many bytes may be decoded; the permit is held until the request is done. `None` at once for a user who is trusted
     /// or a body that is not expensive.
     pub(crate) fn wait_to_decode(
         &self,
-        seat: Option<&UserSeat>,
+        trusted: bool,
         bytes: usize,
     ) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send + use<> {
-        let turns = seat.filter(|_| bytes >= EXPENSIVE_BODY).map(|_| self.decodes.clone());
+        let turns = (!trusted && bytes >= EXPENSIVE_BODY).then(|| self.decodes.clone());
         async move { turns?.acquire_owned().await.ok() }
     }
 
@@ -148,24 +134,6 @@ impl Limits {
         let size = bytes.saturating_mul(REWRITE_FACTOR).div_ceil(1024).min(RESPONSE_MEMORY);
         let size = u32::try_from(size).expect("at most a small constant");
         self.response_memory.clone().try_acquire_many_owned(size).map(Some).map_err(|_| too_many_requests())
-    }
-
-    /// Counts a request whose body has arrived against the in-flight limits, or answers 429. The permit is held until the response has been
-    /// sent.
-    pub(crate) fn take_seat(
-        &self,
-        caller: &Caller,
-        seat: Option<&UserSeat>,
-        class: Class,
-    ) -> Result<Option<OwnedSemaphorePermit>, Status> {
-        let rooms = match class {
-            _ if matches!(caller, Caller::Process(_)) => return Ok(None),
-            Class::Health | Class::LongRunning => return Ok(None),
-            Class::ReadOnly => &self.read_only,
-            Class::Mutating => &self.mutating,
-        };
-        let room = if seat.is_some() { &rooms.1 } else { &rooms.0 };
-        room.clone().try_acquire_owned().map(Some).map_err(|_| too_many_requests())
     }
 }
 
@@ -213,7 +181,7 @@ impl<T: Send + Unpin + 'static> http_body::Body for Held<T> {
 mod tests {
     use super::*;
 
-    fn exempt(user: &User) -> bool {
+    fn trusted(user: &User) -> bool {
         user.in_group("system:masters") || user.name == "system:kube-scheduler"
     }
 
@@ -221,64 +189,44 @@ mod tests {
 
     #[test]
     fn a_user_has_a_share_and_masters_and_components_have_no_bounds() {
-        let limits = Limits::new(exempt);
+        let limits = Limits::new(trusted);
         let admin = User::new("admin", &["system:masters"]);
         let scheduler = User::new("system:kube-scheduler", &[]);
         let jane = User::new("jane", &["system:authenticated"]);
         let john = User::new("john", &["system:authenticated"]);
-        for (class, most) in [
-            (Class::Mutating, USER_IN_FLIGHT),
-            (Class::LongRunning, USER_LONG_RUNNING),
-            (Class::ReadOnly, USER_IN_FLIGHT),
-        ] {
-            let take = |user: &User| limits.take_user_seat(&NETWORK, user, class);
+        for (place, most) in [(Place::Body, USER_BODIES), (Place::LongRunning, USER_LONG_RUNNING)] {
+            let take = |user: &User| limits.take_place(user, place);
             let mut held: Vec<_> = (0..most).map(|_| take(&jane).expect("a place")).collect();
-            assert_eq!(take(&jane).map(|_| ()).expect_err("no place").code, 429, "{class:?}");
+            assert_eq!(take(&jane).map(|_| ()).expect_err("no place").code, 429, "{place:?}");
             take(&john).expect("a place of his own");
             held.pop();
             take(&jane).expect("a place again");
-            for user in [&admin, &scheduler] {
-                assert!((0..2 * most).all(|_| matches!(take(user), Ok(None))), "{} {class:?}", user.name);
-            }
-            assert!(matches!(limits.take_user_seat(&NETWORK, &jane, Class::Health), Ok(None)));
         }
         assert!(limits.users.lock().is_empty(), "nobody is remembered");
-    }
-
-    #[test]
-    fn others_cannot_use_up_the_room_of_masters() {
-        let limits = Limits::new(exempt);
-        let jane = User::new("jane", &["system:authenticated"]);
-        let seat = limits.take_user_seat(&NETWORK, &jane, Class::ReadOnly).expect("a place");
-        let enter = |seat: Option<&UserSeat>| limits.take_seat(&NETWORK, seat, Class::ReadOnly);
-        let held: Vec<_> = (0..READ_ONLY_IN_FLIGHT.1).map(|_| enter(seat.as_ref()).expect("room")).collect();
-        assert_eq!(enter(seat.as_ref()).expect_err("no room").code, 429);
-        assert!(enter(None).is_ok());
-        assert!(matches!(limits.take_seat(&NETWORK, seat.as_ref(), Class::Health), Ok(None)));
-        assert!(matches!(limits.take_seat(&NETWORK, seat.as_ref(), Class::Mutating), Ok(Some(_))));
-        drop(held);
-        assert!(enter(seat.as_ref()).is_ok());
+        for (user, expected) in [(&admin, true), (&scheduler, true), (&jane, false)] {
+            assert_eq!(limits.is_trusted(&NETWORK, user), expected, "{}", user.name);
+        }
+        assert!(limits.is_trusted(&Caller::Process(Arc::new(jane.clone())), &jane));
     }
 
     #[tokio::test]
     async fn heavy_bodies_of_others_take_turns_and_nobody_else_waits_for_them() {
-        let limits = Limits::new(exempt);
-        let seat = limits.take_user_seat(&NETWORK, &User::new("jane", &[]), Class::Mutating).expect("a place");
+        let limits = Limits::new(trusted);
         let mut turns = Vec::new();
         for _ in 0..EXPENSIVE_DECODES {
-            turns.push(limits.wait_to_decode(seat.as_ref(), EXPENSIVE_BODY).await.expect("a turn"));
+            turns.push(limits.wait_to_decode(false, EXPENSIVE_BODY).await.expect("a turn"));
         }
-        let mut next = std::pin::pin!(limits.wait_to_decode(seat.as_ref(), EXPENSIVE_BODY));
+        let mut next = std::pin::pin!(limits.wait_to_decode(false, EXPENSIVE_BODY));
         assert!(futures::poll!(&mut next).is_pending());
-        assert!(limits.wait_to_decode(seat.as_ref(), EXPENSIVE_BODY - 1).await.is_none(), "a light one");
-        assert!(limits.wait_to_decode(None, usize::MAX).await.is_none(), "masters and components");
+        assert!(limits.wait_to_decode(false, EXPENSIVE_BODY - 1).await.is_none(), "a light one");
+        assert!(limits.wait_to_decode(true, usize::MAX).await.is_none(), "masters and components");
         turns.pop();
         assert!(futures::poll!(&mut next).is_ready());
     }
 
     #[test]
     fn what_is_built_whole_takes_room_until_it_is_gone_and_the_largest_takes_all() {
-        let limits = Limits::new(exempt);
+        let limits = Limits::new(trusted);
         let free = || limits.response_memory.available_permits();
         let all = limits.reserve_response_memory(usize::MAX).expect("room");
         assert_eq!(limits.reserve_response_memory(UNCOUNTED_RESPONSE + 1).expect_err("no room").code, 429);

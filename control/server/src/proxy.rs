@@ -4,7 +4,7 @@
 use crate::{
     call::Call,
     dialer::{self, Dialer, Stream},
-    limits::UserSeat,
+    limits::UserPlace,
     stall::AllowSlowReader,
 };
 use api::Status;
@@ -98,12 +98,12 @@ pub(crate) async fn pass(
     shutdown: CancellationToken,
 ) -> Result<Response<Body>, Status> {
     let unreachable = |e: &dyn Display| Status::unavailable(format!("error trying to reach service: {e}"));
-    let (host, upgrade, seat) = (host_of(&call), upgrade_of(call.headers()), call.seat.clone());
+    let (host, upgrade, place) = (host_of(&call), upgrade_of(call.headers()), call.place.clone());
     let (request, client) = request(call, &mut passage)?;
     let mut response = exchange(stream, request).await.map_err(|e| unreachable(&e))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return match (upgrade, client) {
-            (Some(_), Some(client)) => Ok(switch(response, client, seat, shutdown)),
+            (Some(_), Some(client)) => Ok(switch(response, client, place, shutdown)),
             _ => Err(Status::internal("the backend switched protocols without being asked")),
         };
     }
@@ -269,12 +269,12 @@ fn relocate(headers: &mut HeaderMap, passage: &Passage<'_>, host: Option<&str>) 
 fn switch(
     mut response: Response<hyper::body::Incoming>,
     client: OnUpgrade,
-    seat: Option<Arc<UserSeat>>,
+    place: Option<Arc<UserPlace>>,
     shutdown: CancellationToken,
 ) -> Response<Body> {
     let backend = hyper::upgrade::on(&mut response);
     tokio::spawn(async move {
-        let _seat = seat;
+        let _place = place;
         let joined = async {
             let (client, backend) = tokio::try_join!(client, backend).map_err(std::io::Error::other)?;
             let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));

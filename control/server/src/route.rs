@@ -76,7 +76,7 @@ impl Route {
         }
     }
 
-    /// Whether the request may run longer than the request timeout, counts against no in-flight limit and leaves its body to the verb.
+    /// Whether the request may run longer than the request timeout, holds no seat once it has begun and leaves its body to the verb.
     pub(crate) fn is_long_running(&self, query: &Query) -> bool {
         match self {
             Self::Resource(target) => target.is_long_running(query),

@@ -11,6 +11,7 @@ use crate::{
     context::Operation,
     definitions::{Definitions, Served},
     dialer::Dialer,
+    fairness::{self, Fairness},
     health::Checks,
     limits::Limits,
     metrics::Metrics,
@@ -68,8 +69,10 @@ pub struct Parts {
     pub authenticators: Vec<Arc<dyn Authenticator>>,
     /// The authorizer.
     pub authorizer: Arc<dyn Authorizer>,
-    /// Whether a user is exempt from the in-flight limits of users: upstream's priority level `exempt`.
-    pub exempt: fn(&User) -> bool,
+    /// Whether a user is trusted with memory and connections: no limit of [`crate::limits`] holds. It says nothing of priority and fairness.
+    pub trusted: fn(&User) -> bool,
+    /// What configures priority and fairness; `None`: no request waits for another.
+    pub fairness: Option<fairness::Source>,
     /// Further documents.
     pub documents: Vec<Document>,
 }
@@ -94,6 +97,7 @@ struct Inner {
     remotes: Option<Remotes>,
     parts: Parts,
     limits: Limits,
+    fairness: Fairness,
     checks: Checks,
     metrics: Metrics,
     parsed: Parsed,
@@ -112,12 +116,14 @@ impl Server {
         }
         let dialer = options.dialer.clone();
         let remotes = parts.aggregation.take().map(|aggregation| Remotes::new(aggregation, dialer));
+        let metrics = Metrics::new(options.metrics.clone());
         let server = Self(Arc::new(Inner {
             served,
             remotes,
-            limits: Limits::new(parts.exempt),
+            limits: Limits::new(parts.trusted),
+            fairness: Fairness::new(parts.fairness, metrics.flows.clone()),
             checks: Checks::default(),
-            metrics: Metrics::new(options.metrics.clone()),
+            metrics,
             parsed: Parsed::default(),
             options,
             parts,
@@ -228,6 +234,10 @@ impl Server {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.0.limits
+    }
+
+    pub(crate) fn fairness(&self) -> &Fairness {
+        &self.0.fairness
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

@@ -1,7 +1,7 @@
 //! FlowSchema: which requests belong to which priority level.
 
 use super::{EXEMPT, GROUP, conditions, standard};
-use crate::{Capabilities, at::At, cells, edit, rules};
+use crate::{at::At, cells, edit, rules};
 use api::{Cause, CauseKind, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -26,14 +26,11 @@ const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", 
 /// The subjects that a rule names: the kind, and the field that names one.
 const SUBJECTS: [(&str, &str); 3] = [("ServiceAccount", "serviceAccount"), ("User", "user"), ("Group", "group")];
 
-pub(crate) struct Schemas(pub(crate) Capabilities);
+pub(crate) struct Schemas;
 
 /// The resource.
-pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
-    Resource::new(GROUP, "v1", "flowschemas", "FlowSchema", Schemas(capabilities.clone()))
-        .cluster_scoped()
-        .with_generation()
-        .with_status()
+pub(crate) fn resource() -> Resource {
+    Resource::new(GROUP, "v1", "flowschemas", "FlowSchema", Schemas).cluster_scoped().with_generation().with_status()
 }
 
 impl Strategy for Schemas {
@@ -89,10 +86,6 @@ impl Strategy for Schemas {
         let mut out = Vec::new();
         conditions(At::of(object, "status"), &mut out);
         out
-    }
-
-    fn warnings(&self, _cx: &Context, _object: &Object, _old: Option<&Object>) -> Vec<String> {
-        self.0.nothing_acts_on("FlowSchema")
     }
 
     fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
@@ -281,10 +274,6 @@ mod tests {
     use crate::testing::{context, created, errors, parse, row};
     use expect_test::expect;
 
-    fn schemas() -> Schemas {
-        Schemas(Capabilities::default())
-    }
-
     fn text(spec: &str) -> String {
         format!("{{apiVersion: {GROUP}/v1, kind: FlowSchema, metadata: {{name: s}}, spec: {spec}}}")
     }
@@ -395,7 +384,7 @@ mod tests {
                 "#]],
             ),
         ] {
-            expected.assert_eq(&errors(&schemas(), &spec));
+            expected.assert_eq(&errors(&Schemas, &spec));
         }
     }
 
@@ -404,24 +393,24 @@ mod tests {
         let exempt = text(&format!("{{matchingPrecedence: 1, {LEVEL}}}")).replace("name: s", "name: exempt");
         expect![[r#"
             spec: Invalid value: {"PriorityLevelConfiguration":{"Name":"l"},"MatchingPrecedence":1,"DistinguisherMethod":null,"Rules":null}: spec of 'exempt' must equal the fixed value
-        "#]].assert_eq(&errors(&schemas(), &exempt));
+        "#]].assert_eq(&errors(&Schemas, &exempt));
         for (name, object) in
             standard::all().iter().filter(|one| one.resource == "flowschemas").map(|one| (one.name(), &one.object))
         {
-            assert_eq!(errors(&schemas(), &object.to_string()), "", "{name}");
+            assert_eq!(errors(&Schemas, &object.to_string()), "", "{name}");
         }
     }
 
     #[test]
     fn a_status_has_each_condition_once_and_keeps_the_metadata() {
-        let old = created(&schemas(), &text(&format!("{{{LEVEL}}}")));
+        let old = created(&Schemas, &text(&format!("{{{LEVEL}}}")));
         assert_eq!(old.int_at(&["spec", "matchingPrecedence"]), Some(1000));
         let mut new = old.clone();
         new.set(&["status", "conditions"], parse("{list: [{type: A}, {type: A}, {}]}").0["list"].clone());
         new.set(&["metadata", "annotations"], json!({"a": "b"}));
-        schemas().prepare_status(&context(), &mut new, &old);
+        Schemas.prepare_status(&context(), &mut new, &old);
         assert_eq!(new.annotation("a"), None);
-        let causes = schemas().validate_status(&context(), &new, &old);
+        let causes = Schemas.validate_status(&context(), &new, &old);
         expect![[r#"
             status.conditions[1].type: Duplicate value: "A"
             status.conditions[2].type: Required value
@@ -431,9 +420,9 @@ mod tests {
 
     #[test]
     fn a_row_shows_the_level() {
-        expect!["s | l | 0 | <none> | <unknown> | ?"].assert_eq(&row(&schemas(), &text(&format!("{{{LEVEL}}}"))));
+        expect!["s | l | 0 | <none> | <unknown> | ?"].assert_eq(&row(&Schemas, &text(&format!("{{{LEVEL}}}"))));
         let text = text(&format!("{{{LEVEL}, matchingPrecedence: 5, distinguisherMethod: {{type: ByUser}}}}"))
             .replace("spec:", "status: {conditions: [{type: Dangling, status: 'False'}]}, spec:");
-        expect!["s | l | 5 | ByUser | <unknown> | False"].assert_eq(&row(&schemas(), &text));
+        expect!["s | l | 5 | ByUser | <unknown> | False"].assert_eq(&row(&Schemas, &text));
     }
 }

@@ -1,5 +1,6 @@
 //! `flowcontrol.apiserver.k8s.io`: FlowSchema and PriorityLevelConfiguration, and those that every cluster has.
 
+pub(crate) mod fairness;
 pub(crate) mod flowschema;
 pub(crate) mod prioritylevelconfiguration;
 pub(crate) mod standard;

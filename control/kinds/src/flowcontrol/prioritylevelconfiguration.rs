@@ -1,7 +1,7 @@
 //! PriorityLevelConfiguration: how many requests of a level are served at the same time, and how many wait.
 
 use super::{EXEMPT, GROUP, conditions, standard};
-use crate::{Capabilities, at::At, cells, edit};
+use crate::{at::At, cells, edit};
 use api::{Cause, FieldPath, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -26,12 +26,11 @@ const PRESERVE_ZERO: &str = "flowcontrol.k8s.io/v1beta3-preserve-zero-concurrenc
 
 const NOT_NEGATIVE: &str = "must be a non-negative integer";
 
-pub(crate) struct Levels(pub(crate) Capabilities);
+pub(crate) struct Levels;
 
 /// The resource.
-pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
-    let levels = Levels(capabilities.clone());
-    Resource::new(GROUP, "v1", "prioritylevelconfigurations", "PriorityLevelConfiguration", levels)
+pub(crate) fn resource() -> Resource {
+    Resource::new(GROUP, "v1", "prioritylevelconfigurations", "PriorityLevelConfiguration", Levels)
         .cluster_scoped()
         .with_generation()
         .with_status()
@@ -82,10 +81,6 @@ impl Strategy for Levels {
         let mut out = Vec::new();
         conditions(At::of(object, "status"), &mut out);
         out
-    }
-
-    fn warnings(&self, _cx: &Context, _object: &Object, _old: Option<&Object>) -> Vec<String> {
-        self.0.nothing_acts_on("PriorityLevelConfiguration")
     }
 
     fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
@@ -229,10 +224,6 @@ mod tests {
     use crate::testing::{created, errors, row, yaml};
     use expect_test::expect;
 
-    fn levels() -> Levels {
-        Levels(Capabilities::default())
-    }
-
     fn text(spec: &str) -> String {
         format!("{{apiVersion: {GROUP}/v1, kind: PriorityLevelConfiguration, metadata: {{name: l}}, spec: {spec}}}")
     }
@@ -244,7 +235,7 @@ mod tests {
     #[test]
     fn shares_and_queues_have_defaults() {
         let level =
-            created(&levels(), &text("{type: Limited, limited: {limitResponse: {type: Queue, queuing: {queues: 9}}}}"));
+            created(&Levels, &text("{type: Limited, limited: {limitResponse: {type: Queue, queuing: {queues: 9}}}}"));
         expect![[r#"
             apiVersion: flowcontrol.apiserver.k8s.io/v1
             kind: PriorityLevelConfiguration
@@ -264,7 +255,7 @@ mod tests {
             status: {}
         "#]]
         .assert_eq(&yaml(&level));
-        let level = created(&levels(), &text("{type: Limited, limited: {nominalConcurrencyShares: 0}}"));
+        let level = created(&Levels, &text("{type: Limited, limited: {nominalConcurrencyShares: 0}}"));
         assert_eq!(level.int_at(&["spec", "limited", "nominalConcurrencyShares"]), Some(0));
     }
 
@@ -372,24 +363,24 @@ mod tests {
                 "#]],
             ),
         ] {
-            expected.assert_eq(&errors(&levels(), &spec));
+            expected.assert_eq(&errors(&Levels, &spec));
         }
     }
 
     #[test]
     fn those_of_every_cluster_are_valid() {
         for one in standard::all().iter().filter(|one| one.resource == "prioritylevelconfigurations") {
-            assert_eq!(errors(&levels(), &one.object.to_string()), "", "{}", one.name());
+            assert_eq!(errors(&Levels, &one.object.to_string()), "", "{}", one.name());
         }
     }
 
     #[test]
     fn a_row_shows_the_queues() {
         expect!["exempt | Exempt | <none> | <none> | <none> | <none> | <unknown>"]
-            .assert_eq(&row(&levels(), &exempt("{type: Exempt}")));
+            .assert_eq(&row(&Levels, &exempt("{type: Exempt}")));
         let text = text(
             "{type: Limited, limited: {nominalConcurrencyShares: 5, limitResponse: {type: Queue, queuing: {queues: 9, handSize: 3, queueLengthLimit: 7}}}}",
         );
-        expect!["l | Limited | 5 | 9 | 3 | 7 | <unknown>"].assert_eq(&row(&levels(), &text));
+        expect!["l | Limited | 5 | 9 | 3 | 7 | <unknown>"].assert_eq(&row(&Levels, &text));
     }
 }

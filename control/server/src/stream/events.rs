@@ -26,10 +26,10 @@ pub(crate) async fn serve(mut call: Call, body: Body) -> Result<Response<Body>, 
     // As Go's library: one protocol is taken as it is, of several none can be chosen.
     let offered = websocket::offered(call.headers());
     let protocol = if let [one] = offered.as_slice() { one.clone() } else { String::new() };
-    let seat = call.seat.clone();
+    let place = call.place.clone();
     let send = move |socket| async move {
         // The watch keeps its user's place among long-running requests.
-        let _seat = seat;
+        let _place = place;
         pump(socket, body.into_data_stream()).await;
     };
     Ok(websocket::accept(&mut call.parts, &protocol, send).await)

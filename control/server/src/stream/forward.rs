@@ -65,13 +65,13 @@ pub async fn forward(mut call: Call, streaming: Streaming, id: &str) -> Result<R
     upgrade::check(&call)?;
     let Streaming { kubelet, target, shutdown } = streaming;
     let ports = Ports { kubelet, target: target.into(), id: id.into() };
-    let seat = call.seat.clone();
+    let place = call.place.clone();
     if !websocket::is_wanted(call.headers()) {
         let protocol = match upgrade::negotiate(&call, &[PROTOCOL]) {
             Ok(protocol) => protocol,
             Err(refusal) => return Ok(*refusal),
         };
-        let serve = move |bytes| upgrade::until(shutdown, seat, connection(bytes, ports));
+        let serve = move |bytes| upgrade::until(shutdown, place, connection(bytes, ports));
         return Ok(upgrade::spdy(&mut call, protocol, serve));
     }
     let served = [TUNNEL, CHANNELS[0], CHANNELS[1], CHANNELS[2]];
@@ -80,12 +80,12 @@ pub async fn forward(mut call: Call, streaming: Streaming, id: &str) -> Result<R
         Err(refusal) => return Ok(*refusal),
     };
     if protocol == TUNNEL {
-        let serve = move |socket| upgrade::until(shutdown, seat, tunnelled(socket, ports));
+        let serve = move |socket| upgrade::until(shutdown, place, tunnelled(socket, ports));
         return Ok(websocket::accept(&mut call.parts, protocol, serve).await);
     }
     let numbers = numbers(&call)?;
     let form = Form { base64: protocol == CHANNELS[1], closes: false };
-    let serve = move |socket| upgrade::until(shutdown, seat, channels(socket, form, ports, numbers));
+    let serve = move |socket| upgrade::until(shutdown, place, channels(socket, form, ports, numbers));
     Ok(websocket::accept(&mut call.parts, protocol, serve).await)
 }
 

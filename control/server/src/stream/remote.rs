@@ -87,7 +87,7 @@ pub async fn remote(mut call: Call, streaming: Streaming, wanted: Wanted) -> Res
         Ok(Upgrade::Refused(answer)) => return refused(answer).await,
         Err(error) => return Err(Status::internal(format!("error dialing backend: {error}"))),
     };
-    let seat = call.seat.clone();
+    let place = call.place.clone();
     let statuses = protocol.starts_with("v4") || protocol.starts_with("v5");
     if !websocket {
         let resizes = wanted.tty && matches!(protocol, "v4.channel.k8s.io" | "v3.channel.k8s.io");
@@ -100,7 +100,7 @@ pub async fn remote(mut call: Call, streaming: Streaming, wanted: Wanted) -> Res
                     tracing::debug!(%error, "a client's connection ended");
                 }
             };
-            upgrade::until(shutdown, seat, work)
+            upgrade::until(shutdown, place, work)
         };
         return Ok(upgrade::spdy(&mut call, protocol, serve));
     }
@@ -110,7 +110,7 @@ pub async fn remote(mut call: Call, streaming: Streaming, wanted: Wanted) -> Res
         let work = async move {
             tokio::join!(ends, messages(socket, form, wanted, edge));
         };
-        upgrade::until(shutdown, seat, work)
+        upgrade::until(shutdown, place, work)
     };
     Ok(websocket::accept(&mut call.parts, protocol, serve).await)
 }

@@ -1,7 +1,7 @@
 //! A request that becomes a stream: who may, which protocol, and what the stream keeps.
 
 use super::{origin, websocket};
-use crate::{call::Call, limits::UserSeat, nodes::Kubelet};
+use crate::{call::Call, limits::UserPlace, nodes::Kubelet};
 use api::Status;
 use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -144,13 +144,13 @@ pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// What the user of a request holds of the limits.
-pub(super) type Seat = Option<Arc<UserSeat>>;
+pub(super) type Place = Option<Arc<UserPlace>>;
 
-/// Does the work until its end or the server's, and keeps the user's seat meanwhile.
-pub(super) async fn until(shutdown: CancellationToken, seat: Seat, work: impl Future<Output = ()>) {
+/// Does the work until its end or the server's, and keeps the user's place meanwhile.
+pub(super) async fn until(shutdown: CancellationToken, place: Place, work: impl Future<Output = ()>) {
     tokio::select! {
         () = work => {}
         () = shutdown.cancelled() => {}
     }
-    drop(seat);
+    drop(place);
 }

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     Resource,
     call::Call,
+    fairness::Seat,
     negotiate::{self, Form, Offers},
     payload::{self, Item, View},
     request::Query,
@@ -50,7 +51,7 @@ struct Start {
 }
 
 /// GET with `watch=true`.
-pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+pub(super) async fn watch(server: &Server, mut call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
     let output = negotiate::output(call.headers(), &call.query, Offers::Tables, true)?;
     read::validate_options(&call.query, true)?;
     let filter = Filter::parse(&call.query, &resource, call.info.named.then_some(call.info.name.as_str()))?;
@@ -79,6 +80,7 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
         bookmark_due: false,
         events: watched.map_err(Some),
         with_columns: true,
+        seat: call.seat.take(),
         _gauge: WatchGauge::new(server),
     };
     let body = Body::new(WatchBody { stream: Some(stream), work: None });
@@ -220,6 +222,8 @@ struct WatchStream {
     events: Result<Watch<Item>, Option<Status>>,
     /// Whether the next table has column definitions.
     with_columns: bool,
+    /// Held until the initial events have been sent: a watch that only waits holds none.
+    seat: Option<Seat>,
     _gauge: WatchGauge,
 }
 
@@ -237,6 +241,7 @@ impl WatchStream {
         if !out.is_empty() {
             return Poll::Ready(Step::Chunk(out));
         }
+        self.seat = None;
         // polled first, so that a continuous stream of events does not delay it
         match self.timer.poll(cx) {
             Poll::Ready(Due::End) => return Poll::Ready(Step::End),
