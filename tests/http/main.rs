@@ -9,6 +9,7 @@ mod connections;
 mod customresources;
 mod deletes;
 mod documents;
+mod fairness;
 mod hostile;
 mod identity;
 mod machine;
