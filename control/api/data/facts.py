@@ -381,6 +381,19 @@ QUERY_KINDS = [
     "io.k8s.apimachinery.pkg.apis.meta.v1.UpdateOptions",
 ]
 
+# Kinds that the package lacks since only answers have them, with what they are made of, and the names under which they are asked for.
+META, DISCOVERY = "io.k8s.apimachinery.pkg.apis.meta.v1.", "io.k8s.api.apidiscovery.v2."
+ANSWER_KINDS = {
+    META + "GroupVersionKind": [],
+    META + "PartialObjectMetadata": ["meta.k8s.io/v1", "meta.k8s.io/v1beta1"],
+    META + "PartialObjectMetadataList": ["meta.k8s.io/v1", "meta.k8s.io/v1beta1"],
+    DISCOVERY + "APIGroupDiscovery": [],
+    DISCOVERY + "APIGroupDiscoveryList": ["apidiscovery.k8s.io/v2", "apidiscovery.k8s.io/v2beta1"],
+    DISCOVERY + "APIResourceDiscovery": [],
+    DISCOVERY + "APISubresourceDiscovery": [],
+    DISCOVERY + "APIVersionDiscovery": [],
+}
+
 # Named types of scalars, lists and maps, as decoding errors print them. `group.version.Type` where two groups differ.
 GO_TYPES = {
     "APIResource": {"verbs": "v1.Verbs"},

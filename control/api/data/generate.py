@@ -22,6 +22,7 @@ import tempfile
 
 from facts import (
     ALWAYS,
+    ANSWER_KINDS,
     EXTRA_TAGS,
     GO_TYPES,
     INLINE,
@@ -244,6 +245,19 @@ def query_definition(name, messages):
     }
 
 
+def answer_definition(name, messages, names):
+    """Kinds that the package lacks since only answers have them, from their protobuf messages. `names` are those of all definitions."""
+    properties = {"kind": {"type": "string"}, "apiVersion": {"type": "string"}} if ANSWER_KINDS[name] else {}
+    for tag, kind, rust, field, doc in messages[name.lower()].values():
+        json_name = re.sub(r"_(\w)", lambda m: m.group(1).upper(), field)
+        of_message = kind.startswith("message")
+        node = {"$ref": "/" + names[message_of(rust, name.rsplit(".", 1)[0], messages)]} if of_message else {"type": "string"}
+        if "repeated" in kind:
+            node = {"type": "array", "items": node, "x-kubernetes-list-type": "atomic"}
+        properties[json_name] = {**node, "description": doc}
+    return {"type": "object", "properties": properties}
+
+
 def escape(text):
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
 
@@ -256,6 +270,9 @@ def main():
     messages = read_messages(crate)
     for name in QUERY_KINDS:
         definitions[name] = query_definition(name, messages)
+    names = {name.lower(): name for name in [*definitions, *ANSWER_KINDS]}
+    for name in ANSWER_KINDS:
+        definitions[name] = answer_definition(name, messages, names)
 
     texts = {}
     for definition in definitions.values():
@@ -277,6 +294,7 @@ def main():
     for name in sorted(definitions):
         definition = definitions[name]
         attributes = [f"gvk:{g['group']}/{g['version']}/{g['kind']}" for g in definition.get("x-kubernetes-group-version-kind", [])]
+        attributes += [f"answer:{version}/{name.rsplit('.', 1)[1]}" for version in ANSWER_KINDS.get(name, [])]
         if definition.get("x-kubernetes-map-type"):
             attributes.append("map:" + definition["x-kubernetes-map-type"])
         if definition.get("x-kubernetes-unions"):
@@ -287,7 +305,7 @@ def main():
             continue
         properties = definition.get("properties", {})
         tags = tags_of(name, properties, messages)
-        typed = bool(definition.get("x-kubernetes-group-version-kind"))
+        typed = bool(definition.get("x-kubernetes-group-version-kind") or ANSWER_KINDS.get(name))
         for field in sorted(properties):
             node = properties[field]
             if field not in tags and not (typed and field in ("kind", "apiVersion")):

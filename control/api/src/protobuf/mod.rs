@@ -1,11 +1,12 @@
-//! Decodes protobuf request bodies to JSON. Go clients send them for every built-in kind and do not fall back; responses are JSON.
+//! Protobuf to JSON, and back. Go clients send protobuf bodies for every built-in kind and do not fall back; answers are protobuf for a client
+//! that accepts nothing else.
 //!
-//! One table-driven decoder: the schema has the tags of each field, which message is inline, and which zeros Go writes that JSON omits.
-//! There is no encoder, and custom resources have no protobuf form. Every input may be hostile: lengths, nesting and the number of values
-//! are limited.
+//! Both ways read one table: the schema has the tags of each field, which message is inline, and which zeros Go writes that JSON omits.
+//! Custom resources have no protobuf form. Every input may be hostile: lengths, nesting and the number of values are limited.
 //!
 //! Follows <https://kubernetes.io/docs/reference/using-api/api-concepts/#protobuf-encoding>.
 
+mod encode;
 mod special;
 mod wire;
 
@@ -16,10 +17,10 @@ use crate::{
 };
 use base64::Engine;
 use serde_json::{Map, Value};
-use wire::{Payload, Reader};
+use wire::{MAGIC, Payload, Reader};
 
-/// The first bytes of every body.
-const MAGIC: &[u8] = b"k8s\0";
+pub use encode::{ListEncoder, encode, has_form, watch_event};
+
 /// Most values in one body, because two bytes on the wire may become kilobytes in memory.
 const MAX_VALUES: usize = 1_000_000;
 
@@ -348,7 +349,10 @@ fn schema_of(gvk: &GroupVersionKind) -> Result<Schema, String> {
 fn is_absent(arena: &Arena, field: &Field, value: &Value) -> bool {
     match value {
         Value::Null => true,
-        Value::String(text) => text.is_empty() && !field.pointer && arena.node(field.node).kind != Kind::IntOrString,
+        // An empty IntOrString, or JSON that is an empty text, is a value.
+        Value::String(text) => {
+            text.is_empty() && !field.pointer && matches!(arena.node(field.node).kind, Kind::String | Kind::Bytes)
+        }
         Value::Bool(_) | Value::Number(_) => {
             field.omit_zero && (*value == Value::Bool(false) || value.as_i64() == Some(0))
         }

@@ -1,9 +1,13 @@
-//! Messages whose JSON is a single value.
+//! Messages whose JSON is a single value: read, and written.
 
-use super::wire::Reader;
+use super::wire::{Reader, Writer};
 use crate::{quantity::Quantity, time};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use serde_json::Value;
+
+/// Go's zero time, which is also what it writes for "never": seconds.
+const NEVER: i64 = -62_135_596_800;
 
 /// `Quantity` {1 string}, in canonical form.
 pub(super) fn quantity(bytes: &[u8]) -> Result<Value, String> {
@@ -25,9 +29,7 @@ pub(super) fn time(bytes: &[u8], micro: bool) -> Result<Value, String> {
             _ => {}
         }
     }
-    // Go's zero time, which is also what it writes for "never".
-    const ZERO: i64 = -62_135_596_800;
-    if (seconds == 0 || seconds == ZERO) && nanos == 0 {
+    if bytes.is_empty() || (seconds == NEVER && nanos == 0) {
         return Ok(Value::Null);
     }
     let time = Timestamp::new(seconds, if micro { nanos } else { 0 }).ok().filter(|time| time::is_writable(*time));
@@ -68,4 +70,48 @@ pub(super) fn only(bytes: &[u8]) -> Result<&[u8], String> {
         }
     }
     Ok(result)
+}
+
+/// Writes a `Time` or `MicroTime`; Go's zero time is empty.
+pub(super) fn write_time(out: &mut Writer, text: &str, micro: bool) -> Result<(), String> {
+    let time = if micro { time::parse_micro(text) } else { time::parse(text) }?;
+    // Before 1970, seconds are counted down to the one that the time is in.
+    let (seconds, nanos) = (time.as_nanosecond().div_euclid(1_000_000_000) as i64, time.subsec_nanosecond());
+    if seconds != NEVER || nanos != 0 {
+        out.number(2, if micro { nanos.rem_euclid(1_000_000_000) as u64 } else { 0 });
+        out.number(1, seconds as u64);
+    }
+    Ok(())
+}
+
+/// Writes an `IntOrString`, if it is one.
+pub(super) fn write_int_or_string(out: &mut Writer, value: &Value) -> Option<()> {
+    match value {
+        Value::String(text) => {
+            out.text(3, text);
+            out.number(1, 1);
+        }
+        _ => {
+            out.number(2, integer(value)? as u64);
+            out.number(1, 0);
+        }
+    }
+    Some(())
+}
+
+/// Writes the JSON of a `RawExtension`, `JSON` or `FieldsV1`.
+pub(super) fn write_json(out: &mut Writer, value: &Value) -> Result<(), String> {
+    out.field(1, &serde_json::to_vec(value).map_err(|e| e.to_string())?);
+    Ok(())
+}
+
+/// A whole number, in whichever way it is written.
+pub(super) fn integer(value: &Value) -> Option<i64> {
+    let whole = |number: f64| (number.fract() == 0.0 && number.abs() < 1e15).then_some(number as i64);
+    value.as_i64().or_else(|| value.as_f64().and_then(whole))
+}
+
+/// The bytes of a base64 text.
+pub(super) fn base64(text: &str) -> Result<Vec<u8>, String> {
+    BASE64_STANDARD.decode(text).map_err(|e| format!("proto: no base64: {e}"))
 }

@@ -114,6 +114,12 @@ fn options_and_special_messages_are_decoded() {
         decode(&envelope("coordination.k8s.io/v1", "Lease", &lease)).map(|v| v["spec"].clone()),
         Ok(json!({"holderIdentity": "me", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:00.123456Z"}))
     );
+    // The beginning of 1970 is a time, no time is none.
+    let epoch = field(1, &[field(8, &[number(1, 0), number(2, 0)].concat()), field(9, b"")].concat());
+    assert_eq!(
+        decode(&envelope("v1", "ConfigMap", &epoch)).map(|v| v["metadata"].clone()),
+        Ok(json!({"creationTimestamp": "1970-01-01T00:00:00Z"}))
+    );
     let meta = field(1, &[field(1, b"n"), field(8, &time), field(9, &time), number(7, 0)].concat());
     assert_eq!(
         decode(&envelope("v1", "ConfigMap", &meta)).map(|v| v["metadata"].clone()),
@@ -130,6 +136,13 @@ fn pointers_keep_empty_and_zero() {
     assert_eq!(
         decode(&envelope("v1", "PersistentVolumeClaim", &claim)).map(|v| v["spec"].clone()),
         Ok(json!({"storageClassName": ""}))
+    );
+    // JSONSchemaProps.default: JSON that is an empty text.
+    let version = field(4, &field(1, &field(8, &field(1, b"\"\""))));
+    let crd = field(2, &field(7, &version));
+    assert_eq!(
+        decode(&envelope("apiextensions.k8s.io/v1", "CustomResourceDefinition", &crd)).map(|v| v["spec"].clone()),
+        Ok(json!({"versions": [{"schema": {"openAPIV3Schema": {"default": ""}}}]}))
     );
     // Volume.volumeSource is inline; emptyDir: {} must stay.
     let volume = [field(1, b"v"), field(2, &field(2, b""))].concat();

@@ -1,5 +1,8 @@
 //! The protobuf wire format: tags, varints, lengths.
 
+/// The first bytes of every body.
+pub(super) const MAGIC: &[u8] = b"k8s\0";
+
 /// Reads the fields of one message.
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
@@ -118,5 +121,81 @@ impl<'a> Payload<'a> {
             Self::Missing => Ok(0.0),
             _ => self.wrong(tag),
         }
+    }
+}
+
+/// Writes messages from their end to their start.
+#[derive(Default)]
+pub(super) struct Writer {
+    /// Each byte before its predecessor.
+    reversed: Vec<u8>,
+}
+
+impl Writer {
+    /// Bytes so far.
+    pub(super) fn len(&self) -> usize {
+        self.reversed.len()
+    }
+
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.reversed.extend(bytes.iter().rev());
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        let (mut bytes, mut length) = ([0; 10], 0);
+        loop {
+            let more = value >= 0x80;
+            bytes[length] = (value & 0x7f) as u8 | if more { 0x80 } else { 0 };
+            length += 1;
+            value >>= 7;
+            if !more {
+                break;
+            }
+        }
+        self.bytes(&bytes[..length]);
+    }
+
+    fn key(&mut self, tag: u16, wire: u64) {
+        self.varint(u64::from(tag) << 3 | wire);
+    }
+
+    /// What stands before a payload of this length.
+    pub(super) fn length(&mut self, tag: u16, length: usize) {
+        self.varint(length as u64);
+        self.key(tag, 2);
+    }
+
+    pub(super) fn field(&mut self, tag: u16, payload: &[u8]) {
+        self.bytes(payload);
+        self.length(tag, payload.len());
+    }
+
+    pub(super) fn text(&mut self, tag: u16, text: &str) {
+        self.field(tag, text.as_bytes());
+    }
+
+    pub(super) fn number(&mut self, tag: u16, value: u64) {
+        self.varint(value);
+        self.key(tag, 0);
+    }
+
+    pub(super) fn double(&mut self, tag: u16, value: f64) {
+        self.bytes(&value.to_le_bytes());
+        self.key(tag, 1);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.reversed.clear();
+    }
+
+    /// Appends what was written.
+    pub(super) fn copy_to(&self, out: &mut Vec<u8>) {
+        out.extend(self.reversed.iter().rev());
+    }
+
+    /// What was written.
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        self.reversed.reverse();
+        self.reversed
     }
 }

@@ -1,6 +1,7 @@
 //! Loads the embedded schemas of the built-in kinds into an arena: once, on first use, in a few milliseconds.
 
 use super::types::{Arena, Field, Kind, ListType, Node, NodeId, Str, Struct, StructId, smallpath::Tags};
+use crate::GroupVersionKind;
 use serde_json::Value;
 use std::{
     collections::HashMap,
@@ -17,6 +18,8 @@ pub(crate) struct Builtin {
     definitions: Vec<(&'static str, NodeId)>,
     /// `group/version/Kind` and their nodes, sorted.
     kinds: Vec<(&'static str, NodeId)>,
+    /// The same for kinds that only answers have.
+    answers: Vec<(&'static str, NodeId)>,
 }
 
 /// The built-in kinds, loaded on the first call.
@@ -29,6 +32,12 @@ impl Builtin {
         let wanted = group.chars().chain("/".chars()).chain(version.chars()).chain("/".chars()).chain(kind.chars());
         let found = self.kinds.binary_search_by(|(key, _)| key.chars().cmp(wanted.clone())).ok()?;
         Some(self.kinds[found].1)
+    }
+
+    /// A kind that is no body of a request, as `PartialObjectMetadata`.
+    pub(crate) fn answer(&self, gvk: &GroupVersionKind) -> Option<NodeId> {
+        let wanted = format!("{}/{}/{}", gvk.group, gvk.version, gvk.kind);
+        self.answers.iter().find(|(key, _)| *key == wanted).map(|(_, node)| *node)
     }
 
     pub(crate) fn definition(&self, name: &str) -> Option<NodeId> {
@@ -79,7 +88,7 @@ fn read(text: &'static str) -> Builtin {
     reader.kinds.sort_unstable();
     let mut arena = reader.arena;
     arena.seal();
-    Builtin { arena: Arc::new(arena), definitions, kinds: reader.kinds }
+    Builtin { arena: Arc::new(arena), definitions, kinds: reader.kinds, answers: reader.answers }
 }
 
 #[derive(Default)]
@@ -88,6 +97,7 @@ struct Reader {
     definitions: HashMap<&'static str, NodeId>,
     structs: HashMap<&'static str, StructId>,
     kinds: Vec<(&'static str, NodeId)>,
+    answers: Vec<(&'static str, NodeId)>,
     /// Shared nodes without facts of their own, by their shape.
     plain: HashMap<&'static str, NodeId>,
     wrappers: Vec<(NodeId, &'static str)>,
@@ -124,6 +134,9 @@ impl Reader {
         for attribute in attributes.split(' ') {
             if let Some(key) = attribute.strip_prefix("gvk:") {
                 self.kinds.push((key, node));
+            }
+            if let Some(key) = attribute.strip_prefix("answer:") {
+                self.answers.push((key, node));
             }
         }
     }

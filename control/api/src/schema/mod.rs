@@ -50,6 +50,13 @@ impl Schema {
         Some(Self { arena: data.arena.clone(), node })
     }
 
+    /// As [`Schema::for_kind`], kinds that only answers have included: `PartialObjectMetadata`, the documents of discovery.
+    pub fn for_answer(gvk: &GroupVersionKind) -> Option<Self> {
+        let data = builtin();
+        let answer = || data.answer(gvk).map(|node| Self { arena: data.arena.clone(), node });
+        Self::for_kind(gvk).or_else(answer)
+    }
+
     /// The schema of a built-in definition by its OpenAPI name, as `io.k8s.api.core.v1.PodSpec`.
     pub fn named(definition: &str) -> Option<Self> {
         let data = builtin();
