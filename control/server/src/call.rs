@@ -55,7 +55,7 @@ impl Call {
     ///
     /// # Errors
     /// 406: the client accepts none of `offers`.
-    pub fn output(&self, offers: Offers) -> Result<Output, Status> {
+    pub fn output(&self, offers: Offers<'_>) -> Result<Output, Status> {
         negotiate::output(self.headers(), &self.query, offers, false)
     }
 

@@ -15,7 +15,7 @@ use crate::{
     impersonation,
     limits::{self, Place},
     metrics::RequestLabels,
-    negotiate::{self, Output},
+    negotiate,
     notes::Notes,
     reply,
     request::{Query, RequestInfo},
@@ -41,7 +41,9 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
     let id = server.ids().uid();
     let query = Query::of(request.uri());
     let info = RequestInfo::of(request.method(), request.uri(), &query);
-    let error_form = Output { pretty: negotiate::pretty(request.headers(), &query), ..Output::default() };
+    let (accepted, pretty) =
+        (request.headers().get(header::ACCEPT).cloned(), negotiate::pretty(request.headers(), &query));
+    let refusal = |status: &Status| reply::status(status, negotiate::error_output(accepted.as_ref(), pretty));
     let route = route(server, request.method(), &info);
     let span = tracing::debug_span!("request", id, verb = %info.verb, path = %info.path);
     let labels = labels(&route, &info);
@@ -54,11 +56,11 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
     let work = AssertUnwindSafe(work).catch_unwind().instrument(span.clone());
     let mut response = match work.await {
         Ok(Ok(response)) => response,
-        Ok(Err(status)) => reply::status(&status, error_form),
+        Ok(Err(status)) => refusal(&status),
         Err(_) => {
             server.metrics().panics.inc();
             span.in_scope(|| tracing::error!("a request panicked; its answer is 500"));
-            reply::status(&Status::internal("the request panicked, see the log of the server"), error_form)
+            refusal(&Status::internal("the request panicked, see the log of the server"))
         }
     };
 

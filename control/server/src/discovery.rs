@@ -5,33 +5,37 @@ use crate::{
     aggregation::{discovery, found::Documents, outline::Outline},
     call::Call,
     lazy::SmallDocument,
-    negotiate,
+    negotiate::{self, Clause, Media, Output, PROTOBUF},
     registry::Registry,
     reply,
 };
 use api::Status;
 use axum::body::Body;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::{collections::HashMap, sync::Arc};
 
-/// The aggregated version that the client prefers, if any.
-fn aggregated(call: &Call) -> Option<&'static str> {
-    for clause in negotiate::clauses(call.headers()) {
-        match (clause.media, clause.parameter("as"), clause.parameter("g"), clause.parameter("v")) {
-            ("application/json", Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => {
-                return Some("v2");
-            }
-            ("application/json", Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2beta1")) => {
-                return Some("v2beta1");
-            }
-            ("application/json" | "*/*" | "application/*", None, ..) => return None,
-            _ => {}
-        }
+/// The document that the client prefers: the aggregated one in a version, or the legacy one; in protobuf only if it accepts nothing else.
+fn asked(headers: &HeaderMap) -> (Option<&'static str>, Media) {
+    let clauses = negotiate::clauses(headers);
+    let of = |clause: &Clause<'_>| match (clause.parameter("as"), clause.parameter("g"), clause.parameter("v")) {
+        (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => Some(Some("v2")),
+        (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2beta1")) => Some(Some("v2beta1")),
+        (None, ..) => Some(None),
+        _ => None,
+    };
+    let json = clauses.iter().find_map(|clause| match (clause.media, of(clause)) {
+        ("application/json", found) => found,
+        ("*/*" | "application/*", Some(None)) => Some(None),
+        _ => None,
+    });
+    let protobuf = || clauses.iter().filter(|clause| clause.media == PROTOBUF).find_map(of);
+    match json {
+        Some(found) => (found, Media::Json),
+        None => protobuf().map_or((None, Media::Json), |found| (found, Media::Protobuf)),
     }
-    None
 }
 
 /// Answers a discovery path; `None` if there is no such document.
@@ -43,41 +47,38 @@ pub(crate) async fn answer(server: &Server, call: &Call, path: &str) -> Result<O
     let alone = outline.elsewhere().is_empty();
     let merged = |make: &dyn Fn() -> Option<Value>| make().map(|value| SmallDocument::new(&value));
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
-    let (document, media) = match segments.as_slice() {
-        [root @ ("api" | "apis")] => match aggregated(call) {
+    let (aggregated, media) = asked(call.headers());
+    let mut shown = None;
+    let document = match segments.as_slice() {
+        [root @ ("api" | "apis")] => match aggregated {
             Some(version) => {
+                shown = Some(version);
                 let core = *root == "api";
-                let made = if core || alone {
+                if core || alone {
                     let make = || Some(aggregate(&registry, &outline, &HashMap::new(), core, version));
                     documents.small(&format!("{root} {version}"), make)
                 } else {
                     let others = discovery::documents(server, &outline).await;
                     merged(&|| Some(aggregate(&registry, &outline, &others, core, version)))
-                };
-                (made, format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"))
+                }
             }
             None => {
                 let advertise = server.advertise().to_string();
                 let make = || Some(legacy_root(&outline, *root == "api", &advertise));
-                let made = if alone || *root == "api" { documents.small(root, make) } else { merged(&make) };
-                (made, "application/json".to_owned())
+                if alone || *root == "api" { documents.small(root, make) } else { merged(&make) }
             }
         },
-        ["api", version] => {
-            (documents.small(path, || resources(&registry, "", version)), "application/json".to_owned())
-        }
+        ["api", version] => documents.small(path, || resources(&registry, "", version)),
         ["apis", group] => {
             let make = || group_of(&outline, group);
-            (if alone { documents.small(path, make) } else { merged(&make) }, "application/json".to_owned())
+            if alone { documents.small(path, make) } else { merged(&make) }
         }
-        ["apis", group, version] => {
-            (documents.small(path, || resources(&registry, group, version)), "application/json".to_owned())
-        }
+        ["apis", group, version] => documents.small(path, || resources(&registry, group, version)),
         _ => return Ok(None),
     };
     let Some(document) = document else { return Ok(None) };
     // Only the roots support conditional requests, as upstream; the others are small.
-    let output = negotiate::Output { pretty: negotiate::pretty(call.headers(), &call.query), ..Default::default() };
+    let output = Output { media, pretty: negotiate::pretty(call.headers(), &call.query), ..Output::default() };
     let matches = call.headers().get(header::IF_NONE_MATCH) == Some(&document.etag);
     let mut response = if matches {
         let mut response = Response::new(Body::empty());
@@ -87,7 +88,9 @@ pub(crate) async fn answer(server: &Server, call: &Call, path: &str) -> Result<O
         reply::json(StatusCode::OK, output, document.bytes.clone())
     };
     let headers = response.headers_mut();
-    if media.contains(';') {
+    if let Some(version) = shown {
+        let media = if media == Media::Protobuf { PROTOBUF } else { "application/json" };
+        let media = format!("{media};g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_str(&media).expect("a media type is a header value"));
         headers.insert(header::ETAG, document.etag);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
@@ -248,6 +251,36 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
 mod tests {
     use super::*;
     use crate::resource::OwnSchema;
+
+    #[test]
+    fn the_aggregated_document_is_protobuf_for_who_accepts_nothing_else() {
+        let asked =
+            |text: &'static str| asked(&HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(text))]));
+        for (text, wanted) in [
+            ("", (None, Media::Json)),
+            ("text/html", (None, Media::Json)),
+            (
+                "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json",
+                (Some("v2"), Media::Json),
+            ),
+            (
+                "application/json,application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+                (None, Media::Json),
+            ),
+            ("application/vnd.kubernetes.protobuf,application/json", (None, Media::Json)),
+            ("application/vnd.kubernetes.protobuf", (None, Media::Protobuf)),
+            (
+                "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+                (Some("v2beta1"), Media::Protobuf),
+            ),
+            (
+                "application/vnd.kubernetes.protobuf;g=x;v=v2;as=Table,application/vnd.kubernetes.protobuf",
+                (None, Media::Protobuf),
+            ),
+        ] {
+            assert_eq!(asked(text), wanted, "{text}");
+        }
+    }
 
     #[test]
     fn verbs_of_defined_resources_have_upstreams_order() {

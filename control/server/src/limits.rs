@@ -128,10 +128,19 @@ impl Limits {
     /// Reserves memory for a response that is built as a whole from so many bytes of JSON, or answers 429. The reservation is given to
     /// [`hold_memory_until_sent`]. A response that is larger than the budget takes all of it; a small one takes none.
     pub(crate) fn reserve_response_memory(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        self.reserve(bytes, REWRITE_FACTOR)
+    }
+
+    /// As [`Limits::reserve_response_memory`], for a response that is made item by item and is no longer than the JSON.
+    pub(crate) fn reserve_encoded_memory(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        self.reserve(bytes, 1)
+    }
+
+    fn reserve(&self, bytes: usize, factor: usize) -> Result<Option<OwnedSemaphorePermit>, Status> {
         if bytes <= UNCOUNTED_RESPONSE {
             return Ok(None);
         }
-        let size = bytes.saturating_mul(REWRITE_FACTOR).div_ceil(1024).min(RESPONSE_MEMORY);
+        let size = bytes.saturating_mul(factor).div_ceil(1024).min(RESPONSE_MEMORY);
         let size = u32::try_from(size).expect("at most a small constant");
         self.response_memory.clone().try_acquire_many_owned(size).map(Some).map_err(|_| too_many_requests())
     }

@@ -1,6 +1,9 @@
-//! Responses: JSON or YAML, pretty or not, plain text, errors. Bodies have a known length, except streams.
+//! Responses: JSON (pretty or not), YAML or protobuf, plain text, errors. Bodies have a known length, except streams.
 
-use crate::{codec, negotiate::Output};
+use crate::{
+    codec,
+    negotiate::{Media, Output, PROTOBUF},
+};
 use api::Status;
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -24,10 +27,17 @@ pub fn no_such_path() -> Response<Body> {
 
 /// A response with JSON bytes, converted to the negotiated output.
 pub fn json(status: StatusCode, output: Output, bytes: Bytes) -> Response<Body> {
-    let (bytes, media) = match (output.yaml, output.pretty) {
-        (true, _) => (yaml(&bytes), "application/yaml"),
-        (false, true) => (pretty(&bytes), "application/json"),
-        (false, false) => (bytes, "application/json"),
+    let (bytes, media) = match (output.media, output.pretty) {
+        (Media::Json, false) => (bytes, "application/json"),
+        (Media::Json, true) => (pretty(&bytes), "application/json"),
+        (Media::Yaml, _) => (yaml(&bytes), "application/yaml"),
+        (Media::Protobuf, _) => match protobuf(&bytes) {
+            Ok(bytes) => (Bytes::from(bytes), PROTOBUF),
+            Err(error) => {
+                tracing::error!(error, "an answer cannot be encoded");
+                return self::status(&Status::internal(error), Output::default());
+            }
+        },
     };
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = status;
@@ -58,6 +68,11 @@ fn pretty(bytes: &Bytes) -> Bytes {
     let mut out = serde_json::to_vec_pretty(&value).expect("JSON values serialise");
     out.push(b'\n');
     Bytes::from(out)
+}
+
+/// Protobuf from the bytes of a JSON object, envelope included.
+pub(crate) fn protobuf(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    api::protobuf::encode(&serde_json::from_slice(bytes).map_err(|e| e.to_string())?)
 }
 
 fn yaml(bytes: &Bytes) -> Bytes {

@@ -85,7 +85,7 @@ impl Action for About {
             }
         };
         let list = json!({"kind": "MetricValueList", "apiVersion": format!("{GROUP}/{VERSION}"), "metadata": {}, "items": items});
-        Ok(reply::value(StatusCode::OK, call.output(server::negotiate::Offers::Objects)?, &list))
+        Ok(reply::value(StatusCode::OK, call.output(server::negotiate::Offers::Json)?, &list))
     }
 }
 

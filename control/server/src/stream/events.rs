@@ -1,7 +1,8 @@
-//! A watch over WebSocket: each event is a text message. Follows upstream's `WatchServer.HandleWS`; browsers watch so.
+//! A watch over WebSocket: each event is a message, of text, or binary where it is protobuf. Follows upstream's `WatchServer.HandleWS`; browsers
+//! watch so.
 
 use super::{DRAIN, upgrade, websocket};
-use crate::call::Call;
+use crate::{call::Call, negotiate::Media};
 use api::Status;
 use axum::{
     body::{Body, BodyDataStream},
@@ -17,11 +18,11 @@ pub(crate) fn is_wanted(call: &Call) -> bool {
     websocket::is_wanted(call.headers())
 }
 
-/// Answers with a WebSocket that sends the lines of `body`. It ends with them, or when the client leaves or says anything.
+/// Answers with a WebSocket that sends the events of `body`. It ends with them, or when the client leaves or says anything.
 ///
 /// # Errors
 /// 400 for what is no upgrade, 403 for a page of another site.
-pub(crate) async fn serve(mut call: Call, body: Body) -> Result<Response<Body>, Status> {
+pub(crate) async fn serve(mut call: Call, body: Body, media: Media) -> Result<Response<Body>, Status> {
     upgrade::check(&call)?;
     // As Go's library: one protocol is taken as it is, of several none can be chosen.
     let offered = websocket::offered(call.headers());
@@ -30,18 +31,18 @@ pub(crate) async fn serve(mut call: Call, body: Body) -> Result<Response<Body>, 
     let send = move |socket| async move {
         // The watch keeps its user's place among long-running requests.
         let _place = place;
-        pump(socket, body.into_data_stream()).await;
+        let events = Events { buffer: BytesMut::new(), binary: media == Media::Protobuf };
+        pump(socket, body.into_data_stream(), events).await;
     };
     Ok(websocket::accept(&mut call.parts, &protocol, send).await)
 }
 
-async fn pump(socket: WebSocket, mut events: BodyDataStream) {
+async fn pump(socket: WebSocket, mut body: BodyDataStream, mut events: Events) {
     let (mut to, mut from) = socket.split();
-    let mut lines = Lines::default();
     loop {
         tokio::select! {
-            event = events.next() => match event {
-                Some(Ok(bytes)) => lines.add(&bytes),
+            piece = body.next() => match piece {
+                Some(Ok(bytes)) => events.add(&bytes),
                 Some(Err(_)) | None => break,
             },
             // Pings are answered by the library; whatever else the client says ends the watch.
@@ -50,10 +51,15 @@ async fn pump(socket: WebSocket, mut events: BodyDataStream) {
                 _ => break,
             },
         }
-        while let Some(line) = lines.next() {
-            let Ok(text) = String::from_utf8(line.into()) else { return };
+        while let Some(event) = events.next() {
+            let message = if events.binary {
+                Message::Binary(event)
+            } else {
+                let Ok(text) = String::from_utf8(event.into()) else { return };
+                Message::text(text)
+            };
             // A client that does not read is cut, as any slow watcher.
-            if !matches!(timeout(DRAIN, to.send(Message::text(text))).await, Ok(Ok(()))) {
+            if !matches!(timeout(DRAIN, to.send(message)).await, Ok(Ok(()))) {
                 return;
             }
         }
@@ -62,19 +68,26 @@ async fn pump(socket: WebSocket, mut events: BodyDataStream) {
     let _sent = timeout(DRAIN, to.send(Message::Close(Some(close)))).await;
 }
 
-/// Whole lines of what comes in pieces.
-#[derive(Default)]
-struct Lines(BytesMut);
+/// Whole events of what comes in pieces: lines, or protobuf with its length before it. A message has neither the end of line nor the length.
+struct Events {
+    buffer: BytesMut,
+    binary: bool,
+}
 
-impl Lines {
+impl Events {
     fn add(&mut self, bytes: &[u8]) {
-        self.0.extend_from_slice(bytes);
+        self.buffer.extend_from_slice(bytes);
     }
 
     fn next(&mut self) -> Option<Bytes> {
-        let end = self.0.iter().position(|byte| *byte == b'\n')?;
-        let line = self.0.split_to(end).freeze();
-        self.0.advance(1);
+        if self.binary {
+            let length = u32::from_be_bytes(*self.buffer.first_chunk()?);
+            let end = usize::try_from(length).ok()?.checked_add(4).filter(|end| *end <= self.buffer.len())?;
+            return Some(self.buffer.split_to(end).freeze().slice(4..));
+        }
+        let end = self.buffer.iter().position(|byte| *byte == b'\n')?;
+        let line = self.buffer.split_to(end).freeze();
+        self.buffer.advance(1);
         Some(line)
     }
 }
@@ -84,15 +97,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_whole_whatever_the_pieces() {
-        let mut lines = Lines::default();
-        let mut all = Vec::new();
-        for piece in ["a", "b\nc\n", "", "\nd"] {
-            lines.add(piece.as_bytes());
-            while let Some(line) = lines.next() {
-                all.push(line);
+    fn events_are_whole_whatever_the_pieces() {
+        for (binary, pieces, wanted) in [
+            (false, ["a", "b\nc\n", "", "\nd"], ["ab", "c", ""]),
+            (true, ["\0\0", "\0\x02ab\0\0\0\x01", "c\0\0\0\0\0\0\0", "\x02d"], ["ab", "c", ""]),
+        ] {
+            let mut events = Events { buffer: BytesMut::new(), binary };
+            let mut all = Vec::new();
+            for piece in pieces {
+                events.add(piece.as_bytes());
+                while let Some(event) = events.next() {
+                    all.push(event);
+                }
             }
+            assert_eq!(all, wanted);
         }
-        assert_eq!(all, ["ab", "c", ""]);
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn answer(
     resource: &Resource,
     objects: &[Object],
 ) -> Result<Response<Body>, Status> {
-    let output = call.output(Offers::Tables)?;
+    let output = call.output(Offers::Resource(&resource.names))?;
     let views: Vec<_> = objects.iter().map(|object| (object, View::detached(object))).collect();
     // a list has a name as well where its field selector does
     if call.info.named {

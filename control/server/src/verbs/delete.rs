@@ -42,7 +42,7 @@ enum Outcome {
 
 /// DELETE of one object.
 pub(super) async fn delete(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    let output = call.output(Offers::Tables)?;
+    let output = call.output(Offers::Resource(&resource.names))?;
     let options = DeleteOptions::parse(call.headers(), &call.query, &call.body)?;
     let cx = server.context(&call, Operation::Delete, &resource.names, options.dry_run);
     match remove(server, &resource, cx, &options, Shown::Object).await? {
@@ -63,7 +63,7 @@ pub(super) async fn delete(server: &Server, call: Call, resource: Arc<Resource>)
 
 /// DELETE of a collection; the response is the list of the deleted objects.
 pub(super) async fn collection(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    let output = call.output(Offers::Tables)?;
+    let output = call.output(Offers::Resource(&resource.names))?;
     let options = DeleteOptions::parse(call.headers(), &call.query, &call.body)?;
     read::validate_options(&call.query, false)?;
     let filter = Filter::parse(&call.query, &resource, None)?;

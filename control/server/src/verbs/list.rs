@@ -111,6 +111,39 @@ impl List {
     }
 }
 
+/// A body that is made already.
+pub(super) struct Chunks {
+    chunks: IntoIter<Bytes>,
+    /// Bytes that remain.
+    left: u64,
+}
+
+impl Chunks {
+    pub(super) fn new(chunks: Vec<Bytes>) -> Self {
+        let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        Self { chunks: chunks.into_iter(), left }
+    }
+}
+
+impl Body for Chunks {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let Some(chunk) = self.chunks.by_ref().find(|chunk| !chunk.is_empty()) else { return Poll::Ready(None) };
+        self.left -= chunk.len() as u64;
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
 impl Body for List {
     type Data = Bytes;
     type Error = Infallible;

@@ -7,6 +7,7 @@ mod computed;
 mod delete;
 mod list;
 mod patch;
+mod protobuf;
 mod read;
 mod restrict;
 mod scale;

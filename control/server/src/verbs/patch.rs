@@ -182,7 +182,7 @@ pub(super) async fn patch(
     if negotiate::content_type(call.headers()) == "application/apply-patch+yaml" {
         return apply(server, call, resource, scope).await;
     }
-    let output = call.output(Offers::Tables)?;
+    let output = call.output(Offers::Resource(&resource.names))?;
     let options = WriteOptions::parse("PatchOptions", &call.query, call.headers(), false)?;
     let (media, defined) = (negotiate::content_type(call.headers()), resource.own_schema.is_some());
     if defined && !codec::patch_types(defined).any(|known| known == media) {
@@ -271,7 +271,7 @@ pub(super) fn canonical(object: Object, config: &Object, schema: &Schema) -> Res
 
 /// Server-side apply.
 async fn apply(server: &Server, call: Call, resource: Arc<Resource>, scope: Scope) -> Result<Response<Body>, Status> {
-    let output = call.output(Offers::Tables)?;
+    let output = call.output(Offers::Resource(&resource.names))?;
     let options = WriteOptions::parse("PatchOptions", &call.query, call.headers(), true)?;
     let mut write = Write::new(server, &call, &resource, Operation::Update, &options).within(scope);
     let schema = write.schema.clone();

@@ -4,12 +4,13 @@
 use super::{
     answer,
     list::{List, Page},
+    protobuf,
 };
 use crate::{
     Resource, Server,
     call::Call,
     codec, limits,
-    negotiate::Offers,
+    negotiate::{Media, Offers},
     payload::{self, Item},
     reply,
     request::Query,
@@ -30,7 +31,7 @@ const REVISION_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// GET of one object.
 pub(super) async fn get(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    let output = call.output(Offers::Tables)?;
+    let output = call.output(Offers::Resource(&resource.names))?;
     if let Some(revision) = call.query.get("resourceVersion") {
         not_older_than(server, parse_revision(revision)?).await?;
     }
@@ -298,15 +299,18 @@ async fn resume(
 
 /// LIST.
 pub(super) async fn list(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    let output = call.output(Offers::Tables)?;
+    let output = call.output(Offers::Resource(&resource.names))?;
     validate_options(&call.query, false)?;
     let filter = Filter::parse(&call.query, &resource, None)?;
     let mut page = page(server, &call, &resource, &filter, false).await?;
     page.entries.retain(|entry| readable(server, entry));
     let representation =
         Representation { form: output.form, include: IncludeObject::parse(&call.query)?, now: server.clock().now() };
+    if output.media == Media::Protobuf {
+        return protobuf::list(server, &resource, representation, page).await;
+    }
     let list = List::new(resource, representation, page);
-    if output.yaml || output.pretty {
+    if output.media == Media::Yaml || output.pretty {
         let room = server.limits().reserve_response_memory(list.estimate())?;
         return Ok(limits::hold_memory_until_sent(reply::json(StatusCode::OK, output, list.into_bytes()), room));
     }

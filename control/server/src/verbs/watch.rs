@@ -1,7 +1,8 @@
-//! WATCH: a stream of JSON lines. Events are copied from the bytes of the entries, without another encoding. All events that are ready go into one
-//! frame. The store ends the watch of a client that reads too slowly; the client lists again.
+//! WATCH: a stream of JSON lines, or of protobuf. JSON is copied from the bytes of the entries, without another encoding. All events that are
+//! ready go into one frame. The store ends the watch of a client that reads too slowly; the client lists again.
 
 use super::{
+    protobuf,
     read::{self, readable, selects},
     watchtimer::{Due, WatchTimer},
 };
@@ -9,7 +10,7 @@ use crate::{
     Resource,
     call::Call,
     fairness::Seat,
-    negotiate::{self, Form, Offers},
+    negotiate::{self, Form, Media, Offers},
     payload::{self, Item, View},
     request::Query,
     select::Filter,
@@ -52,7 +53,7 @@ struct Start {
 
 /// GET with `watch=true`.
 pub(super) async fn watch(server: &Server, mut call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    let output = negotiate::output(call.headers(), &call.query, Offers::Tables, true)?;
+    let output = negotiate::output(call.headers(), &call.query, Offers::Resource(&resource.names), true)?;
     read::validate_options(&call.query, true)?;
     let filter = Filter::parse(&call.query, &resource, call.info.named.then_some(call.info.name.as_str()))?;
     let include = IncludeObject::parse(&call.query)?;
@@ -73,6 +74,7 @@ pub(super) async fn watch(server: &Server, mut call: Call, resource: Arc<Resourc
         resource,
         filter,
         representation: Representation { form: output.form, include, now: server.clock().now() },
+        media: output.media,
         sent: start.since,
         since: start.since,
         initial: start.initial,
@@ -85,10 +87,11 @@ pub(super) async fn watch(server: &Server, mut call: Call, resource: Arc<Resourc
     };
     let body = Body::new(WatchBody { stream: Some(stream), work: None });
     if events::is_wanted(&call) {
-        return events::serve(call, body).await;
+        return events::serve(call, body, output.media).await;
     }
+    let media = if output.media == Media::Protobuf { negotiate::PROTOBUF_STREAM } else { "application/json" };
     let mut response = Response::new(body);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     Ok(response)
 }
 
@@ -210,6 +213,7 @@ struct WatchStream {
     resource: Arc<Resource>,
     filter: Filter,
     representation: Representation,
+    media: Media,
     /// Every event up to this revision has been sent or did not match.
     sent: Revision,
     since: Revision,
@@ -232,9 +236,7 @@ impl WatchStream {
         let mut out = BytesMut::new();
         if let Err(status) = &mut self.events {
             let Some(status) = status.take() else { return Poll::Ready(Step::End) };
-            open(&mut out, "ERROR");
-            out.put_slice(&status.to_json());
-            close(&mut out);
+            put_event(&mut out, self.media, "ERROR", |out| out.put_slice(&status.to_json()));
             return Poll::Ready(Step::Chunk(out));
         }
         self.put_initial(&mut out);
@@ -327,13 +329,13 @@ impl WatchStream {
     fn put(&mut self, out: &mut BytesMut, kind: &str, entry: &Entry<Item>, revision: Option<Revision>) {
         let view = entry.payload.view(&self.resource);
         out.reserve(view.length() + 64);
-        open(out, kind);
         if self.representation.form != Form::Object {
             self.representation.now = self.server.clock().now();
         }
         let with_columns = std::mem::take(&mut self.with_columns);
-        self.representation.write_object(out, &self.resource, view, with_columns, revision);
-        close(out);
+        put_event(out, self.media, kind, |out| {
+            self.representation.write_object(out, &self.resource, view, with_columns, revision);
+        });
     }
 
     /// Writes a bookmark at the newest revision up to which all events have been sent.
@@ -363,11 +365,11 @@ impl WatchStream {
         if initial {
             object.set(&["metadata", "annotations", INITIAL_EVENTS_END], "true");
         }
-        open(out, "BOOKMARK");
         self.representation.now = self.server.clock().now();
         let with_columns = std::mem::take(&mut self.with_columns);
-        self.representation.write_object(out, &self.resource, &View::detached(&object), with_columns, None);
-        close(out);
+        put_event(out, self.media, "BOOKMARK", |out| {
+            self.representation.write_object(out, &self.resource, &View::detached(&object), with_columns, None);
+        });
     }
 }
 
@@ -377,13 +379,18 @@ fn take_ready<T>(events: &mut Watch<T>) -> (Vec<Event<T>>, bool) {
     (ready, !events.lagged())
 }
 
-fn open(out: &mut BytesMut, kind: &str) {
+/// Appends one event; `object` writes the JSON of its object.
+fn put_event(out: &mut BytesMut, media: Media, kind: &str, object: impl FnOnce(&mut BytesMut)) {
+    if media == Media::Protobuf {
+        if let Err(error) = protobuf::put_event(out, kind, object) {
+            tracing::error!(error, kind, "an event of a watch cannot be encoded and is left out");
+        }
+        return;
+    }
     out.put_slice(b"{\"type\":\"");
     out.put_slice(kind.as_bytes());
     out.put_slice(b"\",\"object\":");
-}
-
-fn close(out: &mut BytesMut) {
+    object(out);
     out.put_slice(b"}\n");
 }
 

@@ -180,7 +180,7 @@ impl Write {
 
 /// POST.
 pub(super) async fn create(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    let output = call.output(Offers::Tables)?;
+    let output = call.output(Offers::Resource(&resource.names))?;
     let options = WriteOptions::parse("CreateOptions", &call.query, call.headers(), false)?;
     let kind = resource.gvk();
     let decoded = codec::decode(call.headers(), &call.body, &resource.expected())?;
@@ -325,7 +325,7 @@ pub(super) async fn update(
     resource: Arc<Resource>,
     scope: Scope,
 ) -> Result<Response<Body>, Status> {
-    let output = call.output(Offers::Tables)?;
+    let output = call.output(Offers::Resource(&resource.names))?;
     let options = WriteOptions::parse("UpdateOptions", &call.query, call.headers(), false)?;
     let kind = resource.gvk();
     let decoded = codec::decode(call.headers(), &call.body, &resource.expected())?;
