@@ -16,6 +16,7 @@ mod machine;
 mod parameters;
 mod patches;
 mod policies;
+mod protobuf;
 mod proxies;
 mod reads;
 mod subresources;
