@@ -196,7 +196,7 @@ mod tests {
             format!(
                 "{{kind: F, metadata: {{name: s, uid: u}}, spec: {{priorityLevelConfiguration: {{name: {level}}}, matchingPrecedence: 7,
                 distinguisherMethod: {{type: ByNamespace}}, rules: [{{subjects: [{{kind: User, user: {{name: a}}}}, {{kind: Robot}},
-                {{kind: ServiceAccount, serviceAccount: {{namespace: n, name: '*'}}}}],
+                {{kind: ServiceAccount, serviceAccount: {{namespace: ns, name: '*'}}}}],
                 resourceRules: [{{verbs: [get], apiGroups: [''], resources: [pods], clusterScope: true, namespaces: [b]}}],
                 nonResourceRules: [{{verbs: ['*'], nonResourceURLs: [/x]}}]}}]}}}}"
             )
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!((schema.uid.as_str(), schema.precedence), ("u", 7));
         assert_eq!(schema.distinguisher, Some(Distinguisher::Namespace));
         let rule = &schema.rules[0];
-        let account = Subject::ServiceAccount { namespace: "n".into(), name: "*".into() };
+        let account = Subject::ServiceAccount { namespace: "ns".into(), name: "*".into() };
         assert_eq!(rule.subjects, [Subject::User("a".into()), account]);
         assert_eq!(
             (rule.resources[0].cluster_scope, rule.resources[0].groups.as_slice()),
