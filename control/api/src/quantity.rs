@@ -41,6 +41,10 @@ pub enum ParseError {
 
 /// Most digits of a mantissa.
 const DIGITS: u32 = 38;
+/// The greatest power of ten, a limit of this implementation: amounts above it have no meaning, and their text must stay printable.
+const MOST_POWER: i32 = 1_000_000;
+/// Most zeros that are written one by one.
+const MOST_ZEROS: i32 = 1 << 10;
 const DECIMAL: [(&str, i32); 10] =
     [("n", -9), ("u", -6), ("m", -3), ("", 0), ("k", 3), ("M", 6), ("G", 9), ("T", 12), ("P", 15), ("E", 18)];
 const BINARY: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
@@ -67,6 +71,7 @@ impl Quantity {
         value.format = format;
         if base == 10 {
             value.exponent = value.exponent.saturating_add(exponent);
+            value = value.capped();
         } else {
             value = value.times_power_of_two(exponent.unsigned_abs());
         }
@@ -110,6 +115,18 @@ impl Quantity {
             if magnitude < Self::new(1, Format::BinarySi) {
                 self.format = Format::DecimalSi;
             }
+        }
+        self
+    }
+
+    /// Not above the greatest power, however many zeros were written.
+    fn capped(mut self) -> Self {
+        if self.exponent > MOST_POWER - DIGITS.cast_signed() {
+            while self.mantissa != 0 && self.mantissa % 10 == 0 {
+                self.mantissa /= 10;
+                self.exponent = self.exponent.saturating_add(1);
+            }
+            self.exponent = self.exponent.min(MOST_POWER);
         }
         self
     }
@@ -306,7 +323,7 @@ impl fmt::Display for Quantity {
         }
         let mut zeros = exponent.rem_euclid(3);
         exponent -= zeros;
-        if self.format == Format::DecimalExponent {
+        if self.format == Format::DecimalExponent || exponent > MOST_ZEROS {
             let zeros = "0".repeat(zeros.unsigned_abs() as usize);
             return if exponent == 0 {
                 write!(f, "{mantissa}{zeros}")
@@ -316,7 +333,7 @@ impl fmt::Display for Quantity {
         }
         // Beyond the last suffix the number grows; upstream would lose the suffix.
         if exponent > 18 {
-            zeros = zeros.saturating_add(exponent - 18).min(1 << 10);
+            zeros += exponent - 18;
             exponent = 18;
         }
         let suffix = DECIMAL.iter().find(|(_, e)| *e == exponent).map_or("n", |(s, _)| s);
@@ -402,8 +419,8 @@ fn interpret(suffix: &str) -> Option<(u32, i32, Format)> {
         return Some((10, *exponent, Format::DecimalSi));
     }
     let power = suffix.strip_prefix(['e', 'E'])?.parse::<i64>().ok()?;
-    // A limit of this implementation: an amount above 10^1000000 has no meaning, and its text must stay printable.
-    Some((10, i32::try_from(power.clamp(-1_000_000, 1_000_000)).ok()?, Format::DecimalExponent))
+    let most = i64::from(MOST_POWER);
+    Some((10, i32::try_from(power.clamp(-most, most)).ok()?, Format::DecimalExponent))
 }
 
 fn number(negative: bool, whole: &str, fraction: &str) -> Result<Quantity, ParseError> {

@@ -34,6 +34,23 @@ fn what_is_nearly_canonical_is_shown_as_it_was_written() {
 }
 
 #[test]
+fn what_is_shown_of_the_greatest_amounts_is_read_as_the_same() {
+    let many = |zeros: usize| format!("1{}", "0".repeat(zeros));
+    for (text, shown) in [
+        ("100.0000E9000055".to_owned(), "10e999999".to_owned()),
+        (format!("{}e1000000", many(40)), "10e999999".to_owned()),
+        ("-5e999999".to_owned(), "-5e999999".to_owned()),
+        (many(1000), format!("{}E", many(982))),
+        (many(2000), "100e1998".to_owned()),
+        ("1e-1000000".to_owned(), "1e-9".to_owned()),
+    ] {
+        let canonical = Quantity::canonical(&text).expect(&text);
+        assert_eq!((q(&text).to_string(), q(&canonical)), (shown.clone(), q(&text)), "{text}");
+        assert_eq!((q(&shown), Quantity::canonical(&shown)), (q(&text), Ok(shown)), "{text}");
+    }
+}
+
+#[test]
 fn the_canonical_form_is_upstreams() {
     for (text, canonical) in [
         ("0", "0"),

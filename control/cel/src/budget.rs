@@ -110,7 +110,12 @@ impl<'s> Budget<'s> {
         Ok(())
     }
 
-    /// Takes the steps of a pass over so many bytes of text, which is quick.
+    /// Takes the steps of reading so many bytes of text letter by letter, as a number or a length of time.
+    pub(crate) fn read(&mut self, bytes: usize) -> Result<(), Error> {
+        self.work(bytes / 2)
+    }
+
+    /// Takes the steps of a pass over so many bytes of text, which is quick: to copy, to compare, to count.
     pub(crate) fn pass(&mut self, bytes: usize) -> Result<(), Error> {
         self.work(bytes / 128)
     }

@@ -13,8 +13,8 @@ pub(crate) fn equal<'a>(a: &Value<'a>, b: &Value<'a>, budget: &mut Budget<'_>) -
     Ok(match (a, b) {
         (Value::Null, Value::Null) => true,
         (Value::Bool(a), Value::Bool(b)) => a == b,
-        (Value::String(a), Value::String(b)) => a == b,
-        (Value::Bytes(a), Value::Bytes(b)) => a == b,
+        (Value::String(a), Value::String(b)) => same_text(a.as_bytes(), b.as_bytes(), budget)?,
+        (Value::Bytes(a), Value::Bytes(b)) => same_text(a, b, budget)?,
         (Value::Timestamp(a), Value::Timestamp(b)) => a == b,
         (Value::Duration(a), Value::Duration(b)) => a == b,
         (Value::Type(a), Value::Type(b)) => a == b,
@@ -31,6 +31,15 @@ pub(crate) fn equal<'a>(a: &Value<'a>, b: &Value<'a>, budget: &mut Budget<'_>) -
         }
         _ => false,
     })
+}
+
+/// Whether two texts are the same. The cost of a list does not tell how long they are.
+fn same_text(a: &[u8], b: &[u8], budget: &mut Budget<'_>) -> Result<bool, Error> {
+    if a.len() != b.len() {
+        return Ok(false);
+    }
+    budget.pass(a.len())?;
+    Ok(a == b)
 }
 
 /// How two numbers are ordered; nothing for NaN.
@@ -85,35 +94,27 @@ fn lists<'a>(a: &List<'a>, b: &List<'a>, budget: &mut Budget<'_>) -> Result<bool
     }
     match list_type(a.schema()) {
         ListType::Atomic => {
-            for (a, b) in a.iter().zip(b.iter()) {
-                budget.work(1)?;
-                if !equal(&a?, &b?, budget)? {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
+            let differs = a.find_map(budget, |index, element, budget| {
+                let Some(other) = b.get(index, budget)? else { return Ok(Some(())) };
+                Ok((!equal(&element, &other, budget)?).then_some(()))
+            })?;
+            Ok(differs.is_none())
         }
         ListType::Set => {
             let known = Identities::of(a, &ListType::Set, budget)?;
-            for element in b.iter() {
-                if known.find(&identity(&element?, &ListType::Set, budget)?).is_none() {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
+            let missing = b.find_map(budget, |_, element, budget| {
+                Ok(known.find(&identity(&element, &ListType::Set, budget)?).is_none().then_some(()))
+            })?;
+            Ok(missing.is_none())
         }
         by_keys @ ListType::Map(_) => {
             let known = Identities::of(a, by_keys, budget)?;
-            for element in b.iter() {
-                let element = element?;
-                let Some(index) = known.find(&identity(&element, by_keys, budget)?) else { return Ok(false) };
-                let Some(other) = a.get(index)? else { return Ok(false) };
-                budget.work(1)?;
-                if !equal(&other, &element, budget)? {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
+            let differs = b.find_map(budget, |_, element, budget| {
+                let Some(index) = known.find(&identity(&element, by_keys, budget)?) else { return Ok(Some(())) };
+                let Some(other) = a.get(index, budget)? else { return Ok(Some(())) };
+                Ok((!equal(&other, &element, budget)?).then_some(()))
+            })?;
+            Ok(differs.is_none())
         }
     }
 }
@@ -128,21 +129,27 @@ pub(crate) fn identity<'a>(
     budget: &mut Budget<'_>,
 ) -> Result<Identity<'a>, Error> {
     budget.work(1)?;
-    let key = |value: &Value<'a>| match value {
-        // A float of a set of numbers; its bits keep it apart from any int.
-        Value::Double(value) => Some(Key::String(crate::value::Text::Shared(format!("{value}").into()))),
-        value => value.key(),
+    let key = |value: &Value<'a>, budget: &mut Budget<'_>| {
+        Ok(match value {
+            // A float of a set of numbers; its bits keep it apart from any int.
+            Value::Double(value) => Some(Key::String(crate::value::Text::Shared(format!("{value}").into()))),
+            value => {
+                budget.pass(value.as_str().map_or(0, str::len))?;
+                value.key()
+            }
+        })
     };
     match (kind, element) {
         (ListType::Map(keys), Value::Map(fields)) => {
             let mut found = Vec::with_capacity(keys.len());
             for name in keys {
                 let name = crate::escape::escape(name).unwrap_or_else(|| name.clone());
-                found.push(fields.field(&name, budget)?.as_ref().and_then(key));
+                let scalar = fields.field(&name, budget)?;
+                found.push(scalar.map_or(Ok(None), |scalar| key(&scalar, budget))?);
             }
             Ok(found)
         }
-        _ => Ok(vec![key(element)]),
+        _ => Ok(vec![key(element, budget)?]),
     }
 }
 
@@ -152,9 +159,10 @@ pub(crate) struct Identities<'a>(std::collections::BTreeMap<Identity<'a>, usize>
 impl<'a> Identities<'a> {
     pub(crate) fn of(list: &List<'a>, kind: &ListType, budget: &mut Budget<'_>) -> Result<Self, Error> {
         let mut found = std::collections::BTreeMap::new();
-        for (index, element) in list.iter().enumerate() {
-            found.insert(identity(&element?, kind, budget)?, index);
-        }
+        list.each(budget, |index, element, budget| {
+            found.insert(identity(&element, kind, budget)?, index);
+            Ok(())
+        })?;
         Ok(Self(found))
     }
 
@@ -190,8 +198,9 @@ fn maps<'a>(a: &Map<'a>, b: &Map<'a>, budget: &mut Budget<'_>) -> Result<bool, E
     {
         return Ok(false);
     }
+    // Each key is copied and looked up twice.
+    budget.work(size.saturating_mul(8))?;
     for key in a.keys()? {
-        budget.work(1)?;
         let key = Value::from(key);
         match (a.get(&key, budget)?, b.get(&key, budget)?) {
             (Some(value), Some(other)) => {
@@ -216,9 +225,37 @@ fn hidden_fields<'a>(
     let Map::Json(_, Some(Schema { shape: Shape::Object { properties, .. }, .. })) = of else { return Ok(true) };
     for (name, value) in fields.iter().filter(|(name, _)| !properties.contains_key(*name)) {
         budget.work(name.len())?;
-        if others.get(name).is_some_and(|other| other != value) {
+        if let Some(other) = others.get(name)
+            && !same_json(value, other, budget)?
+        {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Whether JSON that expressions do not see is the same.
+fn same_json(a: &Json, b: &Json, budget: &mut Budget<'_>) -> Result<bool, Error> {
+    budget.work(1)?;
+    match (a, b) {
+        (Json::String(a), Json::String(b)) => same_text(a.as_bytes(), b.as_bytes(), budget),
+        (Json::Array(a), Json::Array(b)) if a.len() == b.len() => {
+            for (a, b) in a.iter().zip(b) {
+                if !same_json(a, b, budget)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
+        (Json::Object(a), Json::Object(b)) if a.len() == b.len() => {
+            for ((name, a), (other, b)) in a.iter().zip(b) {
+                if !same_text(name.as_bytes(), other.as_bytes(), budget)? || !same_json(a, b, budget)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
+        (Json::Array(_), Json::Array(_)) | (Json::Object(_), Json::Object(_)) => Ok(false),
+        (a, b) => Ok(a == b),
+    }
 }

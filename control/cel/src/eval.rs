@@ -171,7 +171,7 @@ impl<'a> Run<'_, 'a, '_> {
                 let Some(index) = index else {
                     return Err(Error::new(format!("unsupported index value {} in list", shown())));
                 };
-                let found = usize::try_from(index).ok().map(|index| list.get(index)).transpose()?;
+                let found = usize::try_from(index).ok().map(|index| list.get(index, self.budget)).transpose()?;
                 (found.flatten(), "index out of bounds")
             }
             _ => (None, "no such key"),
@@ -325,7 +325,7 @@ impl<'a> Run<'_, 'a, '_> {
         match self.eval(&it.range)? {
             Value::List(list) => {
                 for index in 0..list.len() {
-                    let Some(element) = list.get(index)? else { break };
+                    let Some(element) = list.get(index, self.budget)? else { break };
                     let index = Value::Int(i64::try_from(index).unwrap_or(i64::MAX));
                     let goes_on = match it.var2 {
                         Some(var2) => {

@@ -31,11 +31,14 @@ fn json(value: &Value<'_>, left: &mut usize) -> Result<Json, String> {
         Value::Double(value) => {
             serde_json::Number::from_f64(*value).map(Json::Number).ok_or("a double that is no number has no JSON")?
         }
-        Value::String(text) => {
-            *left = left.checked_sub(text.len() / 16).ok_or("the value is too large")?;
-            Json::String(text.to_string())
+        Value::String(value) => {
+            text(value.len(), left)?;
+            Json::String(value.to_string())
         }
-        Value::Bytes(bytes) => Json::String(STANDARD.encode(bytes)),
+        Value::Bytes(bytes) => {
+            text(bytes.len(), left)?;
+            Json::String(STANDARD.encode(bytes))
+        }
         Value::Timestamp(stamp) => Json::String(stamp.to_string()),
         Value::Duration(nanos) => Json::String(duration_text(*nanos)),
         Value::Optional(Some(value)) => json(value, left)?,
@@ -47,14 +50,24 @@ fn json(value: &Value<'_>, left: &mut usize) -> Result<Json, String> {
         }
         Value::Map(map) => Json::Object(object(map, left)?),
         Value::Type(name) => Json::String(name.to_string()),
-        Value::Opaque(opaque) => Json::String(format!("{opaque:?}")),
+        Value::Opaque(opaque) => {
+            let shown = format!("{opaque:?}");
+            text(shown.len(), left)?;
+            Json::String(shown)
+        }
     })
+}
+
+/// Takes what so many bytes of text count.
+fn text(bytes: usize, left: &mut usize) -> Result<(), String> {
+    *left = left.checked_sub(bytes / 16).ok_or("the value is too large")?;
+    Ok(())
 }
 
 /// JSON that an expression may hold many times.
 fn copy(value: &Json, left: &mut usize) -> Result<Json, String> {
-    let size = 1 + value.as_str().map_or(0, |text| text.len() / 16);
-    *left = left.checked_sub(size).ok_or("the value is too large")?;
+    *left = left.checked_sub(1).ok_or("the value is too large")?;
+    text(value.as_str().map_or(0, str::len), left)?;
     Ok(match value {
         Json::Array(elements) => {
             Json::Array(elements.iter().map(|element| copy(element, left)).collect::<Result<_, _>>()?)
@@ -62,6 +75,7 @@ fn copy(value: &Json, left: &mut usize) -> Result<Json, String> {
         Json::Object(fields) => {
             let mut made = serde_json::Map::new();
             for (name, value) in fields.iter() {
+                text(name.len(), left)?;
                 made.insert(name.clone(), copy(value, left)?);
             }
             Json::Object(made)
@@ -75,6 +89,7 @@ fn object(map: &Map<'_>, left: &mut usize) -> Result<serde_json::Map<String, Jso
     match map {
         Map::Json(fields, _) => {
             for (name, value) in fields.iter() {
+                text(name.len(), left)?;
                 made.insert(name.clone(), copy(value, left)?);
             }
         }
@@ -84,8 +99,9 @@ fn object(map: &Map<'_>, left: &mut usize) -> Result<serde_json::Map<String, Jso
                     Key::Bool(value) => value.to_string(),
                     Key::Int(value) => value.to_string(),
                     Key::Uint(value) => value.to_string(),
-                    Key::String(text) => text.to_string(),
+                    Key::String(name) => name.to_string(),
                 };
+                text(name.len(), left)?;
                 made.insert(name, json(value, left)?);
             }
         }

@@ -65,6 +65,8 @@
 pub mod admission;
 mod ast;
 mod budget;
+#[cfg(test)]
+mod budget_tests;
 mod builder;
 mod checker;
 mod declarations;

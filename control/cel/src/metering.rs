@@ -190,7 +190,7 @@ impl Cost {
                 let depth = if let Some(Value::Int(depth)) = args.get(1) { *depth } else { 1 };
                 size(0).saturating_mul(u64::try_from(depth).unwrap_or(0)).saturating_add(1 + LIST)
             }
-            Cost::SelfCompare { arg } => self_compare(args.get(arg))?,
+            Cost::SelfCompare { arg } => self_compare(args.get(arg), budget)?,
             Cost::Sets { times } => size(0).saturating_mul(size(1)).saturating_mul(u64::from(times)).saturating_add(1),
         })
     }
@@ -251,9 +251,10 @@ fn deep(value: &Value<'_>, budget: &mut Budget<'_>) -> Result<u64, Error> {
         Value::Bytes(value) => bytes(value.len()),
         Value::List(list) => {
             let mut sum: u64 = 0;
-            for element in list.iter() {
-                sum = sum.saturating_add(deep(&element?, budget)?);
-            }
+            list.each(budget, |_, element, budget| {
+                sum = sum.saturating_add(deep(&element, budget)?);
+                Ok(())
+            })?;
             sum
         }
         Value::Map(map) if map.len().is_some() => {
@@ -271,10 +272,10 @@ fn deep(value: &Value<'_>, budget: &mut Budget<'_>) -> Result<u64, Error> {
     })
 }
 
-fn self_compare(list: Option<&Value<'_>>) -> Result<u64, Error> {
+fn self_compare(list: Option<&Value<'_>>, budget: &mut Budget<'_>) -> Result<u64, Error> {
     let Some(Value::List(list)) = list else { return Ok(1) };
     let size = list.len() as u64;
-    let factor = match list.get(0)? {
+    let factor = match list.get(0, budget)? {
         Some(Value::String(_) | Value::Bytes(_)) => 2.0 + TRAVERSAL,
         _ => 2.0,
     };

@@ -60,6 +60,17 @@ pub struct Attributes {
     pub label_selector: String,
 }
 
+impl Attributes {
+    /// The bytes of all texts together.
+    pub(crate) fn len(&self) -> usize {
+        let (namespace, name) = self.service_account.as_ref().map_or((0, 0), |(a, b)| (a.len(), b.len()));
+        let texts = [&self.verb, &self.group, &self.resource, &self.subresource, &self.namespace, &self.name];
+        let selectors = [&self.field_selector, &self.label_selector];
+        let path = self.path.as_ref().map_or(0, String::len);
+        texts.into_iter().chain(selectors).map(String::len).sum::<usize>() + path + namespace + name
+    }
+}
+
 /// What an [`Authorizer`] decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {

@@ -315,10 +315,10 @@ fn plan_call(name: &'static str, overload: Option<&str>, mut args: Vec<Node>) ->
 
 /// The keys of a list of primitive constants, with those of other types of numbers that are equal to them.
 fn constant_set(list: &List<'static>) -> Option<BTreeSet<Key<'static>>> {
+    let List::Owned(elements, _) = list else { return None };
     let mut set = BTreeSet::new();
-    for element in list.iter() {
-        let element = element.ok()?;
-        let int = match &element {
+    for element in &**elements {
+        let int = match element {
             Value::Int(value) => Some(*value),
             Value::Uint(value) => i64::try_from(*value).ok(),
             // A double that is no whole number could only be found as itself.

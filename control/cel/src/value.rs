@@ -187,8 +187,18 @@ impl<'a> Value<'a> {
         typed(json, schema).map_err(Error::new)
     }
 
-    pub(crate) fn with(json: &'a Json, schema: Option<&'a Schema>) -> Result<Self, Error> {
-        schema.map_or_else(|| Ok(Value::json(json)), |schema| Value::typed(json, schema))
+    /// JSON within a value. Text of a format is read each time, and bytes are made of it.
+    fn within(json: &'a Json, schema: Option<&'a Schema>, budget: &mut Budget<'_>) -> Result<Self, Error> {
+        let Some(schema) = schema else { return Ok(Value::json(json)) };
+        match (&schema.shape, json) {
+            (Shape::Bytes, Json::String(text)) => {
+                budget.pass(text.len())?;
+                budget.allocate(text.len())?;
+            }
+            (Shape::Duration | Shape::Date | Shape::DateTime, Json::String(text)) => budget.read(text.len())?,
+            _ => {}
+        }
+        Value::typed(json, schema)
     }
 
     /// The name of its type.
@@ -352,29 +362,50 @@ impl<'a> List<'a> {
         }
     }
 
-    /// An element.
+    /// An element; nothing beyond the last one.
     ///
     /// # Errors
-    /// The element is JSON that is not of its schema.
-    pub fn get(&self, index: usize) -> Result<Option<Value<'a>>, Error> {
+    /// The element is JSON that is not of its schema, or the budget does not suffice to read it.
+    pub fn get(&self, index: usize, budget: &mut Budget<'_>) -> Result<Option<Value<'a>>, Error> {
         match self {
             List::Json(elements, schema) => {
                 let items = schema.and_then(|schema| schema.element()).map(|items| &**items);
-                elements.get(index).map(|element| Value::with(element, items)).transpose()
+                elements.get(index).map(|element| Value::within(element, items, budget)).transpose()
             }
             List::Owned(elements, _) => Ok(elements.get(index).cloned()),
         }
     }
 
-    /// All elements.
-    pub fn iter(&self) -> impl Iterator<Item = Result<Value<'a>, Error>> + '_ {
-        (0..self.len()).filter_map(|index| self.get(index).transpose())
-    }
-
     /// All elements as values.
     pub(crate) fn elements(&self, budget: &mut Budget<'_>) -> Result<Vec<Value<'a>>, Error> {
         budget.allocate(self.len().saturating_mul(size_of::<Value<'_>>()))?;
-        self.iter().collect()
+        (0..self.len()).filter_map(|index| self.get(index, budget).transpose()).collect()
+    }
+
+    /// Asks for each element, one after the other, until one is the answer.
+    pub(crate) fn find_map<T>(
+        &self,
+        budget: &mut Budget<'_>,
+        mut found: impl FnMut(usize, Value<'a>, &mut Budget<'_>) -> Result<Option<T>, Error>,
+    ) -> Result<Option<T>, Error> {
+        for index in 0..self.len() {
+            budget.work(1)?;
+            let Some(element) = self.get(index, budget)? else { break };
+            let answer = found(index, element, budget)?;
+            if answer.is_some() {
+                return Ok(answer);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Shows each element, one after the other.
+    pub(crate) fn each(
+        &self,
+        budget: &mut Budget<'_>,
+        mut show: impl FnMut(usize, Value<'a>, &mut Budget<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.find_map(budget, |index, element, budget| show(index, element, budget).map(|()| None::<()>)).map(drop)
     }
 }
 
@@ -421,7 +452,7 @@ impl<'a> Map<'a> {
                 let Some(value) = fields.get(&*name) else { return Ok(None) };
                 // A nullable property that is null counts as absent.
                 let is_object = schema.is_some_and(|schema| matches!(schema.shape, Shape::Object { .. }));
-                if value.is_null() && is_object { Ok(None) } else { Value::with(value, of).map(Some) }
+                if value.is_null() && is_object { Ok(None) } else { Value::within(value, of, budget).map(Some) }
             }
             Map::Owned(entries) => Ok(entries.get(&Key::String(Text::Borrowed(name))).cloned()),
             Map::Object(_, fields) => Ok(fields.get(name).cloned()),
@@ -434,6 +465,9 @@ impl<'a> Map<'a> {
     /// # Errors
     /// As [`Map::field`].
     pub fn get(&self, key: &Value<'_>, budget: &mut Budget<'_>) -> Result<Option<Value<'a>>, Error> {
+        if let Value::String(name) = key {
+            budget.pass(name.len())?;
+        }
         let Map::Owned(entries) = self else {
             return match key {
                 Value::String(name) => self.field(name, budget),

@@ -2,7 +2,7 @@
 
 use super::Implementation;
 use crate::{
-    budget::Error,
+    budget::{Budget, Error},
     opaque::{Attributes, Check, Decision, Opaque},
     value::Value,
 };
@@ -10,18 +10,18 @@ use api::names::{dns1123_label, dns1123_subdomain};
 
 pub(super) fn implementation(name: &str) -> Option<Implementation> {
     Some(match name {
-        "path" => |args, _| {
+        "path" => |args, budget| {
             let (check, [path]) = authorizer(args)?;
             if path.trim().is_empty() {
                 return Err(Error::Eval("path must not be empty".into()));
             }
-            Ok(made(check, Opaque::PathCheck, |to| to.path = Some(path.to_owned())))
+            made(check, path, budget, Opaque::PathCheck, |to| to.path = Some(path.to_owned()))
         },
-        "group" => |args, _| {
+        "group" => |args, budget| {
             let (check, [group]) = authorizer(args)?;
-            Ok(made(check, Opaque::GroupCheck, |to| group.clone_into(&mut to.group)))
+            made(check, group, budget, Opaque::GroupCheck, |to| group.clone_into(&mut to.group))
         },
-        "serviceAccount" => |args, _| {
+        "serviceAccount" => |args, budget| {
             let (check, [namespace, name]) = authorizer(args)?;
             if !dns1123_subdomain(name).is_empty() {
                 return Err(Error::Eval("Invalid service account name".into()));
@@ -30,20 +30,20 @@ pub(super) fn implementation(name: &str) -> Option<Implementation> {
                 return Err(Error::Eval("Invalid service account namespace".into()));
             }
             let account = Some((namespace.to_owned(), name.to_owned()));
-            Ok(made(check, Opaque::Authorizer, |to| to.service_account = account))
+            made(check, name, budget, Opaque::Authorizer, |to| to.service_account = account)
         },
-        "resource" => |args, _| {
+        "resource" => |args, budget| {
             let (Opaque::GroupCheck(check), [resource]) = target(args)? else { return Err(Error::NO_SUCH_OVERLOAD) };
             if resource.trim().is_empty() {
                 return Err(Error::Eval("resource must not be empty".into()));
             }
-            Ok(made(check, Opaque::ResourceCheck, |to| resource.clone_into(&mut to.resource)))
+            made(check, resource, budget, Opaque::ResourceCheck, |to| resource.clone_into(&mut to.resource))
         },
-        "subresource" => |args, _| narrowed(args, |to| &mut to.subresource),
-        "namespace" => |args, _| narrowed(args, |to| &mut to.namespace),
-        "name" => |args, _| narrowed(args, |to| &mut to.name),
-        "fieldSelector" => |args, _| narrowed(args, |to| &mut to.field_selector),
-        "labelSelector" => |args, _| narrowed(args, |to| &mut to.label_selector),
+        "subresource" => |args, budget| narrowed(args, budget, |to| &mut to.subresource),
+        "namespace" => |args, budget| narrowed(args, budget, |to| &mut to.namespace),
+        "name" => |args, budget| narrowed(args, budget, |to| &mut to.name),
+        "fieldSelector" => |args, budget| narrowed(args, budget, |to| &mut to.field_selector),
+        "labelSelector" => |args, budget| narrowed(args, budget, |to| &mut to.label_selector),
         "check" => |args, _| {
             let (Opaque::PathCheck(check) | Opaque::ResourceCheck(check), [verb]) = target(args)? else {
                 return Err(Error::NO_SUCH_OVERLOAD);
@@ -76,16 +76,27 @@ fn authorizer<'v, const N: usize>(args: &'v [Value<'_>]) -> Result<(&'v Check, [
     }
 }
 
-/// A check with something more in it.
-fn made<'a>(check: &Check, kind: fn(Check) -> Opaque, change: impl FnOnce(&mut Attributes)) -> Value<'a> {
+/// A check with `more` in it. It has copies of all its texts.
+fn made<'a>(
+    check: &Check,
+    more: &str,
+    budget: &mut Budget<'_>,
+    kind: fn(Check) -> Opaque,
+    change: impl FnOnce(&mut Attributes),
+) -> Result<Value<'a>, Error> {
+    budget.allocate(size_of::<Check>().saturating_add(check.attributes.len()).saturating_add(more.len()))?;
     let mut check = check.clone();
     change(&mut check.attributes);
-    Value::opaque(kind(check))
+    Ok(Value::opaque(kind(check)))
 }
 
-fn narrowed<'a>(args: &[Value<'a>], field: fn(&mut Attributes) -> &mut String) -> Result<Value<'a>, Error> {
+fn narrowed<'a>(
+    args: &[Value<'a>],
+    budget: &mut Budget<'_>,
+    field: fn(&mut Attributes) -> &mut String,
+) -> Result<Value<'a>, Error> {
     let (Opaque::ResourceCheck(check), [text]) = target(args)? else { return Err(Error::NO_SUCH_OVERLOAD) };
-    Ok(made(check, Opaque::ResourceCheck, |to| text.clone_into(field(to))))
+    made(check, text, budget, Opaque::ResourceCheck, |to| text.clone_into(field(to)))
 }
 
 fn decision<'v>(args: &'v [Value<'_>]) -> Result<&'v Decision, Error> {

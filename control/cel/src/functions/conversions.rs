@@ -15,14 +15,14 @@ pub(super) fn implementation(name: &str) -> Option<Implementation> {
     Some(match name {
         "bool" => |args, _| one(args, to_bool),
         "bytes" => to_bytes,
-        "double" => |args, _| one(args, to_double),
-        "duration" => |args, _| one(args, to_duration),
+        "double" => |args, budget| read(args, budget, to_double),
+        "duration" => |args, budget| read(args, budget, to_duration),
         "dyn" => |args, _| one(args, |value| Ok(value.clone())),
-        "int" => |args, _| one(args, to_int),
+        "int" => |args, budget| read(args, budget, to_int),
         "string" => to_string,
-        "timestamp" => |args, _| one(args, to_timestamp),
+        "timestamp" => |args, budget| read(args, budget, to_timestamp),
         "type" => |args, _| one(args, |value| Ok(Value::Type(value.type_name().into()))),
-        "uint" => |args, _| one(args, to_uint),
+        "uint" => |args, budget| read(args, budget, to_uint),
         _ => return None,
     })
 }
@@ -35,6 +35,18 @@ fn one<'a>(
         [value] => convert(value),
         _ => Err(Error::NO_SUCH_OVERLOAD),
     }
+}
+
+/// A conversion that reads the whole text, which upstream does not count.
+fn read<'a>(
+    args: &[Value<'a>],
+    budget: &mut Budget<'_>,
+    convert: impl FnOnce(&Value<'a>) -> Result<Value<'a>, Error>,
+) -> Result<Value<'a>, Error> {
+    if let [Value::String(text)] = args {
+        budget.read(text.len())?;
+    }
+    one(args, convert)
 }
 
 fn failed(value: &Value<'_>, to: &str) -> Error {

@@ -19,12 +19,15 @@ pub(super) fn format<'a>(args: &[Value<'a>], budget: &mut Budget<'_>) -> Result<
             rest = after;
             continue;
         }
-        let value = values.get(index)?.ok_or_else(|| Error::new(format!("index {index} out of range")))?;
+        let value = values.get(index, budget)?.ok_or_else(|| Error::new(format!("index {index} out of range")))?;
         if after.is_empty() {
             return Err(Error::Eval("unexpected end of string".into()));
         }
         let (clause, after) = clause(after).map_err(Error::new)?;
+        // Digits beyond the sixteenth are made one by one of a number that is as long as all of them.
+        let is_double = matches!(clause.letter, 'e' | 'f');
         let written = write(clause, &value, budget)?;
+        budget.work(if is_double { written.len().saturating_mul(25) } else { 0 })?;
         budget.allocate(written.len())?;
         made.push_str(&written);
         rest = after;
@@ -125,7 +128,9 @@ fn signed(number: i128, write: impl FnOnce(u128) -> String) -> String {
 fn hex(value: &Value<'_>, upper: bool, budget: &mut Budget<'_>) -> Result<String, Error> {
     let mut bytes = |bytes: &[u8]| {
         budget.allocate(bytes.len().saturating_mul(2))?;
-        Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        budget.read(bytes.len())?;
+        let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        Ok(digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect::<String>())
     };
     let written = match value {
         Value::String(text) => bytes(text.as_bytes())?,
@@ -209,10 +214,12 @@ fn nested(value: &Value<'_>, budget: &mut Budget<'_>) -> Result<String, Error> {
     Ok(match value {
         Value::String(text) => {
             budget.allocate(text.len())?;
+            budget.read(text.len())?;
             format!("{:?}", &**text)
         }
         Value::Bytes(bytes) => {
             budget.allocate(bytes.len())?;
+            budget.read(bytes.len())?;
             format!("b{:?}", String::from_utf8_lossy(bytes))
         }
         Value::Timestamp(_) => format!("timestamp({:?})", shown(value)),
@@ -221,11 +228,12 @@ fn nested(value: &Value<'_>, budget: &mut Budget<'_>) -> Result<String, Error> {
         Value::Double(double) => format!("{:?}", double_text(*double)),
         Value::List(list) => {
             let mut parts = Vec::new();
-            for element in list.iter() {
-                let part = nested(&element?, budget)?;
+            list.each(budget, |_, element, budget| {
+                let part = nested(&element, budget)?;
                 budget.allocate(part.len())?;
                 parts.push(part);
-            }
+                Ok(())
+            })?;
             format!("[{}]", parts.join(", "))
         }
         Value::Map(map) => map_text(map, budget)?,

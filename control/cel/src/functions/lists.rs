@@ -49,17 +49,12 @@ fn list<'v, 'a>(args: &'v [Value<'a>]) -> Result<&'v List<'a>, Error> {
 
 fn is_sorted<'a>(args: &[Value<'a>], budget: &mut Budget<'_>) -> Result<Value<'a>, Error> {
     let mut before: Option<Value<'a>> = None;
-    for element in list(args)?.iter() {
-        budget.work(1)?;
-        let element = element?;
-        if let Some(before) = before
-            && compare(&before, &element)?.is_gt()
-        {
-            return Ok(Value::Bool(false));
-        }
+    let falls = list(args)?.find_map(budget, |_, element, _| {
+        let falls = before.as_ref().map_or(Ok(false), |before| compare(before, &element).map(Ordering::is_gt))?;
         before = Some(element);
-    }
-    Ok(Value::Bool(true))
+        Ok(falls.then_some(()))
+    })?;
+    Ok(Value::Bool(falls.is_none()))
 }
 
 fn sum<'a>(args: &[Value<'a>], zero: Value<'a>, budget: &mut Budget<'_>) -> Result<Value<'a>, Error> {
@@ -77,33 +72,30 @@ fn extreme<'a>(
     replaced_if: Ordering,
 ) -> Result<Value<'a>, Error> {
     let mut best: Option<Value<'a>> = None;
-    for element in list(args)?.iter() {
-        budget.work(1)?;
-        let element = element?;
-        best = match best {
+    list(args)?.each(budget, |_, element, _| {
+        best = match best.take() {
             Some(best) if compare(&best, &element)? != replaced_if => Some(best),
             _ => Some(element),
         };
-    }
+        Ok(())
+    })?;
     best.ok_or_else(|| Error::new(format!("{name} called on empty list")))
 }
 
 pub(super) fn index_of<'a>(args: &[Value<'a>], budget: &mut Budget<'_>) -> Result<Value<'a>, Error> {
     let [Value::List(list), wanted] = args else { return Err(Error::NO_SUCH_OVERLOAD) };
-    for (index, element) in list.iter().enumerate() {
-        budget.work(1)?;
-        if equal(&element?, wanted, budget)? {
-            return Ok(Value::Int(i64::try_from(index).unwrap_or(i64::MAX)));
-        }
-    }
-    Ok(Value::Int(-1))
+    let found = list.find_map(budget, |index, element, budget| {
+        let index = i64::try_from(index).unwrap_or(i64::MAX);
+        Ok(equal(&element, wanted, budget)?.then_some(index))
+    })?;
+    Ok(Value::Int(found.unwrap_or(-1)))
 }
 
 pub(super) fn last_index_of<'a>(args: &[Value<'a>], budget: &mut Budget<'_>) -> Result<Value<'a>, Error> {
     let [Value::List(list), wanted] = args else { return Err(Error::NO_SUCH_OVERLOAD) };
     for index in (0..list.len()).rev() {
         budget.work(1)?;
-        if let Some(element) = list.get(index)?
+        if let Some(element) = list.get(index, budget)?
             && equal(&element, wanted, budget)?
         {
             return Ok(Value::Int(i64::try_from(index).unwrap_or(i64::MAX)));
@@ -125,7 +117,7 @@ fn slice<'a>(args: &[Value<'a>], budget: &mut Budget<'_>) -> Result<Value<'a>, E
         return fault(format!("list is length {}", list.len()));
     }
     budget.allocate((to - from).saturating_mul(size_of::<Value<'_>>()))?;
-    let elements: Result<Vec<_>, Error> = (from..to).filter_map(|index| list.get(index).transpose()).collect();
+    let elements: Result<Vec<_>, Error> = (from..to).filter_map(|index| list.get(index, budget).transpose()).collect();
     Ok(Value::list(elements?))
 }
 
@@ -149,17 +141,16 @@ fn flatten_into<'a>(
     depth: i64,
     budget: &mut Budget<'_>,
 ) -> Result<(), Error> {
-    for element in list.iter() {
-        budget.work(1)?;
-        match element? {
+    list.each(budget, |_, element, budget| {
+        match element {
             Value::List(inner) if depth > 0 => flatten_into(flat, &inner, depth - 1, budget)?,
             other => {
                 budget.allocate(size_of::<Value<'_>>())?;
                 flat.push(other);
             }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// The elements in the order of their keys.
@@ -217,30 +208,17 @@ fn sets<'a>(
     }
 }
 
-fn has<'a>(list: &List<'a>, wanted: &Value<'a>, budget: &mut Budget<'_>) -> Result<bool, Error> {
-    for element in list.iter() {
-        budget.work(1)?;
-        if equal(&element?, wanted, budget)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+pub(super) fn has<'a>(list: &List<'a>, wanted: &Value<'a>, budget: &mut Budget<'_>) -> Result<bool, Error> {
+    let found = list.find_map(budget, |_, element, budget| Ok(equal(&element, wanted, budget)?.then_some(())))?;
+    Ok(found.is_some())
 }
 
 fn contains_all<'a>(list: &List<'a>, part: &List<'a>, budget: &mut Budget<'_>) -> Result<bool, Error> {
-    for element in part.iter() {
-        if !has(list, &element?, budget)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    let missing = part.find_map(budget, |_, element, budget| Ok((!has(list, &element, budget)?).then_some(())))?;
+    Ok(missing.is_none())
 }
 
 fn intersect<'a>(a: &List<'a>, b: &List<'a>, budget: &mut Budget<'_>) -> Result<bool, Error> {
-    for element in a.iter() {
-        if has(b, &element?, budget)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let found = a.find_map(budget, |_, element, budget| Ok(has(b, &element, budget)?.then_some(())))?;
+    Ok(found.is_some())
 }

@@ -3,7 +3,7 @@
 use super::Implementation;
 use crate::{
     budget::{Budget, Error},
-    equality::{Identities, compare, equal, identity, list_type},
+    equality::{Identities, compare, identity, list_type},
     schema::ListType,
     value::{List, Map, Text, Value},
 };
@@ -168,15 +168,7 @@ fn negate<'a>(args: &[Value<'a>]) -> Result<Value<'a>, Error> {
 
 fn contained<'a>(args: &[Value<'a>], budget: &mut Budget<'_>) -> Result<Value<'a>, Error> {
     match args {
-        [needle, Value::List(list)] => {
-            for element in list.iter() {
-                budget.work(1)?;
-                if equal(&element?, needle, budget)? {
-                    return Ok(Value::Bool(true));
-                }
-            }
-            Ok(Value::Bool(false))
-        }
+        [needle, Value::List(list)] => super::lists::has(list, needle, budget).map(Value::Bool),
         [key, Value::Map(map)] => Ok(Value::Bool(map.get(key, budget)?.is_some())),
         _ => Err(Error::NO_SUCH_OVERLOAD),
     }
@@ -233,9 +225,10 @@ pub(crate) fn map_insert<'a>(
     let target = Arc::make_mut(&mut entries);
     for (value, inserted) in more {
         let key = value.key().ok_or_else(|| Error::new("unsupported key type"))?;
-        let shown = format!("insert failed: key {} already exists", super::conversions::shown(&value));
+        budget.pass(value.as_str().map_or(0, str::len))?;
         if target.insert(key, inserted).is_some() {
-            return Err(Error::new(shown));
+            let shown = super::conversions::shown(&value);
+            return Err(Error::new(format!("insert failed: key {shown} already exists")));
         }
     }
     Ok(Value::Map(Map::Owned(entries)))

@@ -26,13 +26,13 @@ pub(super) fn implementation(name: &str) -> Option<Implementation> {
             [Value::Optional(value)] => Ok(Value::Bool(value.is_some())),
             _ => Err(Error::NO_SUCH_OVERLOAD),
         },
-        "first" => |args, _| match args {
-            [Value::List(list)] => Ok(Value::optional(list.get(0)?)),
+        "first" => |args, budget| match args {
+            [Value::List(list)] => Ok(Value::optional(list.get(0, budget)?)),
             _ => Err(Error::NO_SUCH_OVERLOAD),
         },
-        "last" => |args, _| match args {
+        "last" => |args, budget| match args {
             [Value::List(list)] => {
-                let last = list.len().checked_sub(1).map(|last| list.get(last)).transpose()?;
+                let last = list.len().checked_sub(1).map(|last| list.get(last, budget)).transpose()?;
                 Ok(Value::optional(last.flatten()))
             }
             _ => Err(Error::NO_SUCH_OVERLOAD),

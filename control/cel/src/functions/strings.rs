@@ -188,8 +188,7 @@ fn join<'a>(args: &[Value<'a>], budget: &mut Budget<'_>) -> Result<Value<'a>, Er
         _ => return Err(Error::NO_SUCH_OVERLOAD),
     };
     let mut joined = String::new();
-    for (number, element) in list.iter().enumerate() {
-        let element = element?;
+    list.each(budget, |number, element, budget| {
         let Value::String(text) = &element else {
             let shown = super::conversions::shown(&element);
             return Err(Error::new(format!("join: invalid input: {shown}")));
@@ -199,7 +198,8 @@ fn join<'a>(args: &[Value<'a>], budget: &mut Budget<'_>) -> Result<Value<'a>, Er
             joined.push_str(separator);
         }
         joined.push_str(text);
-    }
+        Ok(())
+    })?;
     Ok(Value::string(joined))
 }
 

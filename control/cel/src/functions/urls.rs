@@ -20,8 +20,11 @@ pub(super) fn implementation(name: &str) -> Option<Implementation> {
             }
             _ => Err(Error::NO_SUCH_OVERLOAD),
         },
-        "isURL" => |args, _| match args {
-            [Value::String(text)] => Ok(Value::Bool(request_uri(text).is_ok())),
+        "isURL" => |args, budget| match args {
+            [Value::String(text)] => {
+                budget.read(text.len())?;
+                Ok(Value::Bool(request_uri(text).is_ok()))
+            }
             _ => Err(Error::NO_SUCH_OVERLOAD),
         },
         "getScheme" => |args, budget| part(args, budget, |url| url.scheme.clone()),

@@ -121,11 +121,10 @@ fn operations(value: &Value<'_>) -> Result<Json, String> {
     let Value::List(list) = value else {
         return Err("type mismatch: JSONPatchType.expression should evaluate to array".to_owned());
     };
-    let mut operations = Vec::with_capacity(list.len());
     let mut budget = cel::Budget::new(RUNTIME_BUDGET);
-    for operation in list.iter() {
-        let operation = operation.map_err(|error| error.to_string())?;
-        let Value::Map(fields) = &operation else {
+    for index in 0..list.len() {
+        let operation = list.get(index, &mut budget).map_err(|error| error.to_string())?;
+        let Some(Value::Map(fields)) = &operation else {
             return Err("type mismatch: JSONPatchType.expression should evaluate to array of JSONPatch".to_owned());
         };
         if let Ok(Some(value)) = fields.field("value", &mut budget) {
@@ -134,13 +133,15 @@ fn operations(value: &Value<'_>) -> Result<Json, String> {
                 return Err(format!("type mismatch: {}", misnamed.join("\n")));
             }
         }
-        let mut operation = operation.to_json().map_err(unserializable)?;
+    }
+    // All at once, since there is one limit for all of them.
+    let mut operations = value.to_json().map_err(unserializable)?;
+    for operation in operations.as_array_mut().into_iter().flatten() {
         if let Some(fields) = operation.as_object_mut()
             && fields.get("from").and_then(Json::as_str) == Some("")
         {
             fields.remove("from");
         }
-        operations.push(operation);
     }
-    Ok(Json::Array(operations))
+    Ok(operations)
 }
