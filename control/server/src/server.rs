@@ -69,7 +69,7 @@ pub struct Parts {
     pub authenticators: Vec<Arc<dyn Authenticator>>,
     /// The authorizer.
     pub authorizer: Arc<dyn Authorizer>,
-    /// Whether a user is trusted with memory and connections: no limit of [`crate::limits`] holds. It says nothing of priority and fairness.
+    /// Whether a user is trusted with memory and connections: no limit of `limits` holds. It says nothing of priority and fairness.
     pub trusted: fn(&User) -> bool,
     /// What configures priority and fairness; `None`: no request waits for another.
     pub fairness: Option<fairness::Source>,
