@@ -33,6 +33,12 @@ pub(crate) fn equal<'a>(a: &Value<'a>, b: &Value<'a>, budget: &mut Budget<'_>) -
     })
 }
 
+/// Whether a list has an element that equals a value.
+pub(crate) fn has<'a>(list: &List<'a>, wanted: &Value<'a>, budget: &mut Budget<'_>) -> Result<bool, Error> {
+    let found = list.find_map(budget, |_, element, budget| Ok(equal(&element, wanted, budget)?.then_some(())))?;
+    Ok(found.is_some())
+}
+
 /// Whether two texts are the same. The cost of a list does not tell how long they are.
 fn same_text(a: &[u8], b: &[u8], budget: &mut Budget<'_>) -> Result<bool, Error> {
     if a.len() != b.len() {

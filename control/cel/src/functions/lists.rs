@@ -3,7 +3,7 @@
 use super::{Implementation, operators::add};
 use crate::{
     budget::{Budget, Error},
-    equality::{compare, equal},
+    equality::{compare, equal, has},
     value::{List, Value},
 };
 use std::cmp::Ordering;
@@ -206,11 +206,6 @@ fn sets<'a>(
         [Value::List(a), Value::List(b)] => holds(a, b).map(Value::Bool),
         _ => Err(Error::NO_SUCH_OVERLOAD),
     }
-}
-
-pub(super) fn has<'a>(list: &List<'a>, wanted: &Value<'a>, budget: &mut Budget<'_>) -> Result<bool, Error> {
-    let found = list.find_map(budget, |_, element, budget| Ok(equal(&element, wanted, budget)?.then_some(())))?;
-    Ok(found.is_some())
 }
 
 fn contains_all<'a>(list: &List<'a>, part: &List<'a>, budget: &mut Budget<'_>) -> Result<bool, Error> {

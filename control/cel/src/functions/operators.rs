@@ -3,7 +3,7 @@
 use super::Implementation;
 use crate::{
     budget::{Budget, Error},
-    equality::{Identities, compare, identity, list_type},
+    equality::{Identities, compare, has, identity, list_type},
     schema::ListType,
     value::{List, Map, Text, Value},
 };
@@ -168,7 +168,7 @@ fn negate<'a>(args: &[Value<'a>]) -> Result<Value<'a>, Error> {
 
 fn contained<'a>(args: &[Value<'a>], budget: &mut Budget<'_>) -> Result<Value<'a>, Error> {
     match args {
-        [needle, Value::List(list)] => super::lists::has(list, needle, budget).map(Value::Bool),
+        [needle, Value::List(list)] => has(list, needle, budget).map(Value::Bool),
         [key, Value::Map(map)] => Ok(Value::Bool(map.get(key, budget)?.is_some())),
         _ => Err(Error::NO_SUCH_OVERLOAD),
     }
