@@ -53,6 +53,10 @@ pub fn end_state(world: &World) -> EndState {
         if let (Some(name), Some(prefix)) = (meta["name"].as_str(), meta["generateName"].as_str()) {
             names.push((name.to_owned(), format!("{prefix}*")));
         }
+        // Its name is the address that a Service got by chance.
+        if let (Some("IPAddress"), Some(name)) = (object["kind"].as_str(), meta["name"].as_str()) {
+            names.push((name.to_owned(), "ADDRESS".to_owned()));
+        }
     }
     names.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
     let general = |text: &str| {
