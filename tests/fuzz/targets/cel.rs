@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+/// Letters of texts that are long enough to take time, should nobody count it.
+const LONG: usize = 64 << 10;
 const LIMIT: u64 = cel::PER_CALL_LIMIT;
 /// What one evaluation may take of the CPU, unoptimised instrumentation included.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -21,11 +23,13 @@ static SCHEMA: LazyLock<Arc<Schema>> = LazyLock::new(|| {
         "n": {"type": "array", "maxItems": 5, "x-kubernetes-list-type": "set", "items": {"type": "integer"}},
         "m": {"type": "object", "maxProperties": 5, "additionalProperties": {"type": "integer"}},
         "e": {"x-kubernetes-int-or-string": true}, "t": {"type": "string", "format": "date-time"},
+        "long": {"type": "string"}, "blob": {"type": "string", "format": "byte"}, "span": {"type": "string", "format": "duration"},
         "o": {"type": "object", "properties": {"a-b": {"type": "string"}, "z": {"type": "integer", "nullable": true}}}}});
     Schema::new(&one_of_each)
 });
 static OBJECT: LazyLock<Json> = LazyLock::new(|| {
     json!({"i": -3, "d": 2.5, "s": "héllo", "b": true, "l": ["a", "bb", ""], "n": [1, 2], "m": {"k": 1, "x y": 2},
+        "long": "0".repeat(LONG), "blob": "AAAA".repeat(LONG / 4), "span": "1ns ".repeat(LONG / 4),
         "e": "50%", "t": "2020-02-29T12:00:00Z", "o": {"a-b": "q", "z": null}})
 });
 static ENV: LazyLock<Env> = LazyLock::new(|| {
