@@ -1,6 +1,8 @@
 //! GET, LIST, tables.
 
 use crate::*;
+use flate2::read::GzDecoder;
+use std::io::Read;
 
 #[tokio::test]
 async fn lists_come_in_pages_of_one_revision() {
@@ -138,6 +140,34 @@ async fn selectors_select() {
     }
     let all = cluster.get("/api/v1/configmaps?labelSelector=tier").await.ok();
     assert_eq!(all["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn large_answers_are_compressed_for_who_accepts_it() {
+    let cluster = Cluster::new().await;
+    for name in ["a", "b", "c"] {
+        let object = json!({"metadata": {"name": name}, "data": {"k": "text ".repeat(12_000)}});
+        cluster.post(MAPS, object).await.ok();
+    }
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let pretty = format!("{MAPS}?pretty=1");
+    for (target, accept) in [(MAPS, "*/*"), (MAPS, "application/yaml"), (MAPS, table), (&pretty, "*/*")] {
+        let plain = cluster.get_as(target, accept).await;
+        assert_eq!((plain.header("content-encoding"), plain.code), ("", 200));
+        let headers = [("accept", accept), ("accept-encoding", "gzip")];
+        let answer = cluster.send(&cluster.admin, "GET", target, &headers, "").await;
+        assert_eq!(
+            (answer.header("content-encoding"), answer.header("vary")),
+            ("gzip", "Accept-Encoding"),
+            "{target} {accept}"
+        );
+        let mut bytes = Vec::new();
+        GzDecoder::new(answer.bytes.as_ref()).read_to_end(&mut bytes).unwrap();
+        assert!(bytes == plain.bytes, "{target} {accept}");
+    }
+    // A single one has 60 kB.
+    let answer = cluster.send(&cluster.admin, "GET", &map("a"), &[("accept-encoding", "gzip")], "").await;
+    assert_eq!((answer.header("content-encoding"), answer.code), ("", 200));
 }
 
 #[tokio::test]

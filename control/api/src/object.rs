@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
 
-/// Group, version and kind: what an object is. The core group is `""`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Group, version and kind: what an object is. The core group is `""`. In JSON as in discovery and OpenAPI, where what is left out is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
 pub struct GroupVersionKind {
     /// `apps`, or empty for the core group.
     pub group: String,

@@ -5,7 +5,7 @@ use crate::{
     gate::{Watched, Writes, recording},
     meta::controller_of,
 };
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::Resource;
 use parking_lot::Mutex;
 use std::{collections::HashMap, future::poll_fn, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
@@ -112,10 +112,35 @@ impl Default for RunOptions {
     }
 }
 
+/// A controller behind a pointer: the loop around it is compiled once, instead of once for each.
+trait AnyController: Send + Sync {
+    fn name(&self) -> &'static str;
+    fn wire(&self, wakeups: &mut Wakeups);
+    fn reconcile<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, anyhow::Result<Next>>;
+}
+
+impl<C: Controller> AnyController for C {
+    fn name(&self) -> &'static str {
+        C::NAME
+    }
+
+    fn wire(&self, wakeups: &mut Wakeups) {
+        Controller::wire(self, wakeups);
+    }
+
+    fn reconcile<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, anyhow::Result<Next>> {
+        Controller::reconcile(self, key)
+    }
+}
+
 /// Runs a controller until cancelled; returns when its workers have ended.
-pub async fn run<C: Controller>(controller: Arc<C>, options: RunOptions, token: CancellationToken) {
+pub fn run<C: Controller>(controller: Arc<C>, options: RunOptions, token: CancellationToken) -> BoxFuture<'static, ()> {
+    work(controller, options, token).boxed()
+}
+
+async fn work(controller: Arc<dyn AnyController>, options: RunOptions, token: CancellationToken) {
     // upstream names queues after the kind that they hold
-    let name = C::NAME.trim_end_matches("-controller");
+    let name = controller.name().trim_end_matches("-controller");
     let queue = WorkQueue::measured(options.backoff, &options.metrics, name);
     let mut wakeups = Wakeups { queue: queue.clone(), informers: Vec::new() };
     controller.wire(&mut wakeups);
@@ -142,18 +167,18 @@ pub async fn run<C: Controller>(controller: Arc<C>, options: RunOptions, token: 
     tasks.wait().await;
 }
 
-struct Work<C> {
-    controller: Arc<C>,
+struct Work {
+    controller: Arc<dyn AnyController>,
     queue: WorkQueue<Key>,
     informers: Arc<[Arc<dyn Watched>]>,
     /// The writes of the last reconcile of each key, until the next one has waited for them.
     gates: Mutex<HashMap<Key, Writes>>,
 }
 
-impl<C: Controller> Work<C> {
+impl Work {
     async fn run(self: Arc<Self>) {
         while let Some(key) = self.queue.next().await {
-            let span = tracing::info_span!("reconcile", controller = C::NAME, %key);
+            let span = tracing::info_span!("reconcile", controller = self.controller.name(), %key);
             let rest = self.one(&key).instrument(span).await;
             self.queue.done_after(&key, rest);
         }

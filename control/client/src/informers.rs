@@ -87,13 +87,17 @@ impl Informers {
         let store: Arc<dyn ReflectorStore> = cache.clone();
         let reflector = Reflector { cache: Arc::downgrade(&store), client: self.client.clone(), target };
         drop(store);
+        self.start(reflector, stop, slot);
+        Informer::over(cache)
+    }
+
+    fn start(&self, reflector: Reflector, stop: CancellationToken, slot: Slot) {
         let (inner, broken) = (self.inner.clone(), self.inner.broken.clone().drop_guard());
         self.inner.tasks.spawn(async move {
             tokio::select! { () = stop.cancelled() => {}, () = inner.token.cancelled() => {}, () = reflector.run() => {} }
             broken.disarm();
             inner.forget(&slot);
         });
-        Informer::over(cache)
     }
 
     fn pool<K: Cached>(&self) -> Arc<Pool<K>> {

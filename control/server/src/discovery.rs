@@ -13,6 +13,7 @@ use api::Status;
 use axum::body::Body;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::{collections::HashMap, sync::Arc};
@@ -203,48 +204,85 @@ fn group_of(outline: &Outline, group: &str) -> Option<Value> {
     Some(value)
 }
 
-fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
-    let mut all = Vec::new();
-    for resource in registry.group_version(group, version) {
-        let mut made = Map::new();
-        made.insert("name".into(), json!(resource.gvr.resource));
-        made.insert("singularName".into(), json!(resource.singular));
-        made.insert("namespaced".into(), json!(resource.namespaced));
-        made.insert("kind".into(), json!(resource.kind));
-        made.insert("verbs".into(), verbs_of(resource));
-        if !resource.short_names.is_empty() {
-            made.insert("shortNames".into(), json!(resource.short_names));
-        }
-        if !resource.categories.is_empty() {
-            made.insert("categories".into(), json!(resource.categories));
-        }
-        if resource.action.is_none() {
-            let own = format!("{group}/{version}");
-            // All versions of a defined resource have the hash of the stored one.
-            let stored = if resource.own_schema.is_some() { &resource.storage_version } else { &own };
-            let text = format!("{stored}/{}", resource.kind);
-            made.insert("storageVersionHash".into(), json!(BASE64_STANDARD.encode(&Sha256::digest(text)[..8])));
-        }
-        all.push(Value::Object(made));
-        for sub in &resource.subresources {
-            let mut made = json!({"name": format!("{}/{}", resource.gvr.resource, sub.name), "singularName": "",
-                "namespaced": resource.namespaced, "kind": sub.kind.kind, "verbs": verbs(&sub.verbs)});
-            if sub.kind.group != group || sub.kind.version != version {
-                made["group"] = json!(sub.kind.group);
-                made["version"] = json!(sub.kind.version);
-            }
-            all.push(made);
-        }
-    }
-    if all.is_empty() {
+/// `v1` APIResourceList, with its fields in the order of Go's type: scripts cut lines out of it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ResourceList {
+    kind: &'static str,
+    /// The oldest of these documents has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_version: Option<&'static str>,
+    group_version: String,
+    resources: Vec<Listed>,
+}
+
+/// `v1` APIResource: a resource or a subresource.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed {
+    name: String,
+    singular_name: String,
+    namespaced: bool,
+    /// Of the kind, where it is in another group or version than the list.
+    #[serde(flatten)]
+    foreign: Option<Foreign>,
+    kind: String,
+    verbs: Value,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    short_names: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    categories: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage_version_hash: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Foreign {
+    group: String,
+    version: String,
+}
+
+fn resources(registry: &Registry, group: &str, version: &str) -> Option<ResourceList> {
+    let listed = |resource: &Arc<Resource>| {
+        let own = Listed {
+            name: resource.gvr.resource.clone(),
+            singular_name: resource.singular.clone(),
+            namespaced: resource.namespaced,
+            foreign: None,
+            kind: resource.kind.clone(),
+            verbs: verbs_of(resource),
+            short_names: resource.short_names.clone(),
+            categories: resource.categories.clone(),
+            storage_version_hash: resource.action.is_none().then(|| storage_version_hash(resource)),
+        };
+        let sub = |sub: &Arc<Subresource>| Listed {
+            name: format!("{}/{}", resource.gvr.resource, sub.name),
+            singular_name: String::new(),
+            namespaced: resource.namespaced,
+            foreign: (sub.kind.group != group || sub.kind.version != version)
+                .then(|| Foreign { group: sub.kind.group.clone(), version: sub.kind.version.clone() }),
+            kind: sub.kind.kind.clone(),
+            verbs: verbs(&sub.verbs),
+            short_names: Vec::new(),
+            categories: Vec::new(),
+            storage_version_hash: None,
+        };
+        std::iter::once(own).chain(resource.subresources.iter().map(sub)).collect::<Vec<_>>()
+    };
+    let resources: Vec<Listed> = registry.group_version(group, version).flat_map(listed).collect();
+    if resources.is_empty() {
         return None;
     }
-    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    let mut list = json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": all});
-    if !group.is_empty() {
-        list["apiVersion"] = json!("v1");
-    }
-    Some(list)
+    let (group_version, api_version) =
+        if group.is_empty() { (version.to_owned(), None) } else { (format!("{group}/{version}"), Some("v1")) };
+    Some(ResourceList { kind: "APIResourceList", api_version, group_version, resources })
+}
+
+/// All versions of a defined resource have the hash of the stored one.
+fn storage_version_hash(resource: &Resource) -> String {
+    let own = format!("{}/{}", resource.gvr.group, resource.gvr.version);
+    let stored = if resource.own_schema.is_some() { &resource.storage_version } else { &own };
+    BASE64_STANDARD.encode(&Sha256::digest(format!("{stored}/{}", resource.kind))[..8])
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use futures::{
 };
 use http::HeaderValue;
 use parking_lot::Mutex;
+use serde::Serialize;
 use sha2::{Digest, Sha512};
 use std::{
     collections::HashMap,
@@ -31,8 +32,8 @@ pub(crate) struct SmallDocument {
 
 impl SmallDocument {
     /// With the ETag of its content.
-    pub(crate) fn new(value: &serde_json::Value) -> Self {
-        let mut bytes = serde_json::to_vec(value).expect("JSON values serialise");
+    pub(crate) fn new(value: &impl Serialize) -> Self {
+        let mut bytes = serde_json::to_vec(value).expect("documents serialise");
         bytes.push(b'\n');
         let etag = format!("\"{}\"", hex::encode_upper(Sha512::digest(&bytes)));
         let etag = HeaderValue::from_str(&etag).expect("hexadecimal is a header value");
@@ -69,7 +70,7 @@ impl CompressedDocument {
 
 impl Documents {
     /// A small document, built at once.
-    pub(crate) fn small(&self, key: &str, make: impl FnOnce() -> Option<serde_json::Value>) -> Option<SmallDocument> {
+    pub(crate) fn small<T: Serialize>(&self, key: &str, make: impl FnOnce() -> Option<T>) -> Option<SmallDocument> {
         if let Some(found) = self.small.lock().get(key) {
             return Some(found.clone());
         }

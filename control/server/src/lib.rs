@@ -27,6 +27,7 @@ pub mod dialer;
 mod discovery;
 mod documents;
 pub mod fairness;
+mod gzip;
 pub mod handshake;
 mod health;
 mod impersonation;

@@ -30,17 +30,7 @@ struct Components<'a> {
 #[derive(Deserialize)]
 struct Marked {
     #[serde(rename = "x-kubernetes-group-version-kind", default)]
-    kinds: Vec<Kind>,
-}
-
-#[derive(Deserialize)]
-struct Kind {
-    #[serde(default)]
-    group: String,
-    #[serde(default)]
-    version: String,
-    #[serde(default)]
-    kind: String,
+    kinds: Vec<GroupVersionKind>,
 }
 
 /// The type of a kind. The outer none: the document does not have it; the inner: it has no type that expressions know.
@@ -52,8 +42,7 @@ pub(super) fn find_type(document: &[u8], wanted: &GroupVersionKind) -> Result<Op
     let schemas = &document.components.schemas;
     let is_wanted = |schema: &&RawValue| {
         let marked = serde_json::from_str(schema.get()).unwrap_or(Marked { kinds: Vec::new() });
-        let mut kinds = marked.kinds.iter();
-        kinds.any(|one| one.group == wanted.group && one.version == wanted.version && one.kind == wanted.kind)
+        marked.kinds.contains(wanted)
     };
     let Some((name, _)) = schemas.iter().find(|(_, schema)| is_wanted(schema)) else { return Ok(None) };
     let mut reading = Reading { schemas, parsed: HashMap::new(), parts: 0 };

@@ -1,6 +1,7 @@
 //! Discovery documents of other servers, read strictly: what they say becomes a part of this server's own document. Pure.
 
 use super::registration::Registration;
+use api::GroupVersionKind;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -38,7 +39,7 @@ struct Version {
 pub(crate) struct Listed {
     resource: String,
     #[serde(default, deserialize_with = "or_default")]
-    response_kind: Kind,
+    response_kind: GroupVersionKind,
     #[serde(default)]
     scope: String,
     #[serde(default)]
@@ -58,19 +59,9 @@ pub(crate) struct Listed {
 struct Subresource {
     subresource: String,
     #[serde(default, deserialize_with = "or_default")]
-    response_kind: Kind,
+    response_kind: GroupVersionKind,
     #[serde(default, deserialize_with = "or_default")]
     verbs: Vec<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Kind {
-    #[serde(default)]
-    group: String,
-    #[serde(default)]
-    version: String,
-    #[serde(default)]
-    kind: String,
 }
 
 /// `v1` APIResourceList.
@@ -136,7 +127,8 @@ pub(crate) fn legacy(body: &[u8], of: &Registration) -> serde_json::Result<Vec<L
         });
         let Some(listed) = found.get_mut(place) else { continue };
         let or = |given: String, own: &str| if given.is_empty() { own.to_owned() } else { given };
-        let kind = Kind { group: or(one.group, &of.group), version: or(one.version, &of.version), kind: one.kind };
+        let kind =
+            GroupVersionKind { group: or(one.group, &of.group), version: or(one.version, &of.version), kind: one.kind };
         match subresource {
             Some(subresource) => {
                 listed.subresources.push(Subresource { subresource, response_kind: kind, verbs: one.verbs });

@@ -9,6 +9,7 @@ use crate::{
     Resource, Server,
     aggregation::{discovery, swagger},
     call::Call,
+    gzip,
     lazy::CompressedDocument,
     limits,
     registry::Registry,
@@ -161,8 +162,7 @@ fn document(
     if call.headers().get(header::IF_NONE_MATCH) == Some(&etag) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     } else {
-        let accepts = call.headers().get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        if accepts.split(',').any(|e| e.trim().starts_with("gzip")) {
+        if gzip::accepts(call.headers()) {
             *response.body_mut() = Body::from(document.bytes.clone());
             response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         } else {

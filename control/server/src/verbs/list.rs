@@ -157,6 +157,11 @@ impl Body for List {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+        let mut hint = SizeHint::default();
+        match self.left {
+            Some(left) => hint.set_exact(left),
+            None => hint.set_upper(self.estimate() as u64),
+        }
+        hint
     }
 }

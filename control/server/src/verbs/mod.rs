@@ -20,6 +20,7 @@ use crate::{
     Operation, Resource, Server, Verb,
     action::Serve,
     call::Call,
+    gzip,
     negotiate::{Form, Output},
     payload::View,
     reply,
@@ -76,7 +77,8 @@ async fn stored(
     verb: Verb,
     scope: Scope,
 ) -> Result<Response<Body>, Status> {
-    match verb {
+    let accepts_gzip = gzip::accepts(call.headers());
+    let response = match verb {
         Verb::Create => write::create(server, call, resource).await,
         Verb::Get => read::get(server, call, resource).await,
         Verb::List => read::list(server, call, resource).await,
@@ -85,7 +87,8 @@ async fn stored(
         Verb::Patch => patch::patch(server, call, resource, scope).await,
         Verb::Delete => delete::delete(server, call, resource).await,
         Verb::DeleteCollection => delete::collection(server, call, resource).await,
-    }
+    }?;
+    Ok(if accepts_gzip { gzip::compressed(response) } else { response })
 }
 
 /// The response with one stored object in the negotiated representation.
