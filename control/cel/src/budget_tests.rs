@@ -78,7 +78,7 @@ fn searches_take_steps() {
     for text in [
         "self.s.matches('^x*$') && self.s.find('^(x|y)+$') == self.s && self.n.matches('^[0-9]{1,}$')",
         "self.s.find('x{500}').size() == 500 && self.s.findAll('x', 1000).size() == 1000",
-        "self.n.matches('(?i)password|secret|token') || lists.range(100).all(i, !self.n.matches('(?i)password|secret|token'))",
+        "self.n.matches('(?i)password|secret|token') || lists.range(5).all(i, !self.n.matches('(?i)password|secret|token'))",
     ] {
         assert_eq!(error_within(text, 30_000_000, 128 << 20), None, "{text}");
     }
