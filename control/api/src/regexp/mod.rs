@@ -6,6 +6,7 @@
 
 mod bounds;
 mod machine;
+mod repeats;
 mod syntax;
 
 use machine::Machine;

@@ -2,6 +2,7 @@
 //!
 //! Follows <https://pkg.go.dev/regexp/syntax>.
 
+use super::repeats::{MAX_REPEAT, Repeats};
 use regex_automata::util::syntax::parse;
 use std::fmt::Write;
 
@@ -9,8 +10,6 @@ use std::fmt::Write;
 const MAX_NESTING: usize = 250;
 /// How deep groups may nest as [`translate`] writes them.
 pub(super) const MAX_TRANSLATED: u32 = 1000;
-/// Most repetitions that Go takes, also of one within the other.
-const MAX_REPEAT: u32 = 1000;
 
 /// What is wrong, and the part of the expression that is.
 type Wrong<'a> = (&'static str, &'a str);
@@ -26,8 +25,7 @@ pub(super) fn translate(text: &str) -> Result<String, String> {
 fn rewrite(text: &str) -> Result<String, Wrong<'_>> {
     let mut out = String::with_capacity(text.len() + 8);
     let mut rest = text;
-    // How often the last part is repeated by counts, and the largest such number of each open group.
-    let (mut repeats, mut open) = (1, vec![1]);
+    let mut repeats = Repeats::new();
     // Whether there is something that can be repeated, and where the last repetition began.
     let (mut repeatable, mut last): (bool, Option<&str>) = (false, None);
     // Where the flags begin that stand directly in front.
@@ -42,9 +40,7 @@ fn rewrite(text: &str) -> Result<String, Wrong<'_>> {
                 // Go repeats what stands in front of flags.
                 None => out.insert_str(flags.unwrap_or(out.len()), between(rest, end)),
             }
-            // What is repeated never does not count.
-            repeats = if times == Some(0) { 1 } else { repeats * times.unwrap_or(1) };
-            if repeats > MAX_REPEAT {
+            if !repeats.again(times) {
                 return Err(("invalid repeat count", counted));
             }
             (last, rest, flags) = (Some(rest), end, None);
@@ -53,25 +49,20 @@ fn rewrite(text: &str) -> Result<String, Wrong<'_>> {
         let (before, flagged) = (out.len(), flags.take());
         let after = rest.get(first.len_utf8()..).unwrap_or_default();
         last = None;
-        let repeated = std::mem::replace(&mut repeats, 1);
-        most(&mut open, repeated);
+        let repeated = repeats.next();
         match first {
             '(' => {
                 let (opens, next) = group(rest, after, &mut out)?;
-                if opens {
-                    open.push(1);
-                } else {
-                    repeats = repeated;
-                }
+                repeats.open(opens, repeated);
                 flags = flagged.or(Some(before)).filter(|_| !opens);
-                if open.len() > MAX_NESTING + 1 {
+                if repeats.depth() > MAX_NESTING {
                     return Err(("expression nests too deeply", text));
                 }
                 repeatable = repeatable && !opens;
                 rest = next;
             }
             ')' => {
-                repeats = open.pop().filter(|_| !open.is_empty()).ok_or(("unexpected )", text))?;
+                repeats.close().ok_or(("unexpected )", text))?;
                 out.push(')');
                 (repeatable, rest) = (true, after);
             }
@@ -96,14 +87,7 @@ fn rewrite(text: &str) -> Result<String, Wrong<'_>> {
             }
         }
     }
-    if open.len() > 1 { Err(("missing closing )", text)) } else { Ok(out) }
-}
-
-/// Notes in the innermost group how often a part of it is repeated.
-fn most(open: &mut [u32], repeats: u32) {
-    if let Some(most) = open.last_mut() {
-        *most = repeats.max(*most);
-    }
+    if repeats.depth() > 0 { Err(("missing closing )", text)) } else { Ok(out) }
 }
 
 /// The text between two of its ends.
