@@ -1,6 +1,6 @@
 //! What an evaluation may use, and how it ends when that is used up.
 
-use regex::Regex;
+use api::regexp::{Meter, Regexp, UNCOUNTED};
 use std::{borrow::Cow, fmt, sync::Arc};
 
 /// Why an evaluation gave no value.
@@ -50,7 +50,10 @@ const WORK: u64 = 30_000_000;
 const CHECK_EVERY: u32 = 100;
 
 /// How many compiled expressions are kept that were no constants.
-const REGEXES: usize = 8;
+const REGEXPS: usize = 8;
+
+/// After how many steps of a search the caller is asked whether to go on.
+const LONG_SEARCH: usize = 10_000;
 
 /// What an evaluation may use. One budget can serve several evaluations one after the other.
 pub struct Budget<'s> {
@@ -58,15 +61,31 @@ pub struct Budget<'s> {
     limit: u64,
     memory: u64,
     work: u64,
+    /// How many small steps one evaluation may take, and how many are left for evaluations after this one.
+    each: u64,
+    more: u64,
     rounds: u32,
     stop: Option<&'s (dyn Fn() -> bool + 's)>,
-    regexes: Vec<(Arc<str>, Regex)>,
+    regexps: Vec<(Arc<str>, Regexp)>,
+    /// What the worst cases of searches by regular expressions may take that are not counted.
+    uncounted: usize,
 }
 
 impl<'s> Budget<'s> {
     /// So much cost, in upstream's unit. Kubernetes gives a rule 1,000,000 and all rules of an object 10,000,000 together.
     pub fn new(limit: u64) -> Self {
-        Self { used: 0, limit, memory: MEMORY, work: WORK, rounds: 0, stop: None, regexes: Vec::new() }
+        Self {
+            used: 0,
+            limit,
+            memory: MEMORY,
+            work: WORK,
+            each: WORK,
+            more: 2 * WORK,
+            rounds: 0,
+            stop: None,
+            regexps: Vec::new(),
+            uncounted: UNCOUNTED,
+        }
     }
 
     /// How many bytes of strings and lists may be made in all.
@@ -78,13 +97,22 @@ impl<'s> Budget<'s> {
     /// How many small steps may be made that cost nothing: comparing what is within values, walking long texts.
     #[must_use]
     pub fn with_work(self, steps: u64) -> Self {
-        Self { work: steps, ..self }
+        Self { work: steps, each: steps, more: steps.saturating_mul(2), ..self }
     }
 
-    /// Asked every hundred rounds of loops; if it says `true` the evaluation ends with [`Error::Interrupted`].
+    /// Asked every hundred rounds of loops, and within long searches; if it says `true` the evaluation ends with [`Error::Interrupted`].
     #[must_use]
     pub fn with_stop(self, stop: &'s (dyn Fn() -> bool + 's)) -> Self {
         Self { stop: Some(stop), ..self }
+    }
+
+    /// Begins another evaluation, which may cost so much and make as many bytes as one alone. All together take at most three times the small
+    /// steps of one: there may be an evaluation for each element of a long list.
+    pub fn renew(&mut self, limit: u64) {
+        (self.used, self.limit, self.memory) = (0, limit, MEMORY);
+        let more = self.more.min(self.each.saturating_sub(self.work));
+        self.work += more;
+        self.more -= more;
     }
 
     /// The cost so far.
@@ -125,29 +153,52 @@ impl<'s> Budget<'s> {
         self.rounds += 1;
         if self.rounds >= CHECK_EVERY {
             self.rounds = 0;
-            if self.stop.is_some_and(|stop| stop()) {
-                return Err(Error::Interrupted);
-            }
+            self.go_on()?;
         }
         Ok(())
     }
 
+    fn go_on(&self) -> Result<(), Error> {
+        if self.stop.is_some_and(|stop| stop()) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
     /// A regular expression that was compiled before, or that `compile` makes.
-    pub(crate) fn regex(
+    pub(crate) fn regexp(
         &mut self,
         pattern: &str,
-        compile: impl FnOnce(&str) -> Result<Regex, String>,
-    ) -> Result<Regex, Error> {
-        if let Some((_, regex)) = self.regexes.iter().find(|(known, _)| **known == *pattern) {
-            return Ok(regex.clone());
+        compile: impl FnOnce(&str) -> Result<Regexp, String>,
+    ) -> Result<Regexp, Error> {
+        if let Some((_, regexp)) = self.regexps.iter().find(|(known, _)| **known == *pattern) {
+            return Ok(regexp.clone());
         }
-        // Compiling takes far longer than a step for each letter.
-        self.work(pattern.len().saturating_mul(1000).saturating_add(100_000))?;
-        let regex = compile(pattern).map_err(Error::new)?;
-        if self.regexes.len() >= REGEXES {
-            self.regexes.remove(0);
+        // To compile takes far longer than a step for each letter and state, and longest if there are too many states.
+        self.work(pattern.len().saturating_mul(1000).saturating_add(20_000))?;
+        let regexp = match compile(pattern) {
+            Ok(regexp) => regexp,
+            Err(problem) => {
+                self.work(if problem.contains("expression too large") { 2_000_000 } else { 0 })?;
+                return Err(Error::new(problem));
+            }
+        };
+        self.work(regexp.effort().saturating_mul(500))?;
+        if self.regexps.len() >= REGEXPS {
+            self.regexps.remove(0);
         }
-        self.regexes.push((pattern.into(), regex.clone()));
-        Ok(regex)
+        self.regexps.push((pattern.into(), regexp.clone()));
+        Ok(regexp)
+    }
+}
+
+/// A search by a regular expression takes small steps.
+impl Meter for Budget<'_> {
+    type Error = Error;
+
+    fn uncounted(&mut self) -> &mut usize {
+        &mut self.uncounted
+    }
+
+    fn count(&mut self, steps: usize) -> Result<(), Error> {
+        self.work(steps / 2)?;
+        if steps > LONG_SEARCH { self.go_on() } else { Ok(()) }
     }
 }

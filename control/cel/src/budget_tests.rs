@@ -60,6 +60,74 @@ fn reading_and_comparing_long_texts_takes_steps() {
     }
 }
 
+/// They cost little, and their engine is in very many states at once.
+#[test]
+fn searches_take_steps() {
+    for text in [
+        "self.s.matches('(.?x){1000}y')",
+        "self.s.matches('((.?x){30}){30}y')",
+        "self.s.matches(['([x-z]?){200}x{200}y'][0])",
+        "self.s.find('(.?x){1000}y') == ''",
+        "self.s.findAll('(.?x){300}y', 1).size() == 0",
+        "self.s.findAll('x.*y|x').size() > 0",
+        "lists.range(100).all(i, !self.s.matches('(?i)[b-🐀]{1,100}' + string(i)))",
+        "lists.range(100).exists(i, self.s.matches('.{1000}' + string(i)))",
+    ] {
+        assert_eq!(error_within(text, 1_000_000, 128 << 20), Some(Error::Budget), "{text}");
+    }
+    for text in [
+        "self.s.matches('^x*$') && self.s.find('^(x|y)+$') == self.s && self.n.matches('^[0-9]{1,}$')",
+        "self.s.find('x{500}').size() == 500 && self.s.findAll('x', 1000).size() == 1000",
+        "self.n.matches('(?i)password|secret|token') || lists.range(5).all(i, !self.n.matches('(?i)password|secret|token'))",
+    ] {
+        assert_eq!(error_within(text, 30_000_000, 128 << 20), None, "{text}");
+    }
+}
+
+#[test]
+fn evaluations_stop_in_a_search_and_in_a_loop() {
+    let long = "x".repeat(1 << 20);
+    let env = Env::kubernetes().with_variable("s", Type::String);
+    for text in [
+        "s.matches('(.?x){1000}y')",
+        "s.find('(.?x){1000}y') == '' || true",
+        "[1].all(i, s.matches('(.?x){1000}y') || true)",
+        "lists.range(100).all(i, i >= 0)",
+        "lists.range(20).all(i, lists.range(20).exists(k, k > 30) || true)",
+        "lists.range(200).map(i, i).filter(i, i > 300).size() == 0",
+        "lists.range(200).transformMap(i, k, k).size() == 200",
+    ] {
+        let program = env.compile(text).map_err(|issues| issues.to_string()).expect(text);
+        let activation = Activation::new().with("s", Value::string(long.as_str()));
+        let asked = std::cell::Cell::new(0);
+        let stop = || asked.replace(asked.get() + 1) == 0;
+        let mut budget = Budget::new(10_000_000).with_stop(&stop);
+        assert_eq!(program.eval(&activation, &mut budget).err(), Some(Error::Interrupted), "{text}");
+        assert_eq!(asked.get(), 1, "{text}");
+    }
+}
+
+#[test]
+fn evaluations_one_after_the_other_share_their_steps() {
+    let env = Env::kubernetes().with_variable("s", Type::String);
+    let program = env.compile("!s.matches('(.?x){300}y')").map_err(|issues| issues.to_string()).expect("an expression");
+    let long = "x".repeat(500);
+    let activation = Activation::new().with("s", Value::string(long.as_str()));
+    // Those that are not counted, and three times as many as one may take.
+    let mut budget = Budget::new(1_000_000).with_work(500_000);
+    let mut done = 0;
+    let error = loop {
+        budget.renew(1_000_000);
+        match program.eval(&activation, &mut budget) {
+            Ok(_) => done += 1,
+            Err(error) => break error,
+        }
+        assert!(budget.used() < 10_000, "each is cheap");
+    };
+    assert_eq!(error, Error::Budget);
+    assert!((6..60).contains(&done), "{done}");
+}
+
 #[test]
 fn copies_of_long_texts_take_memory() {
     for text in [

@@ -3,7 +3,7 @@
 use crate::{
     budget::{Budget, Error},
     equality::equal,
-    functions::{call_regex, map_insert},
+    functions::{call_regexp, map_insert},
     metering::{Cost, LIST, MAP, OBJECT},
     plan::{By, Call, Loop, LoopStep, MakeObject, Node, Path, Step},
     value::{List, Map, Value, whole},
@@ -233,8 +233,8 @@ impl<'a> Run<'_, 'a, '_> {
             let sum = call.cost.sum(args, None, self.budget)?;
             self.budget.charge(sum)?;
         }
-        let result = match &call.regex {
-            Some(regex) => call_regex(call.name, regex, args, self.budget)?,
+        let result = match &call.regexp {
+            Some(regexp) => call_regexp(call.name, regexp, args, self.budget)?,
             None => (call.run)(args, self.budget)?,
         };
         if call.cost.needs_result() {

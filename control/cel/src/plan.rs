@@ -4,12 +4,12 @@ use crate::{
     ast::{Expr, Fold, Kind, Literal, children, operators},
     budget::Budget,
     checker::{Checked, Reference},
-    functions::{Implementation, compile_regex, implementation},
+    functions::{Implementation, compile_regexp, implementation},
     metering::Cost,
     types::{Object, Type},
     value::{Key, List, Map, Value, whole},
 };
-use regex::Regex;
+use api::regexp::Regexp;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -74,7 +74,7 @@ pub(crate) struct Call {
     pub(crate) args: Vec<Node>,
     pub(crate) cost: Cost,
     /// A pattern that is a constant.
-    pub(crate) regex: Option<Regex>,
+    pub(crate) regexp: Option<Regexp>,
 }
 
 /// A comprehension over a list or map.
@@ -309,8 +309,8 @@ fn plan_call(name: &'static str, overload: Option<&str>, mut args: Vec<Node>) ->
         ("matches" | "find" | "findAll", Some(Node::Const(Value::String(pattern)))) => Some(pattern),
         _ => None,
     };
-    let regex = pattern.map(|pattern| compile_regex(pattern)).transpose()?;
-    Ok(Node::Call(Box::new(Call { name, run, args, cost: Cost::of(name, overload), regex })))
+    let regexp = pattern.map(|pattern| compile_regexp(pattern)).transpose()?;
+    Ok(Node::Call(Box::new(Call { name, run, args, cost: Cost::of(name, overload), regexp })))
 }
 
 /// The keys of a list of primitive constants, with those of other types of numbers that are equal to them.

@@ -4,7 +4,7 @@ use crate::{
     ast::{Ast, Expr, Id, Kind, Literal, children},
     budget::Budget,
     checker::Checked,
-    functions::{compile_regex, format_clause, format_expectation, implementation},
+    functions::{compile_regexp, format_clause, format_expectation, implementation},
     issues::Issues,
     types::Type,
     value::Value,
@@ -53,7 +53,7 @@ impl Validator<'_> {
             }
         }
         let is_right = match (&**function, literal) {
-            ("matches", Literal::String(pattern)) => compile_regex(pattern).is_ok(),
+            ("matches", Literal::String(pattern)) => compile_regexp(pattern).is_ok(),
             ("duration" | "timestamp", literal) => {
                 let value = match literal {
                     Literal::String(text) => Value::string(text.clone()),

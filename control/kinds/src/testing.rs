@@ -85,6 +85,7 @@ pub(crate) fn context_for(resource: Resource, stored: Stored) -> Context {
         ids: Arc::new(Ids::new(fastrand::Rng::with_seed(7))),
         warnings: server::Warnings::default(),
         notes: Arc::default(),
+        deadline: server::Deadline::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     User,
     codec::{self, Expected, WriteOptions},
+    deadline::Deadline,
     fairness::Seat,
     limits::UserPlace,
     negotiate::{self, Offers, Output},
@@ -34,6 +35,8 @@ pub struct Call {
     pub stream: Mutex<Body>,
     /// What admission notes of it.
     pub notes: Arc<Notes>,
+    /// When it is over.
+    pub deadline: Deadline,
     /// The place of its user among long-running requests: whoever takes over the connection keeps it.
     pub(crate) place: Option<Arc<UserPlace>>,
     /// The seats of a watch, until it has begun.

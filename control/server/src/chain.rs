@@ -10,6 +10,7 @@ use crate::{
     call::Call,
     caller::Caller,
     codec::{self, BODY_LIMIT, EXPENSIVE_BODY, REVIEW_LIMIT},
+    deadline::Deadline,
     documents,
     fairness::{self, Flow},
     impersonation,
@@ -171,7 +172,9 @@ async fn process(
     let (begun, seat) = if long { (seat, None) } else { (None, seat) };
     let (stream, notes) = (Mutex::new(stream), notes.clone());
     let body = collected.bytes;
-    let call = Call { user, info, query, parts, body, stream, notes, place: place.clone(), seat: begun };
+    let deadline = if long { Deadline::default() } else { Deadline::after(REQUEST_TIMEOUT) };
+    let deadline = deadline.or_gone(parts.extensions.get());
+    let call = Call { user, info, query, parts, body, stream, notes, deadline, place: place.clone(), seat: begun };
     let work = serve(server, call, route, trusted);
     let response = if long {
         work.await

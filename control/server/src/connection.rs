@@ -3,6 +3,7 @@
 
 use crate::{
     coalesce::Coalesced,
+    deadline::Client,
     reply,
     service::Service,
     stall::{AllowSlowReader, MonitoredBody, SLOW_CLIENT_TIMEOUT, STALL_DETECTOR, StallDetector},
@@ -111,6 +112,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let streams = Streams::default();
+    // Streams are tasks of their own, so that they can be told when the connection ends.
+    let client = Client(CancellationToken::new());
+    let _gone = client.0.clone().drop_guard();
     let coalesced = Coalesced::new(stream);
     let connection = http2::Builder::new(streams.clone())
         .timer(TokioTimer::new())
@@ -125,7 +129,10 @@ where
         // Boxed: the stream of a watch would else keep the memory of the whole chain until its end.
         .serve_connection(
             TokioIo::new(coalesced.clone()),
-            service_fn(move |request| Box::pin(answer(service.clone(), request))),
+            service_fn(move |mut request| {
+                request.extensions_mut().insert(client.clone());
+                Box::pin(answer(service.clone(), request))
+            }),
         );
     let work = async move {
         let mut connection = pin!(connection);

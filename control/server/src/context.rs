@@ -1,6 +1,6 @@
 //! The context of a write: user, time, resource, and a view of the other objects. Strategies and admission get it, so that they need no globals.
 
-use crate::{Names, notes::Notes};
+use crate::{Names, deadline::Deadline, notes::Notes};
 use api::{Object, names::SAFE_ALPHABET};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -147,6 +147,8 @@ pub struct Context {
     pub warnings: Warnings,
     /// What admission notes of the request.
     pub notes: Arc<Notes>,
+    /// When the request is over.
+    pub deadline: Deadline,
 }
 
 /// DNS-1123 subdomain with upstream's messages; a `generateName` prefix may end in a dash.

@@ -267,6 +267,7 @@ impl Server {
             ids: self.ids().clone(),
             warnings: Warnings::default(),
             notes: call.notes.clone(),
+            deadline: call.deadline.clone(),
         }
     }
 }

@@ -9,7 +9,7 @@ mod kubernetes;
 mod lists;
 mod operators;
 mod optionals;
-mod regexes;
+mod regexps;
 mod strings;
 mod times;
 mod urls;
@@ -17,7 +17,7 @@ mod urls;
 pub(crate) use {
     formatting::{clause as format_clause, expectation as format_expectation},
     operators::map_insert,
-    regexes::{call as call_regex, compile as compile_regex},
+    regexps::{call as call_regexp, compile as compile_regexp},
 };
 
 use crate::{
@@ -36,7 +36,7 @@ pub(crate) fn implementation(name: &str, overload: Option<&str>) -> Option<Imple
         .or_else(|| times::implementation(name))
         .or_else(|| optionals::implementation(name))
         .or_else(|| lists::implementation(name, overload))
-        .or_else(|| regexes::implementation(name))
+        .or_else(|| regexps::implementation(name))
         .or_else(|| addresses::implementation(name))
         .or_else(|| urls::implementation(name))
         .or_else(|| formats::implementation(name))

@@ -12,7 +12,7 @@ use cel::{
 use futures::FutureExt;
 use serde_json::{Value as Json, json};
 use server::{
-    Context, Objects, User,
+    Context, Deadline, Objects, User,
     authz::{Attributes, Authorizer, Decision},
 };
 use std::{fmt, sync::Arc};
@@ -88,20 +88,23 @@ impl Expression {
         self.program.as_ref().err().map(String::as_str)
     }
 
-    /// Evaluates it. What it costs is taken from what is `left` for all expressions of the same kind. The inner error is one of this expression.
+    /// Evaluates it, at most until the request is over. What it costs is taken from what is `left` for all expressions of the same kind. The inner
+    /// error is one of this expression.
     ///
     /// # Errors
     /// Nothing is left.
     pub(crate) fn evaluate<'a>(
         &self,
         activation: &Activation<'a>,
+        deadline: &Deadline,
         left: &mut u64,
     ) -> Result<Result<Value<'a>, String>, Exhausted> {
         let program = match &self.program {
             Ok(program) => program,
             Err(fault) => return Ok(Err(format!("compilation error: {fault}"))),
         };
-        let mut budget = Budget::new(PER_CALL_LIMIT.min(*left));
+        let over = || deadline.is_over();
+        let mut budget = Budget::new(PER_CALL_LIMIT.min(*left)).with_stop(&over);
         let outcome = program.eval(activation, &mut budget);
         if outcome.as_ref().is_err_and(|error| *error == Error::Budget) && *left < PER_CALL_LIMIT {
             return Err(Exhausted);
@@ -119,6 +122,7 @@ pub(crate) struct Input<'a> {
     namespace: Option<Json>,
     authorizer: Arc<dyn cel::Authorizer>,
     resource: cel::Attributes,
+    deadline: Deadline,
 }
 
 impl<'a> Input<'a> {
@@ -139,13 +143,26 @@ impl<'a> Input<'a> {
             ..cel::Attributes::default()
         };
         let asks = Asks { authorizer: authorizer.clone(), objects: cx.objects.clone(), user: cx.user.clone() };
-        Self { object, old, request, namespace: None, authorizer: Arc::new(asks), resource }
+        Self {
+            object,
+            old,
+            request,
+            namespace: None,
+            authorizer: Arc::new(asks),
+            resource,
+            deadline: cx.deadline.clone(),
+        }
     }
 
     /// With the namespace of the request as `namespaceObject`, which is null otherwise.
     pub(crate) fn in_namespace(mut self, namespace: Option<&Object>) -> Self {
         self.namespace = namespace.map(shown);
         self
+    }
+
+    /// When the request is over.
+    pub(crate) fn deadline(&self) -> &Deadline {
+        &self.deadline
     }
 
     /// The variables.

@@ -28,17 +28,22 @@ impl Authorizer for Getters {
 }
 
 fn evaluate(text: &str, left: &mut u64) -> String {
+    evaluate_until(text, left, Deadline::default())
+}
+
+fn evaluate_until(text: &str, left: &mut u64, deadline: Deadline) -> String {
     let (object, old) = (parse("{metadata: {name: x, labels: {a: b}}, n: 3}"), parse("{n: 2}"));
     let namespace =
         parse("{metadata: {name: ns, uid: u, managedFields: [{}], labels: {team: t}}, status: {phase: Active}}");
     let mut cx = context_for(Resource::new("apps", "v1", "things", "Thing", Plain), Stored::default());
     cx.subresource = "status".to_owned();
+    cx.deadline = deadline;
     let request = json!({"name": "x", "namespace": "ns", "operation": "UPDATE", "userInfo": {"username": "tester"},
         "kind": {"group": "apps", "version": "v1", "kind": "Thing"}, "options": {"dryRun": ["All"]}});
     let authorizer: Arc<dyn Authorizer> = Arc::new(Getters);
     let input = Input::new(&cx, &authorizer, (Some(&object), Some(&old)), request).in_namespace(Some(&namespace));
     let expression = Expression::new(&cel::admission::env(&Type::Dyn), text, &[Type::Bool]);
-    match expression.evaluate(&input.activation(), left) {
+    match expression.evaluate(&input.activation(), input.deadline(), left) {
         Ok(Ok(value)) => format!("{:?}", value.as_bool()),
         Ok(Err(error)) => error,
         Err(exhausted) => exhausted.to_string(),
@@ -65,6 +70,21 @@ fn a_request_is_seen_in_all_its_parts() {
             continue;
         }
         assert_eq!(evaluate(text, &mut 2_500_000), "Some(true)", "{text}");
+    }
+}
+
+#[test]
+fn an_evaluation_ends_with_its_request() {
+    for text in [
+        "lists.range(1000).all(x, x >= 0)",
+        "lists.range(10).all(x, lists.range(50).all(y, x + y >= 0) || true)",
+        "!lists.range(1000).map(x, 'aaaaaaaaaaaaaaaa').join().matches('(.?a){1000}y')",
+    ] {
+        let over = Deadline::after(std::time::Duration::ZERO);
+        let wanted = format!("expression '{text}' resulted in error: operation interrupted");
+        assert_eq!(evaluate_until(text, &mut 10_000_000, over), wanted);
+        let minute = Deadline::after(std::time::Duration::from_secs(60));
+        assert_ne!(evaluate_until(text, &mut 10_000_000, minute), wanted);
     }
 }
 

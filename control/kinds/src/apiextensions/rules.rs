@@ -5,7 +5,7 @@ use super::rule::{Compiled, compile, rules_of};
 use api::{Cause, CauseKind, FieldPath};
 use cel::{Activation, Budget, Error, MAX_MESSAGE, PER_CALL_LIMIT, Program, RUNTIME_BUDGET, Schema, Value as Cel};
 use serde_json::{Value, json};
-use server::Warnings;
+use server::{Deadline, Warnings};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// How deep a schema is read; deeper ones are refused.
@@ -66,9 +66,27 @@ impl Rules {
         (!empty).then_some(made)
     }
 
-    /// All violations of an object; `old` is what it was before. What was wrong before is only told to `warnings`.
-    pub(super) fn validate(&self, object: &Value, old: Option<&Value>, warnings: &Warnings) -> Vec<Cause> {
-        let mut walk = Walk { left: RUNTIME_BUDGET, out: Vec::new(), warnings };
+    /// All violations of an object; `old` is what it was before. What was wrong before is only told to `warnings`. When the request is over,
+    /// that is the last one.
+    pub(super) fn validate(
+        &self,
+        object: &Value,
+        old: Option<&Value>,
+        warnings: &Warnings,
+        deadline: &Deadline,
+    ) -> Vec<Cause> {
+        let over = || deadline.is_over();
+        self.validate_within(object, old, warnings, Budget::new(PER_CALL_LIMIT).with_stop(&over))
+    }
+
+    fn validate_within(
+        &self,
+        object: &Value,
+        old: Option<&Value>,
+        warnings: &Warnings,
+        budget: Budget<'_>,
+    ) -> Vec<Cause> {
+        let mut walk = Walk { left: RUNTIME_BUDGET, budget, out: Vec::new(), warnings };
         let place = Place { new: object, old, above: None };
         let _ended = walk.at(self, &FieldPath::default(), &place, old);
         let named = |mut cause: Cause| {
@@ -86,7 +104,8 @@ impl Rules {
         let warnings = Warnings::default();
         let (mut least, mut out) = (*left, Vec::new());
         for old in [Some(default), None] {
-            let mut walk = Walk { left: *left, out: Vec::new(), warnings: &warnings };
+            let budget = Budget::new(PER_CALL_LIMIT);
+            let mut walk = Walk { left: *left, budget, out: Vec::new(), warnings: &warnings };
             // Nothing is spared for being as it was.
             let place = Place { new: default, old: None, above: None };
             let _ended = walk.at(self, at, &place, old);
@@ -135,6 +154,8 @@ struct Ended;
 
 struct Walk<'w> {
     left: u64,
+    /// One for all rules.
+    budget: Budget<'w>,
     out: Vec<Cause>,
     warnings: &'w Warnings,
 }
@@ -256,7 +277,8 @@ impl Walk<'_> {
                     "validation failed due to running out of cost budget, no further validation rules will be run",
                 );
             }
-            Run::Failed(error @ (Error::Budget | Error::Interrupted)) => {
+            Run::Failed(error @ Error::Interrupted) => return end(self, &format!("{error} evaluating rule: {shown}")),
+            Run::Failed(error @ Error::Budget) => {
                 let why = "no further validation rules will be run due to call cost exceeds limit for rule";
                 return end(self, &format!("'{error}': {why}: {shown}"));
             }
@@ -290,9 +312,9 @@ impl Walk<'_> {
         if self.left == 0 {
             return Run::Exhausted;
         }
-        let mut budget = Budget::new(PER_CALL_LIMIT);
-        let result = program.eval(activation, &mut budget);
-        let used = budget.used();
+        self.budget.renew(PER_CALL_LIMIT);
+        let result = program.eval(activation, &mut self.budget);
+        let used = self.budget.used();
         if used > self.left {
             self.left = 0;
             return Run::Exhausted;
@@ -310,10 +332,10 @@ impl Walk<'_> {
                 "messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run"
                     .to_owned(),
             ),
-            Run::Failed(Error::Budget | Error::Interrupted) => Err(format!(
+            Run::Failed(Error::Budget) => Err(format!(
                 "no further validation rules will be run due to call cost exceeds limit for messageExpression: {text:?}"
             )),
-            Run::Failed(Error::Eval(error)) => {
+            Run::Failed(error) => {
                 tracing::debug!(%error, "a messageExpression failed");
                 Ok(None)
             }
@@ -385,15 +407,52 @@ mod tests {
     use expect_test::expect;
 
     fn said(schema: &Value, object: &Value, old: Option<&Value>) -> String {
+        said_until(schema, object, old, &Deadline::default())
+    }
+
+    fn said_until(schema: &Value, object: &Value, old: Option<&Value>, deadline: &Deadline) -> String {
         let rules = Rules::new(schema).expect("it has rules");
         let warnings = Warnings::default();
-        let mut out: String = rules.validate(object, old, &warnings).iter().map(|cause| format!("{cause}\n")).collect();
+        let causes = rules.validate(object, old, &warnings, deadline);
+        let mut out: String = causes.iter().map(|cause| format!("{cause}\n")).collect();
         out.extend(warnings.take().iter().map(|warning| format!("warning: {warning}\n")));
         out
     }
 
     fn schema(spec: Value) -> Value {
         json!({"type": "object", "properties": {"spec": spec}})
+    }
+
+    #[test]
+    fn rules_end_with_their_request() {
+        let rule = json!([{"rule": "self.all(x, x > 0)"}, {"rule": "false"}]);
+        let spec = json!({"type": "array", "items": {"type": "integer"}, "x-kubernetes-validations": rule});
+        let object = json!({"spec": vec![1; 200]});
+        let over = said_until(&schema(spec.clone()), &object, None, &Deadline::after(std::time::Duration::ZERO));
+        assert_eq!(over, "spec: Invalid value: \"array\": operation interrupted evaluating rule: self.all(x, x > 0)\n");
+        assert_eq!(said(&schema(spec), &object, None), "spec: Invalid value: failed rule: false\n");
+    }
+
+    /// One text takes less than an evaluation may, and costs little.
+    #[test]
+    fn patterns_of_all_elements_are_bounded_together() {
+        let rule = "!self.matches('(.?a){300}y')";
+        let items = json!({"type": "string", "x-kubernetes-validations": [{"rule": rule}]});
+        let spec = json!({"type": "array", "items": items});
+        let rules = Rules::new(&schema(spec)).expect("it has rules");
+        let said = |count: usize| {
+            let object = json!({"spec": vec!["a".repeat(1000); count]});
+            let budget = Budget::new(PER_CALL_LIMIT).with_work(1_000_000);
+            let causes = rules.validate_within(&object, None, &Warnings::default(), budget);
+            causes.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(said(4), [""; 0]);
+        let why = format!(
+            "'operation cancelled: actual cost limit exceeded': no further validation rules will be run due to call cost exceeds limit for \
+             rule: {rule}"
+        );
+        let many = said(100);
+        assert!(many.len() == 1 && many.concat().ends_with(&why), "{many:?}");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! A [`Validator`] is a compiled schema. Upstream asks it in this order: [`Validator::validate`] (or [`Validator::validate_update`]), then
 //! [`Validator::validate_embedded`], then [`Validator::validate_lists`] (or [`Validator::validate_lists_update`]); then the rules in CEL, unless
-//! [`blocks_rules`]. The checks are bounded: at most a thousand causes, and a number of steps that only a schema of very many alternatives
-//! reaches, which is then a cause itself.
+//! [`blocks_rules`]. The checks are bounded: at most a thousand causes, and a number of steps that only a schema of very many alternatives or of
+//! patterns that are in very many states at once reaches, which is then a cause itself.
 //!
 //! Follows <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#validation>.
 

@@ -1,6 +1,10 @@
 //! Collects the causes of one validation, bounds how many there are, and counts the work that is done.
 
-use crate::{Cause, CauseKind, FieldPath, show};
+use crate::{
+    Cause, CauseKind, FieldPath,
+    regexp::{Meter, UNCOUNTED},
+    show,
+};
 use serde_json::{Number, Value};
 use std::{collections::HashSet, fmt};
 
@@ -22,17 +26,56 @@ pub(super) struct Report<'a> {
     causes: Vec<Cause>,
     bytes: usize,
     steps: usize,
+    /// What is left for searches that are not counted.
+    uncounted: usize,
+    /// Whether a pattern took the last steps.
+    matching: bool,
+}
+
+/// There are no more steps to spend.
+pub(super) struct Spent;
+
+/// A search by a pattern takes steps.
+impl Meter for Report<'_> {
+    type Error = Spent;
+
+    fn uncounted(&mut self) -> &mut usize {
+        &mut self.uncounted
+    }
+
+    fn count(&mut self, steps: usize) -> Result<(), Spent> {
+        let before = self.is_spent();
+        if self.spend(steps / 2) {
+            return Ok(());
+        }
+        self.matching |= !before;
+        Err(Spent)
+    }
 }
 
 impl<'a> Report<'a> {
     pub(super) fn new(at: &'a FieldPath) -> Self {
-        Self { at, path: String::new(), quiet: 0, causes: Vec::new(), bytes: 0, steps: 0 }
+        Self {
+            at,
+            path: String::new(),
+            quiet: 0,
+            causes: Vec::new(),
+            bytes: 0,
+            steps: 0,
+            uncounted: UNCOUNTED,
+            matching: false,
+        }
     }
 
     /// Counts work. Returns false if there is no more to spend, and then nothing is valid any more.
     pub(super) fn spend(&mut self, steps: usize) -> bool {
         self.steps = self.steps.saturating_add(steps);
-        self.steps <= MAX_STEPS
+        !self.is_spent()
+    }
+
+    /// Whether more steps were wanted than there are.
+    pub(super) fn is_spent(&self) -> bool {
+        self.steps > MAX_STEPS
     }
 
     /// Whether a new cause would be listed; the text of another need not be made.
@@ -200,12 +243,13 @@ impl<'a> Report<'a> {
 
     /// The causes, each once.
     pub(super) fn into_causes(mut self, valid: bool) -> Vec<Cause> {
-        if self.steps > MAX_STEPS {
-            self.push(Cause::invalid_shown(
-                &self.root(),
-                "\"\"",
-                "the schema has too many alternatives to be checked against an object of this size",
-            ));
+        if self.is_spent() {
+            let why = match self.matching {
+                true => "has patterns that take too long to be matched",
+                false => "has too many alternatives to be checked",
+            };
+            let text = format!("the schema {why} against an object of this size");
+            self.push(Cause::invalid_shown(&self.root(), "\"\"", &text));
         } else if valid {
             return Vec::new();
         }

@@ -4,7 +4,7 @@ use super::{
     node::{Additional, ListRules, Logic, Node, ObjectRules, TextRules},
     numbers::{self, Parsed},
     ratchet,
-    report::Report,
+    report::{Report, Spent},
 };
 use crate::{CauseKind, FieldPath};
 use serde_json::{Map, Value, json};
@@ -33,8 +33,11 @@ impl Outcome {
 pub(super) fn validate(at: &FieldPath, node: &Node, new: &Value, old: Option<&Value>) -> Vec<crate::Cause> {
     let mut walk = Walk { report: Report::new(at) };
     // An object that is right by itself needs no old one, which takes an index of each of its lists.
-    if old.is_some() && walk.quietly(node, new).valid {
-        return Vec::new();
+    if old.is_some() {
+        let outcome = walk.quietly(node, new);
+        if outcome.valid || walk.report.is_spent() {
+            return walk.report.into_causes(outcome.valid);
+        }
     }
     let mut walk = Walk { report: Report::new(at) };
     let outcome = walk.value(node, new, old);
@@ -181,10 +184,11 @@ impl Walk<'_> {
         if !self.report.spend(text.len() / 8) {
             return false;
         }
-        let problem = match pattern.matches(text) {
-            Ok(true) => return true,
-            Ok(false) => String::new(),
-            Err(problem) => format!(", but pattern is invalid: {problem}"),
+        let problem = match pattern.matches(text, &mut self.report) {
+            Ok(Ok(true)) => return true,
+            Ok(Ok(false)) => String::new(),
+            Ok(Err(problem)) => format!(", but pattern is invalid: {problem}"),
+            Err(Spent) => return false,
         };
         if self.report.listens() {
             let rest = format_args!("should match '{}{problem}'", pattern.text());

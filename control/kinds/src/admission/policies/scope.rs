@@ -60,7 +60,7 @@ impl<'p> Scope<'p> {
         self.own.get_or_init(|| self);
         self.left.store(*left, Ordering::Relaxed);
         let mut own = *left;
-        let outcome = expression.evaluate(&self.activation(), &mut own);
+        let outcome = expression.evaluate(&self.activation(), self.input.deadline(), &mut own);
         if self.exhausted.load(Ordering::Relaxed) {
             return Err(Exhausted);
         }
@@ -92,7 +92,8 @@ impl<'p> Scope<'p> {
         };
         let left = self.left.load(Ordering::Relaxed);
         let memory = MEMORY / self.computed.len().max(1) as u64;
-        let mut budget = Budget::new(cel::PER_CALL_LIMIT.min(left)).with_memory(memory);
+        let over = || self.input.deadline().is_over();
+        let mut budget = Budget::new(cel::PER_CALL_LIMIT.min(left)).with_memory(memory).with_stop(&over);
         let outcome = program.eval(&self.activation(), &mut budget);
         // Variables that this one asked for have taken theirs.
         let left = self.left.load(Ordering::Relaxed).checked_sub(budget.used());

@@ -59,7 +59,7 @@ impl Conditions {
         let (activation, mut left) = (input.activation(), MATCH_CONDITIONS_BUDGET);
         let (mut errors, mut holds) = (Vec::new(), true);
         for expression in &self.0 {
-            match expression.evaluate(&activation, &mut left)? {
+            match expression.evaluate(&activation, input.deadline(), &mut left)? {
                 Ok(value) => holds &= value.as_bool() != Some(false),
                 // An aggregate of errors names each once.
                 Err(error) if !errors.contains(&error) => errors.push(error),

@@ -193,7 +193,7 @@ impl CustomResource {
         let blocked = if unnamed { blocks_rules(&[nameless]) } else { blocks_rules(causes) };
         match (rules, blocked) {
             (Some(_), Some(blocked)) => causes.push(blocked),
-            (Some(rules), None) => causes.extend(rules.validate(object, old, &cx.warnings)),
+            (Some(rules), None) => causes.extend(rules.validate(object, old, &cx.warnings, &cx.deadline)),
             (None, _) => {}
         }
     }

@@ -54,6 +54,20 @@ fn long_texts_are_not_read_too_often() {
 }
 
 #[test]
+fn patterns_are_bounded() {
+    let text = "a".repeat(1 << 20);
+    let schema = json!({"type": "object", "properties": {"x": {"type": "string", "pattern": "(.?a){1000}y"}}});
+    let (causes, time) = took(&schema, &json!({"x": text, "unknown": 1}));
+    assert!(time < Duration::from_secs(60), "{time:?}");
+    let why = "<nil>: Invalid value: \"\": the schema has patterns that take too long to be matched against an object of this size";
+    assert_eq!(texts(&causes), [why]);
+    // What is long is not bad.
+    let schema =
+        json!({"type": "object", "properties": {"x": {"type": "string", "pattern": r"^([a-z]+[0-9]{1,3}(\.|$))+$"}}});
+    assert!(took(&schema, &json!({"x": "abc12.".repeat(1 << 17)})).0.is_empty());
+}
+
+#[test]
 fn long_keys_do_not_multiply() {
     let schema = json!({"additionalProperties": {"additionalProperties": {"type": "string"}}});
     let inner: serde_json::Map<String, Value> = (0..5000).map(|n| (n.to_string(), json!(n))).collect();

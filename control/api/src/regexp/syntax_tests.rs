@@ -1,7 +1,19 @@
-use super::*;
+use super::super::{Regexp, tests::Steps};
+
+const MOST: usize = 4 << 20;
 
 fn matches(pattern: &str, text: &str) -> bool {
-    Pattern::new(pattern).matches(text).unwrap_or_else(|problem| panic!("{pattern}: {problem}"))
+    let regexp = Regexp::new(pattern, MOST).unwrap_or_else(|problem| panic!("{pattern}: {problem}"));
+    let [quick, counted] = [usize::MAX, 0].map(|uncounted| {
+        let mut steps = Steps { uncounted, left: usize::MAX };
+        regexp.is_match(text, &mut steps).expect("enough steps")
+    });
+    assert_eq!(quick, counted, "{pattern} on {text:?}");
+    quick
+}
+
+fn problem_of(pattern: &str) -> Option<String> {
+    Regexp::new(pattern, MOST).err()
 }
 
 #[test]
@@ -57,6 +69,10 @@ fn errors_are_gos() {
         ("a+{2}?b", "invalid nested repetition operator: `+{2}?`"),
         ("a{1001}", "invalid repeat count: `{1001}`"),
         ("a{3,2}", "invalid repeat count: `{3,2}`"),
+        ("(a{50}){21}", "invalid repeat count: `{21}`"),
+        ("a{50}(?i){21}", "invalid repeat count: `{21}`"),
+        ("((a|b{10,20}){0,10}c){6,}", "invalid repeat count: `{6,}`"),
+        ("(?:a{1000}b?){2}?", "invalid repeat count: `{2}`"),
         ("a{99999999999}", "invalid repeat count: `{99999999999}`"),
         ("[abc", "missing closing ]: `[abc`"),
         ("x[]", "missing closing ]: `[]`"),
@@ -76,17 +92,34 @@ fn errors_are_gos() {
         ("(?<n", "invalid named capture: `(?<n`"),
         ("(?P<a-b>x)", "invalid named capture: `(?P<a-b>`"),
     ] {
-        assert_eq!(Pattern::problem(pattern), Some(format!("error parsing regexp: {problem}")), "{pattern}");
+        assert_eq!(problem_of(pattern), Some(format!("error parsing regexp: {problem}")), "{pattern}");
     }
 }
 
 #[test]
 fn expressions_are_bounded() {
     for pattern in ["(".repeat(100_000), format!("{}{}", "(".repeat(300), ")".repeat(300))] {
-        assert!(Pattern::problem(&pattern).is_some());
+        assert!(problem_of(&pattern).is_some());
     }
-    let large = format!("{}x{}", "(".repeat(6), "){1000}".repeat(6));
-    let problem = Pattern::problem(&large).expect("too large");
+    for pattern in ["(a{50}b{20}){20}", "((a{1000}){0}){1000}", "((a{1000})*){0,1}", "(a{40}){25}(a{1000})"] {
+        assert_eq!(problem_of(pattern), None, "{pattern}");
+    }
+    let large = r"(\pL{10}){100}".repeat(10);
+    let problem = problem_of(&large).expect("too large");
     assert!(problem.starts_with("error parsing regexp: expression too large"), "{problem}");
+    for pattern in [
+        r"\p{Zs}".repeat(101),
+        "a".repeat(200 << 10),
+        "(?i)".to_owned() + &"[!-🐀]".repeat(60),
+        "(?si:[^a-🐀])".repeat(60),
+    ] {
+        let problem = problem_of(&pattern).expect("too large");
+        assert!(problem.starts_with("error parsing regexp: expression too large"), "{problem}");
+    }
+    for pattern in
+        [r"\p{Zs}".repeat(100), "[!-🐀]".repeat(60), "(?i)[!-🐀][a-zà-ý]+i".to_owned(), "(?-i)[!-🐀]".repeat(60)]
+    {
+        assert_eq!(problem_of(&pattern), None, "{pattern}");
+    }
     assert!(matches("(a*)*b|.", &"a".repeat(1 << 20)), "linear");
 }
