@@ -505,6 +505,56 @@ async fn the_first_pass_takes_back_what_an_earlier_process_said_of_who_does_not_
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_many_that_return_all_run_before_the_api_is_told_once_of_each() {
+    let mut world = World::new().await;
+    let names: Vec<_> = (0..200).map(|number| format!("p{number:03}")).collect();
+    names.iter().for_each(|name| world.pod(name, one(json!({}))));
+    for name in &names {
+        world.until(name, |s| condition(s, "Ready").0 == "True").await;
+    }
+    world.stop().await;
+    let before = world.api.statuses().len();
+    world.start().await;
+    let agent = world.agent.clone().unwrap();
+    agent.pods_return().await;
+    assert!(world.runtime.running().len() >= 64, "the start may go on");
+    while world.api.statuses().len() == before {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(world.runtime.running().len(), 200);
+    agent.statuses_synced().await;
+    let said = world.api.statuses().split_off(before);
+    let told: std::collections::BTreeSet<_> = said.iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!((said.len(), told.len()), (200, 200));
+    for (name, status) in &said {
+        assert_eq!(condition(status, "Ready").0, "True", "{name}");
+        assert!(status["containerStatuses"][0]["lastState"]["terminated"].is_object(), "{name} was started again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_returns_does_not_wait_for_images_of_others() {
+    let mut world = World::new().await;
+    world.pod("fast", one(json!({})));
+    for number in 0..40 {
+        world.pod(&format!("slow{number}"), one(json!({"image": format!("slow:{number}")})));
+    }
+    for name in (0..40).map(|number| format!("slow{number}")).chain(["fast".to_owned()]) {
+        world.until(&name, |s| condition(s, "Ready").0 == "True").await;
+    }
+    world.stop().await;
+    world.images.present.lock().retain(|image, _| !image.starts_with("slow"));
+    let before = world.api.statuses().len();
+    world.start().await;
+    let begin = super::world::elapsed();
+    while !world.api.statuses()[before..].iter().any(|(name, _)| name == "fast") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let took = super::world::elapsed() - begin;
+    assert!(took <= Duration::from_secs(2), "a pull takes three seconds: {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn many_that_wait_for_their_images_do_not_keep_the_others_from_returning() {
     let mut world = World::new().await;
     let names: Vec<_> = (0..200).map(|number| format!("p{number:03}")).collect();
