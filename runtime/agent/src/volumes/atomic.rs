@@ -195,6 +195,29 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_process_has_begun_is_finished() {
+        let root = tempfile::tempdir().unwrap();
+        let (wanted, begun) = (files(&[("a", "1"), ("sub/b", "2")]), files(&[("a", "1")]));
+        for step in 0..4 {
+            let dir = root.path().join(step.to_string());
+            std::fs::create_dir(&dir).unwrap();
+            std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o700)).unwrap();
+            if step > 0 {
+                fill(&dir.join("..one"), if step > 1 { &wanted } else { &begun }).unwrap();
+            }
+            if step > 2 {
+                symlink("..one", dir.join("..data")).unwrap();
+            }
+            // the clock of the next process may say the same
+            write(&dir, &wanted, "one").unwrap();
+            assert_eq!(std::fs::read_to_string(dir.join("a")).unwrap(), "1", "{step}");
+            assert_eq!(std::fs::read_to_string(dir.join("sub/b")).unwrap(), "2", "{step}");
+            assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o755, "{step}");
+            assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 4, "{step}: a version, ..data and two names");
+        }
+    }
+
+    #[test]
     fn an_unchanged_set_is_left_alone() {
         let root = tempfile::tempdir().unwrap();
         write(root.path(), &files(&[("a", "1")]), "one").unwrap();
