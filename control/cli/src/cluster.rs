@@ -28,7 +28,7 @@ use tokio::sync::watch;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the first lists may take at start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a start waits until no pod of the previous run is shown as ready.
+/// How long a start waits until no pod of the previous run is shown as ready that does not run.
 const FIRST_PASS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running cluster.
@@ -84,7 +84,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Waits until caches are synced and no pod of the previous run is shown as ready.
+    /// Waits until caches are synced, and no pod of the previous run is shown as ready that does not run; of very many, until the first run again.
     async fn ready(&self) -> anyhow::Result<()> {
         let informers = &self.plane.informers;
         if tokio::time::timeout(START_TIMEOUT, informers.synced()).await.is_err() {
@@ -92,8 +92,7 @@ impl Cluster {
                 informers.missing().into_iter().map(|(kind, why)| format!("{kind} ({why})")).collect();
             bail!("these lists were not there after {START_TIMEOUT:?}: {}", missing.join(", "));
         }
-        // Pods that the previous run marked as ready do not run yet. With very many pods, some are corrected after the start.
-        if tokio::time::timeout(FIRST_PASS_TIMEOUT, self.node.agent.statuses_synced()).await.is_err() {
+        if tokio::time::timeout(FIRST_PASS_TIMEOUT, self.node.agent.pods_return()).await.is_err() {
             tracing::warn!("some pods are still shown as they were before the restart");
         }
         Ok(())

@@ -1,5 +1,5 @@
 //! Records Events with upstream's correlation (client-go `tools/record`): equal events are counted on one object, many similar ones are
-//! aggregated into one "(combined from similar events)", and a spam filter limits the events about an object.
+//! aggregated into one "(combined from similar events)", a spam filter limits the events about an object, and a rate those of a component.
 
 use crate::{Client, Kind, Patch};
 use api::Clock;
@@ -13,8 +13,9 @@ use serde_json::json;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     hash::{BuildHasher, Hash, RandomState},
+    time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 /// Upstream's limits.
 const MAX_SIMILAR_EVENTS: usize = 10;
@@ -22,8 +23,13 @@ const SIMILAR_WINDOW_SECONDS: i64 = 600;
 const SPAM_BURST: f64 = 25.0;
 const REFILL_SECONDS: f64 = 300.0;
 const CACHE_SIZE: usize = 4096;
-/// Queued events; when full, new ones are dropped (an Event is a message, never state).
-const QUEUE_LENGTH: usize = 4096;
+/// Queued events; when full, new ones are dropped (an Event is a message, never state). Upstream's `maxQueuedEvents`.
+const QUEUE_LENGTH: usize = 1000;
+/// The most writes of a component in a second, and at once: the defaults of kubelet (`eventRecordQPS`, `eventBurst`) and scheduler. Without
+/// them thousands of pods that start cost more writes for their events than for themselves.
+const WRITES_PER_SECOND: f64 = 50.0;
+/// See [`WRITES_PER_SECOND`].
+const WRITE_BURST: f64 = 100.0;
 /// Concurrent writes; those of one Event happen one after another.
 const IN_FLIGHT: usize = 32;
 /// The API refuses longer messages.
@@ -85,6 +91,7 @@ impl Recorder {
             let mut correlator = Correlator::new(options);
             let mut requests = FuturesUnordered::new();
             let mut busy: HashSet<Fingerprint> = HashSet::new();
+            let mut rate = Rate::new(Instant::now());
             loop {
                 tokio::select! {
                     Some(done) = requests.next(), if !requests.is_empty() => {
@@ -94,6 +101,16 @@ impl Recorder {
                         let Some(record) = record else { break };
                         let Some(correlated) = correlator.observe(record) else { continue };
                         let key = correlated.key;
+                        let mut turn = std::pin::pin!(tokio::time::sleep(rate.take(Instant::now())));
+                        loop {
+                            tokio::select! {
+                                biased;
+                                () = &mut turn => break,
+                                Some(done) = requests.next(), if !requests.is_empty() => {
+                                    busy.remove(&done);
+                                }
+                            }
+                        }
                         while busy.contains(&key) {
                             let Some(done) = requests.next().await else { break };
                             busy.remove(&done);
@@ -172,6 +189,25 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
             }
             self.order.push_back(key.clone());
         }
+    }
+}
+
+/// A token bucket, as client-go's `flowcontrol`: who finds it empty waits for its turn.
+struct Rate {
+    tokens: f64,
+    at: Instant,
+}
+
+impl Rate {
+    fn new(now: Instant) -> Self {
+        Self { tokens: WRITE_BURST, at: now }
+    }
+
+    /// Takes a token; how long to wait for it.
+    fn take(&mut self, now: Instant) -> Duration {
+        let refilled = self.tokens + now.duration_since(self.at).as_secs_f64() * WRITES_PER_SECOND;
+        (self.tokens, self.at) = (refilled.min(WRITE_BURST) - 1.0, now);
+        Duration::from_secs_f64((-self.tokens / WRITES_PER_SECOND).max(0.0))
     }
 }
 
@@ -377,6 +413,24 @@ mod tests {
         let Request::Count(second) = ask(5) else { panic!("written twice") };
         assert_eq!(first.metadata.name, second.metadata.name);
         assert_eq!((second.count, &second.first_timestamp), (Some(2), &first.first_timestamp));
+    }
+
+    #[test]
+    fn a_component_writes_a_burst_and_then_by_its_rate() {
+        let begin = Instant::now();
+        let mut rate = Rate::new(begin);
+        let waits: Vec<u128> = (0..110).map(|_| rate.take(begin).as_millis()).collect();
+        assert_eq!(waits[..100], [0; 100]);
+        assert_eq!(waits[100..], [20, 40, 60, 80, 100, 120, 140, 160, 180, 200]);
+        let later = begin + Duration::from_millis(240);
+        assert_eq!(
+            (rate.take(later), rate.take(later).as_millis()),
+            (Duration::ZERO, 0),
+            "twelve came back, ten were owed"
+        );
+        assert_eq!(rate.take(later).as_millis(), 20);
+        let idle = later + Duration::from_secs(60);
+        assert_eq!((0..200).filter(|_| rate.take(idle).is_zero()).count(), 100, "no more than a burst is saved up");
     }
 
     #[test]

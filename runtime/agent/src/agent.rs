@@ -15,6 +15,7 @@ use crate::{
     readings::Readings,
     reclaim,
     reporter::Reporter,
+    returning::{RETURNING_PODS, Signs, turns},
     setup,
     shared::Shared,
     state::{PodState, StateDir},
@@ -50,9 +51,7 @@ const RELIST_INTERVAL: Duration = Duration::from_secs(10);
 const IMAGE_GC_INTERVAL: Duration = Duration::from_secs(300);
 /// How much longer than the drain timeout a drain may take, so that the exits of killed containers are still recorded.
 const DRAIN_MARGIN: Duration = Duration::from_secs(3);
-/// After a restart of the process, how many pods are started again at a time, as long as one returns within [`RETURN_TIMEOUT`].
-const RETURNING_PODS: usize = 64;
-/// See [`RETURNING_PODS`].
+/// How long none of [`RETURNING_PODS`] returns before others are started too.
 const RETURN_TIMEOUT: Duration = Duration::from_millis(500);
 /// Delay before a worker that panicked is restarted.
 const PANIC_RETRY_DELAY: Duration = Duration::from_secs(10);
@@ -85,8 +84,8 @@ pub struct Agent {
     workers: TaskTracker,
     pub(crate) token: CancellationToken,
     probing: CancellationToken,
-    /// Cancelled when no pod's status in the API shows readiness that an earlier process reported.
-    statuses_synced: CancellationToken,
+    /// Of the pods whose status in the API shows readiness that an earlier process reported.
+    signs: Signs,
 }
 
 impl Agent {
@@ -124,7 +123,7 @@ impl Agent {
             options,
         };
         let probing = token.child_token();
-        let (draining, workers, statuses_synced) = (Arc::default(), TaskTracker::new(), CancellationToken::new());
+        let (draining, workers, signs) = (Arc::default(), TaskTracker::new(), Signs::default());
         Ok(Self {
             shared: Arc::new(shared),
             draining,
@@ -132,7 +131,7 @@ impl Agent {
             workers,
             token,
             probing,
-            statuses_synced,
+            signs,
         })
     }
 
@@ -145,7 +144,13 @@ impl Agent {
     /// Resolves when the API shows no stale readiness: each pod that an earlier process reported as ready, and that does not run any more,
     /// has been reported as not ready. Also resolves when the agent ends.
     pub async fn statuses_synced(&self) {
-        self.statuses_synced.cancelled().await;
+        self.signs.reported.cancelled().await;
+    }
+
+    /// Resolves as [`Agent::statuses_synced`], and before that as soon as the first 64 pods run again: of thousands the others follow within
+    /// seconds.
+    pub async fn pods_return(&self) {
+        self.signs.first.cancelled().await;
     }
 
     /// After [`Agent::run`]: how many containers were killed because they did not stop within the drain timeout.
@@ -160,7 +165,7 @@ impl Agent {
     /// The saved states or the runtimes' containers cannot be listed, or one of the agent's loops ended.
     pub async fn run(&self, token: CancellationToken) -> anyhow::Result<()> {
         let shared = &self.shared;
-        let _settled = self.statuses_synced.clone().drop_guard();
+        let _settled = self.signs.guard();
         tokio::select! {
             () = token.cancelled() => {
                 self.token.cancel();
@@ -236,16 +241,20 @@ impl Agent {
         // Admits the listed pods before any watch event: first the pods that ran here before, then the new ones in the order of their
         // creation.
         let mut pods = self.shared.cluster.pods.list();
+        let is_new = |pod: &Pod| pod::is_new(pod) && !known.contains_key(pod::uid(pod));
         pods.sort_by_cached_key(|pod| {
-            let new = !known.contains_key(pod::uid(pod)) && pod::is_new(pod);
-            (new, pod.metadata.creation_timestamp.clone(), pod::name(pod).to_owned())
+            (is_new(pod), pod.metadata.creation_timestamp.clone(), pod::name(pod).to_owned())
         });
+        let turns = turns(&pods, is_new);
         let stale =
             pods.iter().filter(|pod| status::is_shown_ready(pod) && !has_running_containers(known.get(pod::uid(pod))));
         let stale = stale.map(|pod| pod::uid(pod).to_owned()).collect();
-        self.shared.reporter.expect_first_reports(stale, self.statuses_synced.clone());
-        let adopted = pods.iter().filter_map(|pod| self.admit(pod.clone(), known.remove(pod::uid(pod)))).collect();
-        self.shared.tasks.spawn(self.clone().start_workers(adopted));
+        self.shared.reporter.expect_first_reports(stale, self.signs.clone());
+        let admit =
+            |(turn, pod): (usize, &Arc<Pod>)| Some((turn, self.admit(pod.clone(), known.remove(pod::uid(pod)))?));
+        let mut adopted: Vec<_> = turns.into_iter().zip(&pods).filter_map(admit).collect();
+        adopted.sort_by_key(|(turn, _)| *turn);
+        self.shared.tasks.spawn(self.clone().start_workers(adopted.into_iter().map(|(_, handle)| handle).collect()));
         let (agent, known) = (self.clone(), Mutex::new(known));
         self.shared.cluster.pods.subscribe(move |delta| agent.on_pod(delta, &known));
         // The subscription reports no pods that were deleted between the list and the subscription.
@@ -284,20 +293,20 @@ impl Agent {
     /// thousands at a time would each wait for all others in every step of their start.
     async fn start_workers(self, handles: Vec<Arc<Handle>>) {
         let reporter = &self.shared.reporter;
-        // The first reports of pods whose workers are not started yet; the pods on their way that wait for something else, such as an image.
-        let (mut later, mut waiting) = (reporter.expected(), 0);
+        // The pods whose workers are not started yet; those on their way that take longer, such as for an image.
+        let (mut later, mut waiting) = (reporter.returning(), 0);
         let mut step = RETURNING_PODS;
         for handle in handles {
             if self.draining.load(Ordering::Acquire) {
                 return;
             }
-            later = later.saturating_sub(usize::from(reporter.expects(&handle.uid)));
+            later = later.saturating_sub(usize::from(reporter.returns(&handle.uid)));
             self.start_worker(handle);
-            while reporter.expected() > later + waiting + step {
-                if tokio::time::timeout(RETURN_TIMEOUT, reporter.fewer_expected()).await.is_ok() {
+            while reporter.returning() > later + waiting + step {
+                if tokio::time::timeout(RETURN_TIMEOUT, reporter.one_returned()).await.is_ok() {
                     step = RETURNING_PODS;
                 } else {
-                    (waiting, step) = (reporter.expected().saturating_sub(later), step * 2);
+                    (waiting, step) = (reporter.returning().saturating_sub(later), step * 2);
                 }
             }
         }
@@ -309,9 +318,12 @@ impl Agent {
             return None;
         }
         let uid: Arc<str> = pod::uid(&pod).into();
-        let state = state.map(|state| state.merge_status(&pod));
         let new = state.is_none() && pod::is_new(&pod);
-        let mut state = state.unwrap_or_else(|| PodState::adopt(&pod));
+        let (mut state, saved) = match state {
+            Some(state) if !state.is_behind(&pod) => (state, true),
+            Some(state) => (PodState { volumes: state.volumes, ..PodState::adopt(&pod) }, false),
+            None => (PodState::adopt(&pod), false),
+        };
         if new {
             let admitted = self.shared.admitted.lock().admit(&pod);
             if let Err(rejection) = admitted {
@@ -321,7 +333,7 @@ impl Agent {
         } else if !pod::is_finished(&pod) {
             self.shared.admitted.lock().add(&pod);
         }
-        let handle = Arc::new(Handle::new(uid.clone(), pod.clone(), state));
+        let handle = Arc::new(Handle::new(uid.clone(), pod.clone(), state, saved));
         if !pod::is_finished(&pod) {
             self.shared.cluster.referenced.add(&handle, &pod);
         }

@@ -115,14 +115,15 @@ pub(crate) struct Handle {
     pub(crate) uid: Arc<str>,
     inbox: Mutex<Inbox>,
     wake: Notify,
-    /// The latest saved state, for logs and statistics.
-    state: Mutex<Arc<PodState>>,
+    /// The latest state, for logs and statistics, and whether the state file has it.
+    state: Mutex<(Arc<PodState>, bool)>,
 }
 
 impl Handle {
-    pub(crate) fn new(uid: Arc<str>, pod: Arc<Pod>, state: PodState) -> Self {
+    /// `saved`: the state comes from the state file. Attempts that are lost count as unchanged, because a restart finds that again.
+    pub(crate) fn new(uid: Arc<str>, pod: Arc<Pod>, state: PodState, saved: bool) -> Self {
         let inbox = Inbox { newest: pod, has_changed: false, gone: false, drain: false, messages: Vec::new() };
-        Self { uid, inbox: Mutex::new(inbox), wake: Notify::new(), state: Mutex::new(Arc::new(state)) }
+        Self { uid, inbox: Mutex::new(inbox), wake: Notify::new(), state: Mutex::new((Arc::new(state), saved)) }
     }
 
     /// The newest state of the pod.
@@ -169,12 +170,17 @@ impl Handle {
         self.wake.notified().await;
     }
 
-    pub(crate) fn publish(&self, state: Arc<PodState>) {
-        *self.state.lock() = state;
+    pub(crate) fn publish(&self, state: Arc<PodState>, saved: bool) {
+        *self.state.lock() = (state, saved);
     }
 
-    /// The latest saved state.
+    /// The latest published state.
     pub(crate) fn state(&self) -> Arc<PodState> {
-        self.state.lock().clone()
+        self.state.lock().0.clone()
+    }
+
+    /// Whether the state file has it.
+    pub(crate) fn is_saved(&self) -> bool {
+        self.state.lock().1
     }
 }

@@ -43,6 +43,7 @@ mod reclaim;
 mod referenced;
 mod reporter;
 pub mod resources;
+mod returning;
 pub mod router;
 mod setup;
 mod shared;

@@ -331,7 +331,7 @@ mod tests {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "default", "uid": "u"},
             "spec": {"containers": [{"name": "c", "readinessProbe": probe}]}}))
         .unwrap();
-        let handle = Arc::new(Handle::new("u".into(), Arc::new(pod.clone()), PodState::adopt(&pod)));
+        let handle = Arc::new(Handle::new("u".into(), Arc::new(pod.clone()), PodState::adopt(&pod), false));
         let address = std::net::Ipv4Addr::new(10, 32, 0, 2).into();
         let clock = container::Clock::new(|| std::time::SystemTime::UNIX_EPOCH);
         let runtime = Arc::new(FakeRuntime::new("wasmtime", clock, |_, _| Script::Run));

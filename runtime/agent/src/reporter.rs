@@ -1,9 +1,13 @@
 //! Sends pod statuses to the API: only the latest status of each pod, with limited concurrency, and with retries until the API accepts it. The
 //! last status of a terminating pod is followed by the pod's deletion.
 
-use crate::{pod, status};
+use crate::{
+    pod,
+    returning::{FirstReports, Signs},
+    status,
+};
 use client::{Client, DeleteOptions, Patch};
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{
@@ -23,7 +27,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(200);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 /// How long a status that only shows the progress of a starting pod waits for a newer one. A pod whose image is present starts within
 /// milliseconds, a thousand of them within seconds, and each status costs a write to the store and an event for each watch. After a restart
-/// of the process, a status that shows a pod as not ready since its containers are just being started again waits as long as others return.
+/// of the process, a status that shows a pod as not ready since its containers are just being started again waits as long as others return;
+/// so does one that shows a pod as ready, as the API does all the time: pods that do not run yet go first.
 const DEBOUNCE_DELAY: Duration = Duration::from_secs(1);
 /// It is longer by as much for each so many statuses that wait: of many pods that start at a time each takes longer.
 const DEBOUNCE_PODS: usize = 64;
@@ -57,6 +62,12 @@ impl Report {
         self.starting && self.status.phase.as_deref() == Some("Running") && self.waits_for_its_turn()
     }
 
+    /// Whether it shows a pod as ready that stays.
+    fn shows_ready(&self) -> bool {
+        let ready = |condition: &PodCondition| condition.type_ == "Ready" && condition.status == "True";
+        !self.delete && !pod::is_deleting(&self.pod) && self.status.conditions.iter().flatten().any(ready)
+    }
+
     fn waits_for_its_turn(&self) -> bool {
         let is_progress = |reason: Option<&str>| matches!(reason, Some("ContainerCreating" | "PodInitializing"));
         !self.delete && !pod::is_deleting(&self.pod) && self.waiting_reasons().all(is_progress)
@@ -85,8 +96,8 @@ struct Inner {
     /// Reports by uid that wait for the current call of their pod.
     waiting: Mutex<HashMap<String, Waiting>>,
     first: Mutex<FirstReports>,
-    /// Notified when one of the first reports was sent.
-    sent_first: Notify,
+    /// Notified when a pod has returned.
+    one_returned: Notify,
 }
 
 /// The waiting report of a pod.
@@ -97,14 +108,15 @@ struct Waiting {
     newer: Arc<Notify>,
 }
 
-/// Pods whose status in the API was sent by an earlier process.
-#[derive(Default)]
-struct FirstReports {
-    uids: HashSet<String>,
-    /// When the last one was reported.
-    last: Option<Instant>,
-    /// Cancelled when all are reported.
-    reported: Option<CancellationToken>,
+/// Why a report waits for a newer one.
+struct Transient {
+    /// When the last pod returned, if it waits for others that return.
+    since: Option<Instant>,
+    /// Until when it waits at most.
+    deadline: Option<Instant>,
+    newer: Arc<Notify>,
+    /// Ends the wait.
+    over: Option<CancellationToken>,
 }
 
 impl Reporter {
@@ -119,32 +131,29 @@ impl Reporter {
                 permits,
                 waiting: Mutex::default(),
                 first: Mutex::default(),
-                sent_first: Notify::new(),
+                one_returned: Notify::new(),
             }),
         }
     }
 
-    /// Cancels `reported` once a status of each of these pods was sent, or the pods are deleted.
-    pub(crate) fn expect_first_reports(&self, uids: HashSet<String>, reported: CancellationToken) {
-        if uids.is_empty() {
-            return reported.cancel();
-        }
-        *self.inner.first.lock() = FirstReports { uids, last: None, reported: Some(reported) };
+    /// Expects that these pods return. Gives `signs` as they do, or as they are deleted.
+    pub(crate) fn expect_first_reports(&self, uids: HashSet<String>, signs: Signs) {
+        *self.inner.first.lock() = FirstReports::new(uids, signs);
     }
 
-    /// The number of first reports that were not sent yet.
-    pub(crate) fn expected(&self) -> usize {
-        self.inner.first.lock().uids.len()
+    /// The number of pods that are still on their way back.
+    pub(crate) fn returning(&self) -> usize {
+        self.inner.first.lock().returning()
     }
 
-    /// Whether the first report of a pod was not sent yet.
-    pub(crate) fn expects(&self, uid: &str) -> bool {
-        self.inner.first.lock().uids.contains(uid)
+    /// Whether a pod is still on its way back.
+    pub(crate) fn returns(&self, uid: &str) -> bool {
+        self.inner.first.lock().returns(uid)
     }
 
-    /// Resolves when another first report was sent.
-    pub(crate) async fn fewer_expected(&self) {
-        self.inner.sent_first.notified().await;
+    /// Resolves when another pod has returned.
+    pub(crate) async fn one_returned(&self) {
+        self.inner.one_returned.notified().await;
     }
 
     /// Stops waiting for the first status of a pod: none will be sent.
@@ -155,6 +164,9 @@ impl Reporter {
     /// Queues a report. It replaces the waiting report of the same pod.
     pub(crate) fn report(&self, report: Report) {
         let uid = pod::uid(&report.pod).to_owned();
+        if !report.shows_return() {
+            self.inner.first.lock().mark_returned(&uid, &self.inner.one_returned);
+        }
         match self.inner.waiting.lock().entry(uid.clone()) {
             Entry::Occupied(mut entry) => {
                 let waiting = entry.get_mut();
@@ -208,42 +220,52 @@ impl Inner {
 
     /// Records that the first status of a pod was sent, or will not be.
     fn mark_reported(&self, uid: &str) {
-        let mut first = self.first.lock();
-        if !first.uids.remove(uid) {
-            return;
-        }
-        first.last = Some(Instant::now());
-        self.sent_first.notify_one();
-        if first.uids.is_empty() {
-            first.reported.take().inspect(CancellationToken::cancel);
-        }
+        self.first.lock().mark_reported(uid, &self.one_returned);
     }
 
-    /// Waits while the pod's report is soon replaced by another.
+    /// Waits while the pod's report is soon replaced by another, or should let others pass.
     async fn debounce(&self, uid: &str) {
         let begin = Instant::now();
-        while let Some((since, newer)) = self.transient(uid) {
+        while let Some(Transient { since, deadline, newer, over }) = self.transient(uid) {
             let others = u32::try_from(self.waiting.lock().len() / DEBOUNCE_PODS).unwrap_or(u32::MAX);
             let delay = DEBOUNCE_DELAY.saturating_mul(others.saturating_add(1)).min(MAX_DEBOUNCE_DELAY);
-            let deadline = since.map_or(begin, |since| since.max(begin)) + delay;
-            // the deadline may have moved meanwhile
-            if tokio::time::timeout_at(deadline, newer.notified()).await.is_err()
-                && self.transient(uid).is_none_or(|(again, _)| again == since)
-            {
-                return;
+            let due = since.map_or(begin, |since| since.max(begin)) + delay;
+            let over = async {
+                match over {
+                    Some(over) => over.cancelled_owned().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = newer.notified() => {}
+                () = over => {}
+                () = tokio::time::sleep_until(deadline.map_or(due, |deadline| due.min(deadline))) => {
+                    // the time may have moved meanwhile
+                    if self.transient(uid).is_none_or(|again| again.since == since) {
+                        return;
+                    }
+                }
             }
         }
     }
 
-    /// The notification of a newer report, if the waiting one only shows progress, and when another pod returned, if this one does.
-    fn transient(&self, uid: &str) -> Option<(Option<Instant>, Arc<Notify>)> {
+    /// Why the waiting report is not sent yet: it only shows progress, or what the API shows anyway while other pods return.
+    fn transient(&self, uid: &str) -> Option<Transient> {
         let waiting = self.waiting.lock();
         let Waiting { report: Some(report), newer } = waiting.get(uid)? else { return None };
+        let newer = newer.clone();
         if report.shows_start() {
-            return Some((None, newer.clone()));
+            return Some(Transient { since: None, deadline: None, newer, over: None });
         }
         let first = self.first.lock();
-        (first.uids.contains(uid) && report.shows_return()).then(|| (first.last, newer.clone()))
+        if !first.expects(uid) {
+            return None;
+        }
+        if report.shows_return() {
+            return Some(Transient { since: first.last(), deadline: None, newer, over: None });
+        }
+        let (deadline, all) = first.others().filter(|_| report.shows_ready())?;
+        Some(Transient { since: first.last(), deadline: Some(deadline), newer, over: Some(all) })
     }
 
     /// Takes the next report of a pod; with none the pod's entry goes, so that the next report starts a new task.

@@ -111,6 +111,9 @@ impl Shared {
             let state = handle.state();
             used.extend(state.containers.values().filter_map(|r| Some(r.current.as_ref()?.image_id.clone())));
         }
+        // Each is looked up, and thousands of pods have one image.
+        used.sort_unstable();
+        used.dedup();
         self.images.collect(&used).await;
     }
 

@@ -190,11 +190,6 @@ impl PodState {
         state
     }
 
-    /// Replaces the state by the pod's status if the status is [newer](Self::is_behind). Keeps the fields that only the file has.
-    pub fn merge_status(self, pod: &Pod) -> Self {
-        if self.is_behind(pod) { Self { volumes: self.volumes, ..Self::adopt(pod) } } else { self }
-    }
-
     /// Whether the file is older than the pod's status in the API. Only a power failure causes this: otherwise the file is written before the
     /// status is sent.
     pub fn is_behind(&self, pod: &Pod) -> bool {

@@ -9,6 +9,7 @@ use container::Mount;
 use k8s_openapi::api::core::v1::Container;
 use rustix::fs::{Mode, OFlags, open, openat};
 use std::{
+    ffi::OsStr,
     fs::File,
     io::{self, Read, Seek, SeekFrom},
     path::{Component, Path, PathBuf},
@@ -71,6 +72,14 @@ impl TerminationMessage {
     }
 }
 
+/// Whether a folder is what an earlier start has left, with nothing written: of thousands of pods that return, nearly all.
+fn holds_only_empty(folder: &Path, name: &OsStr) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    let mut names = entries.map(|entry| entry.is_ok_and(|entry| entry.file_name() == name));
+    let is_alone = names.next() == Some(true) && names.next().is_none();
+    is_alone && folder.join(name).symlink_metadata().is_ok_and(|known| known.is_file() && known.len() == 0)
+}
+
 /// Modification time and size of a regular file.
 fn stamp(file: &File) -> Option<(SystemTime, u64)> {
     let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
@@ -96,9 +105,11 @@ pub(crate) fn prepare(
         }
         return Ok(Some(TerminationMessage::new(message.root, message.path)));
     }
-    tree::remove(folder)?;
-    std::fs::create_dir_all(folder)?;
-    File::create(folder.join(name))?;
+    if !holds_only_empty(folder, name) {
+        tree::remove(folder)?;
+        std::fs::create_dir_all(folder)?;
+        File::create(folder.join(name))?;
+    }
     mounts.push(Mount::new(folder, "", parent.to_string_lossy(), false).map_err(io::Error::other)?);
     Ok(Some(TerminationMessage::new(folder.to_owned(), name.into())))
 }

@@ -124,7 +124,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, handle: Arc<Handle>, pod: Arc<Pod>) -> Self {
-        let mut state = CopyOnWrite::from(handle.state());
+        let (mut state, state_saved) = (CopyOnWrite::from(handle.state()), handle.is_saved());
         if state.started.is_none() {
             state.started = Some(shared.now());
         }
@@ -144,7 +144,7 @@ impl Worker {
             setup_failures: 0,
             teardown_failures: 0,
             reported: None,
-            state_saved: false,
+            state_saved,
             resend_at: None,
             final_report_sent: false,
             ops: FuturesUnordered::new(),
@@ -152,15 +152,17 @@ impl Worker {
     }
 
     /// Runs until the pod is deleted from the API and cleaned up on the node, or until the process ends.
+    ///
+    /// What an idle pod seldom does is boxed: each pod's task has room for the largest of its steps, for as long as the pod lives.
     pub(crate) async fn run(mut self) {
-        self.check_admission().await;
+        Box::pin(self.check_admission()).await;
         self.resume_probes();
         loop {
             let mail = self.handle.receive();
             let drain = mail.drain;
             self.handle_mail(mail).await;
             if drain {
-                return self.drain().await;
+                return Box::pin(self.drain()).await;
             }
             let now = self.shared.now();
             let plan = plan(&self.pod, &self.state, &self.live, now);
@@ -173,7 +175,7 @@ impl Worker {
             self.report();
             let wake = [plan.wake, due, self.resend_at].into_iter().flatten().min();
             if self.final_report_sent && self.live.gone {
-                return self.forget().await;
+                return Box::pin(self.forget()).await;
             }
             if !again {
                 self.wait(now, wake).await;
@@ -214,7 +216,7 @@ impl Worker {
             () = pause => None,
         };
         if let Some(outcome) = outcome {
-            self.on_outcome(outcome).await;
+            Box::pin(self.on_outcome(outcome)).await;
         }
     }
 
@@ -242,7 +244,7 @@ impl Worker {
         self.live.gone |= mail.gone;
         for message in mail.messages {
             match message {
-                Message::ContainerState(id, state) => self.on_container(&id, state).await,
+                Message::ContainerState(id, state) => Box::pin(self.on_container(&id, state)).await,
                 Message::ContainerLost(id) => self.on_lost(&id),
                 Message::ProbeResult { container, id, kind, passed } => self.on_probe(&container, &id, kind, passed),
                 Message::StartProgress { container, message } => self.on_progress(&container, message),
@@ -381,7 +383,7 @@ impl Worker {
         if let Err(error) = saved {
             tracing::error!(pod = pod::full_name(&self.pod), %error, "cannot remember the pod: a restart will not know it");
         }
-        self.handle.publish(self.state.share());
+        self.handle.publish(self.state.share(), self.state_saved);
         self.state_saved
     }
 
@@ -516,5 +518,21 @@ impl Worker {
         shared.reporter.forget(uid);
         shared.cluster.referenced.remove(uid, &self.pod);
         shared.pods.lock().remove(&self.handle.uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each pod has one, for as long as it lives.
+    #[test]
+    fn the_task_of_a_pod_is_small() {
+        let (task, worker) = (size(Worker::run), size_of::<Worker>());
+        assert!(task <= 3 << 10, "{task} bytes, of which the worker is {worker}");
     }
 }

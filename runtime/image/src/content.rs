@@ -15,12 +15,13 @@
 use crate::{
     Config, Digest, Error,
     access::Access,
+    cached::{Cached, read_json},
     error::{Fault, damaged},
     manifest::Descriptor,
     recognise::Layout,
 };
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
@@ -77,6 +78,9 @@ pub(crate) struct Content {
     next: Arc<AtomicU64>,
     /// The sum of the [`DiskReservation`]s of this process.
     reserved: Reserved,
+    /// Images and names that were looked up.
+    records: Arc<Cached<Record>>,
+    known: Arc<Cached<Name>>,
 }
 
 /// The sum of all [`DiskReservation`]s, bytes; wider than each of them, so that it never overflows.
@@ -118,7 +122,8 @@ impl Content {
         for folder in ["", "blobs/sha256", "partial", "tmp", "files", "images", "names"] {
             DirBuilder::new().recursive(true).mode(0o700).create(root.join(folder))?;
         }
-        Ok(Self { root: root.into(), next: Arc::default(), reserved: Arc::default() })
+        let (next, reserved, records, known) = Default::default();
+        Ok(Self { root: root.into(), next, reserved, records, known })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -274,11 +279,11 @@ impl Content {
     }
 
     pub(crate) fn record(&self, image: &Digest) -> Result<Option<Record>, Fault> {
-        read_json(&self.root.join("images").join(format!("{}.json", image.hex())))
+        self.records.read(&self.record_path(image))
     }
 
     pub(crate) fn name(&self, name: &str) -> Result<Option<Name>, Fault> {
-        read_json(&self.name_path(name))
+        self.known.read(&self.name_path(name))
     }
 
     fn name_path(&self, name: &str) -> PathBuf {
@@ -396,17 +401,6 @@ impl Drop for Incoming {
         if !self.kept {
             let _ = fs::remove_file(&self.path);
         }
-    }
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Fault> {
-    match fs::read(path) {
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(value) => Ok(Some(value)),
-            Err(error) => Err(Fault::Store(format!("{}: {error}", path.display()))),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Fault::Store(format!("{}: {error}", path.display()))),
     }
 }
 

@@ -16,6 +16,7 @@
 mod access;
 mod archive;
 mod auth;
+mod cached;
 mod collect;
 mod content;
 mod digest;

@@ -478,55 +478,6 @@ async fn what_takes_longer_than_the_drain_is_cut_counted_and_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_pass_takes_back_what_an_earlier_process_said_of_who_does_not_return() {
-    let mut world = World::new().await;
-    world.agent.as_ref().unwrap().statuses_synced().await;
-    let slow = one(json!({"image": "slow:1"}));
-    for (name, spec) in [("a", one(json!({}))), ("b", one(json!({}))), ("p", slow)] {
-        world.pod(name, spec);
-        world.until(name, |s| condition(s, "Ready").0 == "True").await;
-    }
-    world.stop().await;
-    let before = world.api.statuses().len();
-    // It must be pulled again, which takes three seconds.
-    world.images.present.lock().remove("slow:1");
-    world.start().await;
-    let begin = super::world::elapsed();
-    world.agent.as_ref().unwrap().statuses_synced().await;
-    let took = super::world::elapsed() - begin;
-    assert!((1..=2).contains(&took.as_secs()), "as long as others may return: {took:?}");
-    let mut said = world.api.statuses().split_off(before);
-    said.sort_by(|(one, _), (other, _)| one.cmp(other));
-    let told: Vec<_> = said.iter().map(|(name, s)| (name.as_str(), condition(s, "Ready").0)).collect();
-    let expected = [("a", "True"), ("b", "True"), ("p", "False")].map(|(name, ready)| (name, ready.to_owned()));
-    assert_eq!(told, expected, "one status of each");
-    assert_eq!(condition(&said[2].1, "ContainersReady").0, "False");
-    assert!(said[0].1["containerStatuses"][0]["lastState"]["terminated"].is_object(), "it was started again");
-}
-
-#[tokio::test(start_paused = true)]
-async fn many_that_wait_for_their_images_do_not_keep_the_others_from_returning() {
-    let mut world = World::new().await;
-    let names: Vec<_> = (0..200).map(|number| format!("p{number:03}")).collect();
-    for name in &names {
-        world.pod(name, one(json!({"image": if name == "p199" { "hello:1" } else { "slow:1" }})));
-    }
-    for name in &names {
-        world.until(name, |s| condition(s, "Ready").0 == "True").await;
-    }
-    world.stop().await;
-    world.images.present.lock().remove("slow:1");
-    world.start().await;
-    let begin = super::world::elapsed();
-    world.until("p199", |s| s["containerStatuses"][0]["restartCount"] == 0 && world.runtime.running().len() == 1).await;
-    let took = super::world::elapsed() - begin;
-    assert!(took < std::time::Duration::from_millis(1500), "{took:?}");
-    for name in &names {
-        world.until(name, |s| condition(s, "Ready").0 == "True").await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn statuses_reach_an_api_that_says_no_for_a_while() {
     let world = World::new().await;
     world.api.fail(5);

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    io::{self, Write},
     os::unix::fs::{PermissionsExt, symlink},
     path::{Component, Path},
 };
@@ -26,36 +26,64 @@ pub fn write(dir: &Path, files: &BTreeMap<String, File>, stamp: &str) -> io::Res
     for path in files.keys() {
         check(path)?;
     }
-    std::fs::create_dir_all(dir)?;
-    std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755))?;
     let data = dir.join("..data");
+    let version = format!("..{stamp}");
+    if create(dir)? {
+        fill(&dir.join(&version), files)?;
+        symlink(&version, &data)?;
+        return tops(files).into_iter().try_for_each(|name| symlink(Path::new("..data").join(name), dir.join(name)));
+    }
+    // A folder that is right is not written to: each write is one more for the journal of the disk.
+    if dir.symlink_metadata()?.permissions().mode() & 0o7777 != MODE {
+        std::fs::set_permissions(dir, PermissionsExt::from_mode(MODE))?;
+    }
     let old = std::fs::read_link(&data).ok();
     if let Some(old) = &old
         && same(&dir.join(old), files)
     {
         return links(dir, files);
     }
-    let mut version = format!("..{stamp}");
+    let mut version = version;
     while old.as_deref() == Some(Path::new(&version)) || dir.join(&version).exists() {
         version.push('_');
     }
-    let fresh = dir.join(&version);
-    for (path, file) in files {
-        let path = fresh.join(path);
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        std::fs::write(&path, &file.data)?;
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(file.mode))?;
-    }
-    std::fs::create_dir_all(&fresh)?;
-    std::fs::set_permissions(&fresh, PermissionsExt::from_mode(0o755))?;
+    fill(&dir.join(&version), files)?;
     let next = dir.join("..data_tmp");
     remove(&next)?;
     symlink(&version, &next)?;
     std::fs::rename(&next, &data)?;
     links(dir, files)?;
     sweep(dir, &version)
+}
+
+/// The permission bits of folders.
+const MODE: u32 = 0o755;
+
+/// Creates a folder, and those above it. Returns whether it is new: then nobody has left anything in it.
+fn create(dir: &Path) -> io::Result<bool> {
+    match std::fs::create_dir(dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::create_dir_all(dir)?,
+        Err(error) => return Err(error),
+    }
+    std::fs::set_permissions(dir, PermissionsExt::from_mode(MODE))?;
+    Ok(true)
+}
+
+/// Makes the folder of a version, with its files.
+fn fill(version: &Path, files: &BTreeMap<String, File>) -> io::Result<()> {
+    std::fs::create_dir(version)?;
+    for (path, file) in files {
+        let path = version.join(path);
+        if let Some(parent) = path.parent().filter(|parent| *parent != version) {
+            std::fs::create_dir_all(parent)?;
+        }
+        let mut made = std::fs::File::create(&path)?;
+        made.write_all(&file.data)?;
+        made.set_permissions(PermissionsExt::from_mode(file.mode))?;
+    }
+    std::fs::set_permissions(version, PermissionsExt::from_mode(MODE))
 }
 
 fn check(path: &str) -> io::Result<()> {
@@ -164,6 +192,29 @@ mod tests {
         assert!(!dir.join("sub").exists());
         assert_eq!(std::fs::read_link(dir.join("..data")).unwrap(), Path::new("..two"));
         assert!(!dir.join("..one").exists());
+    }
+
+    #[test]
+    fn what_a_killed_process_has_begun_is_finished() {
+        let root = tempfile::tempdir().unwrap();
+        let (wanted, begun) = (files(&[("a", "1"), ("sub/b", "2")]), files(&[("a", "1")]));
+        for step in 0..4 {
+            let dir = root.path().join(step.to_string());
+            std::fs::create_dir(&dir).unwrap();
+            std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o700)).unwrap();
+            if step > 0 {
+                fill(&dir.join("..one"), if step > 1 { &wanted } else { &begun }).unwrap();
+            }
+            if step > 2 {
+                symlink("..one", dir.join("..data")).unwrap();
+            }
+            // the clock of the next process may say the same
+            write(&dir, &wanted, "one").unwrap();
+            assert_eq!(std::fs::read_to_string(dir.join("a")).unwrap(), "1", "{step}");
+            assert_eq!(std::fs::read_to_string(dir.join("sub/b")).unwrap(), "2", "{step}");
+            assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o755, "{step}");
+            assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 4, "{step}: a version, ..data and two names");
+        }
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Worker {
         if !recorded {
             let message = "MountVolume.SetUp failed: the node cannot record which volumes it makes";
             shared.event(&pod, None, EventType::Warning, "FailedMount", message);
-            self.on_outcome(Outcome::SetUp(Err(message.into()))).await;
+            Box::pin(self.on_outcome(Outcome::SetUp(Err(message.into())))).await;
             return true;
         }
         self.ops.push(Box::pin(async move { Outcome::SetUp(setup::set_up(&shared, &pod, address).await) }));
