@@ -23,8 +23,9 @@ const SIMILAR_WINDOW_SECONDS: i64 = 600;
 const SPAM_BURST: f64 = 25.0;
 const REFILL_SECONDS: f64 = 300.0;
 const CACHE_SIZE: usize = 4096;
-/// Queued events; when full, new ones are dropped (an Event is a message, never state). Upstream's `maxQueuedEvents`.
-const QUEUE_LENGTH: usize = 1000;
+/// Queued events; when full, new ones are dropped (an Event is a message, never state). Four times upstream's `maxQueuedEvents`: a node has
+/// more pods than one of upstream, and late is better than never.
+const QUEUE_LENGTH: usize = 4096;
 /// The most writes of a component in a second, and at once: the defaults of kubelet (`eventRecordQPS`, `eventBurst`) and scheduler. Without
 /// them thousands of pods that start cost more writes for their events than for themselves.
 const WRITES_PER_SECOND: f64 = 50.0;
