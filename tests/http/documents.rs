@@ -48,7 +48,13 @@ async fn legacy_discovery_lists_groups_and_resources() {
             cluster.get(&format!("/apis/{}", group["preferredVersion"]["groupVersion"].as_str().unwrap())).await.json();
         assert_eq!(list["kind"], "APIResourceList");
     }
-    let core = cluster.get("/api/v1").await.json();
+    let core = cluster.get("/api/v1").await;
+    // Scripts look for pieces of the text, in the order of Go's fields.
+    let verbs = r#"["create","delete","deletecollection","get","list","patch","update","watch"]"#;
+    let maps = r#"{"name":"configmaps","singularName":"configmap","namespaced":true,"kind":"ConfigMap","verbs":"#;
+    let piece = format!(r#"{maps}{verbs},"shortNames":["cm"],"storageVersionHash":""#);
+    assert!(core.text().contains(&piece), "{}", core.text());
+    let core = core.json();
     let named = |name: &str| core["resources"].as_array().unwrap().iter().find(|r| r["name"] == name).cloned().unwrap();
     assert_eq!(named("pods")["storageVersionHash"], "xPOwRZ+Yhw8=");
     assert_eq!(named("serviceaccounts/token")["group"], "authentication.k8s.io");
