@@ -2,7 +2,7 @@
 //!
 //! A search takes as many steps as the text has bytes times the expression has states in the worst case, and `(.?a){1000}y` has ten thousand.
 //! While the worst case is small, the engines of the library search, which are the quickest and count nothing. Beyond what a [`Meter`] lets go
-//! uncounted, a [machine](machine) searches that counts each of its steps. Both find the same.
+//! uncounted, a machine searches that counts each of its steps. Both find the same.
 
 mod bounds;
 mod machine;
