@@ -308,3 +308,23 @@ async fn ephemeral_containers_are_added_and_nothing_else_changes() {
     let (code, _, message) = answer.status();
     assert!(code == 422 && message.contains("pod updates may not change fields other than"), "{message}");
 }
+
+#[tokio::test]
+async fn a_patch_of_a_status_finds_what_the_defaults_and_the_paths_need() {
+    let cluster = Cluster::new().await;
+    let services = "/api/v1/namespaces/default/services";
+    let spec = json!({"type": "LoadBalancer", "loadBalancerClass": "example.com/c", "ports": [{"port": 80}]});
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": spec});
+    cluster.post(services, service).await.ok();
+    let ingress = json!({"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}}});
+    let patched = cluster.patch(&format!("{services}/s/status"), "merge-patch+json", ingress).await.ok();
+    assert_eq!(patched["status"]["loadBalancer"]["ingress"], json!([{"ip": "203.0.113.1", "ipMode": "VIP"}]));
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    let request = json!({"name": "r", "exactly": {"deviceClassName": "c"}});
+    let claim = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": {"name": "c"}, "spec": {"devices": {"requests": [request]}}});
+    let claim = cluster.post(claims, claim).await.ok();
+    assert_eq!(claim["status"], json!({}), "it is written from the start");
+    let add = json!([{"op": "add", "path": "/status/allocation", "value": {}}]);
+    let patched = cluster.patch(&format!("{claims}/c/status"), "json-patch+json", add).await.ok();
+    assert!(patched["status"]["allocation"].is_object(), "{patched}");
+}

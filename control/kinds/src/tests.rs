@@ -434,3 +434,33 @@ fn whole_objects_of_networks_flows_and_storage_are_right() {
         json!({"metadata": metadata, "driverName": "d.example.com", "parameters": {"iops": "4000"}}),
     );
 }
+
+/// A status is a structure of Go, which is always written. What patches it by a path relies on it.
+#[test]
+fn every_kind_with_a_status_has_one_from_the_start() {
+    let with_status = |r: &server::Resource| r.subresources.iter().any(|s| s.name == "status");
+    let lacking: Vec<String> = testing::resources()
+        .into_iter()
+        .filter(with_status)
+        .filter(|r| {
+            !created(&*r.strategy, "{metadata: {name: a}, spec: {}}").0.get("status").is_some_and(Value::is_object)
+        })
+        .map(|r| r.kind.clone())
+        .collect();
+    assert_eq!(lacking, [""; 0]);
+}
+
+/// Who patches a status need not give the rest, whose defaults are not looked at then.
+#[test]
+fn defaults_of_a_status_need_the_rest_only_where_it_is_said() {
+    let all = "{metadata: {name: a}, status: {loadBalancer: {ingress: [{ip: 1.2.3.4}]}, replicas: 1},
+        spec: {type: LoadBalancer, replicas: 3, names: {kind: A, plural: as}, versions: [{name: v1, storage: true, served: true}]}}";
+    for resource in testing::resources() {
+        let (mut whole, mut part) = (parse(all), parse(all));
+        part.remove(&["spec"]);
+        resource.strategy.default(&mut whole);
+        resource.strategy.default(&mut part);
+        let needs = resource.strategy.status_defaults_need_spec();
+        assert_eq!(whole.0.get("status") != part.0.get("status"), needs, "{}", resource.kind);
+    }
+}

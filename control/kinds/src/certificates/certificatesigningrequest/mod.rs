@@ -43,6 +43,10 @@ pub(crate) fn resource() -> Resource {
 }
 
 impl Strategy for Requests {
+    fn default(&self, object: &mut Object) {
+        edit::object(&mut object.0, "status");
+    }
+
     fn validate_name(&self, _name: &str, _prefix: bool) -> Vec<String> {
         Vec::new()
     }
