@@ -1,7 +1,11 @@
 //! Sends pod statuses to the API: only the latest status of each pod, with limited concurrency, and with retries until the API accepts it. The
 //! last status of a terminating pod is followed by the pod's deletion.
 
-use crate::{pod, status};
+use crate::{
+    pod,
+    resize::{IN_PROGRESS, PENDING},
+    status,
+};
 use client::{Client, DeleteOptions, Patch};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
@@ -301,6 +305,16 @@ fn status_patch(pod: &Pod, status: &PodStatus) -> Value {
         for field in ["reason", "message"] {
             if condition.get(field).is_none() {
                 condition[field] = Value::Null;
+            }
+        }
+    }
+    // Only a pod whose spec has changed was ever resized.
+    if status.observed_generation.is_some_and(|generation| generation > 1)
+        && let Some(conditions) = body.get_mut("conditions").and_then(Value::as_array_mut)
+    {
+        for kind in [PENDING, IN_PROGRESS] {
+            if conditions.iter().all(|condition| condition["type"] != kind) {
+                conditions.push(json!({"$patch": "delete", "type": kind}));
             }
         }
     }
