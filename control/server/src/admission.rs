@@ -71,6 +71,15 @@ impl Attributes {
         gvr.group == group && gvr.resource == resource && self.context.subresource.is_empty()
     }
 
+    /// Whether this is a resize of a pod (`pods/resize`).
+    pub fn resizes_pod(&self) -> bool {
+        let (gvr, cx) = (&self.context.resource.gvr, &self.context);
+        gvr.group.is_empty()
+            && gvr.resource == "pods"
+            && cx.subresource == "resize"
+            && cx.operation == Operation::Update
+    }
+
     /// Whether this is a create of `resource.group`.
     pub fn creates(&self, group: &str, resource: &str) -> bool {
         self.context.operation == Operation::Create && self.is(group, resource)
