@@ -259,6 +259,8 @@ async fn resources_of_a_pod_are_resized_and_nothing_else_changes() {
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [container]}})
     };
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"requests.cpu": "1"}}});
+    let account = json!({"metadata": {"name": "default"}});
+    cluster.post("/api/v1/namespaces/default/serviceaccounts", account).await.ok();
     cluster.post("/api/v1/namespaces/default/resourcequotas", quota).await.ok();
     let before = cluster.post(PODS, made("100m")).await.ok();
     assert_eq!(cluster.get(&target).await.ok()["kind"], "Pod");

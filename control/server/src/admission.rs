@@ -71,13 +71,11 @@ impl Attributes {
         gvr.group == group && gvr.resource == resource && self.context.subresource.is_empty()
     }
 
-    /// Whether this is a resize of a pod (`pods/resize`).
-    pub fn resizes_pod(&self) -> bool {
+    /// Whether this is an update of `resource.group/subresource`.
+    pub fn updates(&self, group: &str, resource: &str, subresource: &str) -> bool {
         let (gvr, cx) = (&self.context.resource.gvr, &self.context);
-        gvr.group.is_empty()
-            && gvr.resource == "pods"
-            && cx.subresource == "resize"
-            && cx.operation == Operation::Update
+        let is_it = gvr.group == group && gvr.resource == resource && cx.subresource == subresource;
+        is_it && cx.operation == Operation::Update
     }
 
     /// Whether this is a create of `resource.group`.

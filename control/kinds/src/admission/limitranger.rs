@@ -72,7 +72,7 @@ impl Admission for LimitRanger {
         let claims = "persistentvolumeclaims";
         attributes.creates("", "pods")
             || attributes.creates("", claims)
-            || update && !leaving && (attributes.is("", claims) || attributes.resizes_pod())
+            || update && !leaving && (attributes.is("", claims) || attributes.updates("", "pods", "resize"))
     }
 
     async fn admit(&self, attributes: &Attributes, object: &mut Object) -> Result<(), Status> {
@@ -80,7 +80,7 @@ impl Admission for LimitRanger {
             let ranges = self.ranges.read(attributes.context.objects.as_ref());
             let told = object.at(&["metadata", "annotations"]).cloned();
             ranges.get(object.namespace()).into_iter().flatten().for_each(|range| fill(range, object));
-            if attributes.resizes_pod() {
+            if attributes.updates("", "pods", "resize") {
                 // A resize changes no metadata.
                 match told {
                     Some(told) => object.set(&["metadata", "annotations"], told),
@@ -106,7 +106,7 @@ impl Admission for LimitRanger {
 }
 
 fn is_pod(attributes: &Attributes) -> bool {
-    attributes.is("", "pods") || attributes.resizes_pod()
+    attributes.is("", "pods") || attributes.updates("", "pods", "resize")
 }
 
 /// Several errors as upstream prints them, each once.

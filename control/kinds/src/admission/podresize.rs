@@ -16,7 +16,7 @@ pub(super) struct NodeDeclaredFeatureValidator;
 
 /// Whether the request changes what a bound pod asks for.
 fn resizes(attributes: &Attributes, object: &Object, old: &Object) -> bool {
-    attributes.resizes_pod() && object.generation() != old.generation() && !node_name(object).is_empty()
+    attributes.updates("", "pods", "resize") && object.generation() != old.generation() && !node_name(object).is_empty()
 }
 
 fn node_name(pod: &Object) -> &str {
@@ -36,7 +36,7 @@ impl Admission for PodResizeValidator {
     }
 
     fn handles(&self, attributes: &Attributes) -> bool {
-        attributes.resizes_pod()
+        attributes.updates("", "pods", "resize")
     }
 
     async fn validate(&self, attributes: &Attributes, object: &Object) -> Result<(), Status> {
@@ -82,7 +82,7 @@ impl Admission for NodeDeclaredFeatureValidator {
     }
 
     fn handles(&self, attributes: &Attributes) -> bool {
-        attributes.resizes_pod()
+        attributes.updates("", "pods", "resize")
     }
 
     async fn validate(&self, attributes: &Attributes, object: &Object) -> Result<(), Status> {

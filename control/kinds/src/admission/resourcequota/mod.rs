@@ -67,7 +67,7 @@ impl Admission for ResourceQuota {
     fn handles(&self, attributes: &Attributes) -> bool {
         let cx = &attributes.context;
         let gvr = &cx.resource.gvr;
-        if attributes.resizes_pod() {
+        if attributes.updates("", "pods", "resize") {
             return true;
         }
         if !cx.resource.namespaced || !cx.subresource.is_empty() || quota::is_ignored(&gvr.group, &gvr.resource) {
@@ -89,7 +89,7 @@ impl Admission for ResourceQuota {
         let (group, resource) = (cx.resource.gvr.group.as_str(), cx.resource.gvr.resource.as_str());
         let new = object.clone().into_value();
         let old = attributes.old.as_ref().map(|old| Object::clone(old).into_value());
-        if !attributes.resizes_pod() && !concerns((group, resource), &new, old.as_ref()) {
+        if !attributes.updates("", "pods", "resize") && !concerns((group, resource), &new, old.as_ref()) {
             return Ok(Reservation::none());
         }
         let charges = charges(quotas, (group, resource), &new, old.as_ref(), cx.now)
