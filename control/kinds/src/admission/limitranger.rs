@@ -129,6 +129,9 @@ fn fill(range: &[Limit], pod: &mut Object) {
     }
     let mut told = Vec::new();
     for (list, what) in [("containers", "container"), ("initContainers", "init container")] {
+        if pod.list_at(&["spec", list]).is_empty() {
+            continue;
+        }
         let Value::Array(containers) = pod.entry(&["spec", list]) else { continue };
         for container in containers {
             let name = container["name"].as_str().unwrap_or_default().to_owned();

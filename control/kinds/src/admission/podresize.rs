@@ -127,11 +127,11 @@ mod tests {
     use server::{Operation, Resource, strategy::Plain};
 
     const NODE: &str =
-        "{metadata: {name: n, labels: {kubernetes.io/os: linux}}, status: {allocatable: {cpu: '2', memory: 1Gi}}}";
+        "{metadata: {name: n1, labels: {kubernetes.io/os: linux}}, status: {allocatable: {cpu: '2', memory: 1Gi}}}";
 
     fn pod(resources: &str, init: &str) -> Object {
         parse(&format!(
-            "{{metadata: {{name: p, namespace: default, generation: 1}}, spec: {{nodeName: n, containers: [{{name: a, resources: {{requests: {resources}}}}}], \
+            "{{metadata: {{name: p, namespace: default, generation: 1}}, spec: {{nodeName: n1, containers: [{{name: a, resources: {{requests: {resources}}}}}], \
              initContainers: [{{name: i, resources: {{requests: {init}}}}}]}}}}"
         ))
     }
@@ -161,7 +161,7 @@ mod tests {
         let windows = NODE.replace("linux", "windows");
         let declares =
             NODE.replace("status: {", "status: {declaredFeatures: [InPlacePodVerticalScalingInitContainers], ");
-        let lacking = "pod update requires features InPlacePodVerticalScalingInitContainers which are not available on node \"n\"";
+        let lacking = "pod update requires features InPlacePodVerticalScalingInitContainers which are not available on node \"n1\"";
         for (what, node, resources, init, expected) in [
             ("all of it", NODE, "{cpu: '2', memory: 1Gi}", "{cpu: 100m}", ""),
             (
@@ -176,9 +176,9 @@ mod tests {
                 windows.as_str(),
                 "{cpu: '2'}",
                 "{cpu: 100m}",
-                "pod resize is only supported on linux nodes, node \"n\" is \"windows\" (UnsupportedPlatform)",
+                "pod resize is only supported on linux nodes, node \"n1\" is \"windows\" (UnsupportedPlatform)",
             ),
-            ("another node", "{metadata: {name: m}}", "{cpu: '2'}", "{cpu: 100m}", "node \"n\" not found"),
+            ("another node", "{metadata: {name: m}}", "{cpu: '2'}", "{cpu: 100m}", "node \"n1\" not found"),
             ("an init container", NODE, "{cpu: '1'}", "{cpu: 200m}", lacking),
             ("one on a node that can", declares.as_str(), "{cpu: '1'}", "{cpu: 200m}", ""),
         ] {

@@ -70,12 +70,6 @@ fn cpu_and_memory_change_and_nothing_else() {
             &["spec: Forbidden: only cpu and memory resources are mutable"],
         ),
         (
-            "claims",
-            format!("{b}/claims"),
-            json!([{"name": "c"}]),
-            &["spec: Forbidden: only cpu and memory resources are mutable"],
-        ),
-        (
             "a policy",
             "/spec/containers/0/resizePolicy".to_owned(),
             json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]),
@@ -105,6 +99,16 @@ fn cpu_and_memory_change_and_nothing_else() {
     ] {
         assert_eq!(set(&[(&pointer, value)]), expected, "{what}");
     }
+}
+
+#[test]
+fn a_container_with_claims_is_not_resized() {
+    let claims = "{spec: {containers: [{name: a, image: i, resources: {claims: [{name: c}], requests: {cpu: 100m}}}], initContainers: null}}";
+    let old = old(claims);
+    let mut new = old.clone().into_value();
+    new["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("200m");
+    let told = told(&Object::from_value(new).expect("an object"), &old);
+    assert_eq!(told, ["spec: Forbidden: only cpu and memory resources are mutable"]);
 }
 
 #[test]
