@@ -54,7 +54,7 @@ async fn a_running_container_gets_other_limits() {
         (&container["restartCount"], &container["resources"]["requests"]["memory"]),
         (&0.into(), &"128Mi".into())
     );
-    let limits = world.runtime.specs()[0].limits;
+    let limits = world.runtime.limits("c").expect("it runs");
     assert_eq!((limits.cpu_millis, limits.memory_bytes), (Some(2000), Some(128 << 20)));
     tokio::time::sleep(Duration::from_secs(5)).await;
     let events: Vec<String> = world.api.events().into_iter().filter(|e| e.starts_with("Resize")).collect();
