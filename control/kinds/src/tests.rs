@@ -57,7 +57,7 @@ fn the_table_is_kubernetes() {
         v1 | nodes | Node | cluster | no |  | all8 | proxy(create,delete,get,patch,update) → NodeProxyOptions; status(get,patch,update)
         v1 | persistentvolumeclaims | PersistentVolumeClaim | ns | pvc |  | all8 | status(get,patch,update)
         v1 | persistentvolumes | PersistentVolume | cluster | pv |  | all8 | status(get,patch,update)
-        v1 | pods | Pod | ns | po | all | all8 | attach(create,get) → PodAttachOptions; binding(create) → Binding; ephemeralcontainers(get,patch,update); eviction(create) → Eviction; exec(create,get) → PodExecOptions; log(get); portforward(create,get) → PodPortForwardOptions; proxy(create,delete,get,patch,update) → PodProxyOptions; status(get,patch,update)
+        v1 | pods | Pod | ns | po | all | all8 | attach(create,get) → PodAttachOptions; binding(create) → Binding; ephemeralcontainers(get,patch,update); eviction(create) → Eviction; exec(create,get) → PodExecOptions; log(get); portforward(create,get) → PodPortForwardOptions; proxy(create,delete,get,patch,update) → PodProxyOptions; resize(get,patch,update); status(get,patch,update)
         v1 | podtemplates | PodTemplate | ns |  |  | all8 |
         v1 | replicationcontrollers | ReplicationController | ns | rc | all | all8 | scale(get,patch,update) → Scale; status(get,patch,update)
         v1 | resourcequotas | ResourceQuota | ns | quota |  | all8 | status(get,patch,update)

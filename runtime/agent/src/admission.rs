@@ -21,6 +21,15 @@ pub struct AdmittedPods {
     requests: HashMap<Arc<str>, Resources>,
 }
 
+/// Why a pod is not resized. Reason and message are upstream's, and those of the condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// `Deferred`: there may be room later. `Infeasible`: the node is too small.
+    pub reason: &'static str,
+    /// The message of the condition.
+    pub message: String,
+}
+
 /// Why a pod is rejected. Reason and message are upstream's, and those of the event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
@@ -58,11 +67,36 @@ impl AdmittedPods {
             }
             Some((resource, requested, used, capacity)) => Err(Rejection {
                 reason: format!("OutOf{resource}"),
-                message: format!(
-                    "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
-                ),
+                message: insufficient(resource, requested, used, capacity),
             }),
         }
+    }
+
+    /// Gives an admitted pod what it asks for now, if that fits beside the others.
+    ///
+    /// # Errors
+    /// A resource does not suffice. The pod keeps what it was given.
+    pub fn resize(&mut self, pod: &Pod) -> Result<(), Refusal> {
+        let requested = requests(pod::spec(pod));
+        let has = &self.capacity;
+        for (resource, requested, capacity) in
+            [("cpu", requested.cpu, has.cpu), ("memory", requested.memory, has.memory)]
+        {
+            if requested > capacity {
+                let message = format!(
+                    "Node didn't have enough capacity: {resource}, requested: {requested}, capacity: {capacity}"
+                );
+                return Err(Refusal { reason: "Infeasible", message });
+            }
+        }
+        let own = self.requests.remove(pod::uid(pod)).unwrap_or_default();
+        self.used.sub(&own);
+        let refusal = self.insufficient(&requested).map(|(resource, requested, used, capacity)| Refusal {
+            reason: "Deferred",
+            message: insufficient(resource, requested, used, capacity),
+        });
+        self.insert(pod, if refusal.is_some() { own } else { requested });
+        refusal.map_or(Ok(()), Err)
     }
 
     /// Adds a pod that was admitted before, whether it fits or not.
@@ -100,6 +134,10 @@ impl AdmittedPods {
         let scalar = own.map(|(name, amount)| (name.as_str(), *amount, of(used, name), of(has, name)));
         named.into_iter().chain(scalar).find(|(_, requested, used, has)| *requested > 0 && *requested > has - used)
     }
+}
+
+fn insufficient(resource: &str, requested: Amount, used: Amount, capacity: Amount) -> String {
+    format!("Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}")
 }
 
 /// Checks that the node matches the pod's node selector and required node affinity.
@@ -174,6 +212,28 @@ mod tests {
         admitted.remove("unknown");
         admitted.admit(&pod("b", json!({"cpu": "4"}))).unwrap();
         assert!(admitted.admit(&pod("d", json!({"cpu": "1m"}))).is_err());
+    }
+
+    #[test]
+    fn a_pod_is_resized_if_it_fits_beside_the_others() {
+        let mut admitted = admitted(2);
+        admitted.admit(&pod("a", json!({"cpu": "1"}))).unwrap();
+        admitted.admit(&pod("b", json!({"cpu": "2"}))).unwrap();
+        let told = |admitted: &mut AdmittedPods, cpu: &str| {
+            admitted.resize(&pod("a", json!({"cpu": cpu}))).map_err(|refusal| (refusal.reason, refusal.message))
+        };
+        let text = "Node didn't have enough resource: cpu, requested: 2001, used: 2000, capacity: 4000";
+        assert_eq!(told(&mut admitted, "2001m"), Err(("Deferred", text.to_owned())));
+        let text = "Node didn't have enough capacity: cpu, requested: 4001, capacity: 4000";
+        assert_eq!(told(&mut admitted, "4001m"), Err(("Infeasible", text.to_owned())));
+        assert_eq!(admitted.used.cpu, 3000, "it keeps what it has");
+        assert_eq!(told(&mut admitted, "2"), Ok(()));
+        assert_eq!((admitted.used.cpu, admitted.requests.len()), (4000, 2));
+        admitted.remove("b");
+        assert_eq!(told(&mut admitted, "4"), Ok(()));
+        assert_eq!(told(&mut admitted, "1m"), Ok(()));
+        admitted.remove("a");
+        assert_eq!(admitted.used, Resources::default());
     }
 
     #[test]
