@@ -21,15 +21,6 @@ pub struct AdmittedPods {
     requests: HashMap<Arc<str>, Resources>,
 }
 
-/// Why a pod is not resized. Reason and message are upstream's, and those of the condition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// `Deferred`: there may be room later. `Infeasible`: the node is too small.
-    pub reason: &'static str,
-    /// The message of the condition.
-    pub message: String,
-}
-
 /// Why a pod is rejected. Reason and message are upstream's, and those of the event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
@@ -72,29 +63,17 @@ impl AdmittedPods {
         }
     }
 
-    /// Gives an admitted pod what it asks for now, if that fits beside the others.
+    /// Gives an admitted pod what it asks for now, if that fits beside the others. That it exceeds all that the node has is refused by the API.
     ///
     /// # Errors
-    /// A resource does not suffice. The pod keeps what it was given.
-    pub fn resize(&mut self, pod: &Pod) -> Result<(), Refusal> {
+    /// A resource does not suffice: the message of the condition, in upstream's words. The pod keeps what it was given.
+    pub fn resize(&mut self, pod: &Pod) -> Result<(), String> {
         let requested = requests(pod::spec(pod));
-        let has = &self.capacity;
-        for (resource, requested, capacity) in
-            [("cpu", requested.cpu, has.cpu), ("memory", requested.memory, has.memory)]
-        {
-            if requested > capacity {
-                let message = format!(
-                    "Node didn't have enough capacity: {resource}, requested: {requested}, capacity: {capacity}"
-                );
-                return Err(Refusal { reason: "Infeasible", message });
-            }
-        }
         let own = self.requests.remove(pod::uid(pod)).unwrap_or_default();
         self.used.sub(&own);
-        let refusal = self.insufficient(&requested).map(|(resource, requested, used, capacity)| Refusal {
-            reason: "Deferred",
-            message: insufficient(resource, requested, used, capacity),
-        });
+        let refusal = self
+            .insufficient(&requested)
+            .map(|(resource, requested, used, capacity)| insufficient(resource, requested, used, capacity));
         self.insert(pod, if refusal.is_some() { own } else { requested });
         refusal.map_or(Ok(()), Err)
     }
@@ -219,13 +198,9 @@ mod tests {
         let mut admitted = admitted(2);
         admitted.admit(&pod("a", json!({"cpu": "1"}))).unwrap();
         admitted.admit(&pod("b", json!({"cpu": "2"}))).unwrap();
-        let told = |admitted: &mut AdmittedPods, cpu: &str| {
-            admitted.resize(&pod("a", json!({"cpu": cpu}))).map_err(|refusal| (refusal.reason, refusal.message))
-        };
+        let told = |admitted: &mut AdmittedPods, cpu: &str| admitted.resize(&pod("a", json!({"cpu": cpu})));
         let text = "Node didn't have enough resource: cpu, requested: 2001, used: 2000, capacity: 4000";
-        assert_eq!(told(&mut admitted, "2001m"), Err(("Deferred", text.to_owned())));
-        let text = "Node didn't have enough capacity: cpu, requested: 4001, capacity: 4000";
-        assert_eq!(told(&mut admitted, "4001m"), Err(("Infeasible", text.to_owned())));
+        assert_eq!(told(&mut admitted, "2001m"), Err(text.to_owned()));
         assert_eq!(admitted.used.cpu, 3000, "it keeps what it has");
         assert_eq!(told(&mut admitted, "2"), Ok(()));
         assert_eq!((admitted.used.cpu, admitted.requests.len()), (4000, 2));

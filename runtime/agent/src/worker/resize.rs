@@ -49,9 +49,9 @@ impl Worker {
                 self.tell(EventType::Normal, "ResizeStarted", "Pod resize started", generation, "");
                 self.shared.room.send_replace(());
             }
-            Err(refusal) => {
+            Err(message) => {
                 self.room = Some(room);
-                let pending = Pending { reason: refusal.reason.into(), message: refusal.message, generation };
+                let pending = Pending { reason: resize::DEFERRED.into(), message, generation };
                 let before = self.live.resize.pending.replace(pending.clone());
                 if before.is_none_or(|old| (old.reason, old.generation) != (pending.reason.clone(), generation)) {
                     let (reason, told) = (&pending.reason, format!("Pod resize {}", pending.reason));

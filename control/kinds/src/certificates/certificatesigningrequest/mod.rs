@@ -66,7 +66,7 @@ impl Strategy for Requests {
             spec.insert("extra".into(), json!(user.extra));
         }
         // Nobody makes a request that is approved already.
-        object.0.remove("status");
+        object.set(&["status"], json!({}));
     }
 
     fn prepare_update(&self, _cx: &Context, object: &mut Object, old: &Object) {
