@@ -149,6 +149,8 @@ pub enum Recheck {
     Change,
     /// All of it (`ValidateObjectMeta`).
     Whole,
+    /// All of it, and all of it again.
+    WholeTwice,
     /// The change, and all of it.
     Both,
 }
