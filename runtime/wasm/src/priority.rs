@@ -31,15 +31,17 @@ pub fn compute() {
     let _ = set(None, USUAL);
 }
 
-/// Does what takes long with usual slices, on a thread that may serve otherwise.
+/// Does what takes long with usual slices, on a thread that may serve otherwise. What is long within it changes nothing: a guest that computes
+/// may call the node many thousand times a second.
 pub(crate) fn computing<T>(work: impl FnOnce() -> T) -> T {
     struct Serving(i32);
     impl Drop for Serving {
         fn drop(&mut self) {
             let _ = set(Some(self.0), SHORT);
+            SERVING.set(Some(self.0));
         }
     }
-    let _serving = SERVING.get().map(|nice| {
+    let _serving = SERVING.take().map(|nice| {
         let _ = set(Some(nice), USUAL);
         Serving(nice)
     });
@@ -97,7 +99,10 @@ mod tests {
             serve();
             let (serving, nice) = (slice(), SERVING.get());
             let inherited = std::thread::spawn(slice).join().unwrap();
-            let within = computing(slice);
+            let within = computing(|| {
+                computing(|| ());
+                slice()
+            });
             let again = slice();
             compute();
             (usual, serving, nice, inherited, within, again, slice())

@@ -14,9 +14,9 @@ use wasmtime::EngineWeak;
 /// How often a running guest yields.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Ticks without a running guest after which the ticker parks: an idle node has no ticks, and a busy handler does not wake the ticker for each
-/// request.
-const IDLE_TICKS: u32 = 50;
+/// Ticks without a running guest after which the ticker parks: an idle node has no ticks, a busy handler does not wake the ticker for each
+/// request, and a throttled guest has few ticks beside its own.
+const IDLE_TICKS: u32 = 3;
 
 /// Advances the epoch every [`TICK`] while any guest is being polled, and sees to it that turns are begun ([`crate::turns`]).
 pub(crate) struct Ticker {

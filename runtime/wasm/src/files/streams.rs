@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll, Waker},
 };
-use tokio::{sync::Semaphore, task::yield_now};
+use tokio::sync::Semaphore;
 use wasmtime_wasi::p2::{
     DynInputStream, DynOutputStream, InputStream, OutputStream, Pollable, StreamError, StreamResult,
 };
@@ -21,14 +21,13 @@ use wasmtime_wasi::p2::{
 const READ_AHEAD: usize = 4096;
 
 /// Runs a blocking file call on this thread. `places` bounds their number.
+///
+/// Guests yield at the next epoch, at which their quota is checked, however many calls they make until then: a yield after each would cost other
+/// threads more than most calls take.
 pub(crate) async fn in_place<T>(places: &Semaphore, call: impl Future<Output = T>) -> T {
-    let place = places.acquire().await;
+    let _place = places.acquire().await;
     let mut call = pin!(call);
-    let answer = poll_fn(|context| hand_over(|| call.as_mut().poll(context))).await;
-    drop(place);
-    // yields, so that the CPU quota is checked before the guest continues
-    yield_now().await;
-    answer
+    poll_fn(|context| hand_over(|| call.as_mut().poll(context))).await
 }
 
 /// Runs a blocking call on an open file at once, which has no need to wait for anything else; `None` if there is no place for it.

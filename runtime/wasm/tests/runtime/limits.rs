@@ -241,7 +241,6 @@ pub(crate) async fn print_use() {
 }
 
 #[test]
-#[ignore = "an optimised build uses up to 270m for a guest of 100m: waking its thread for each short turn is not charged"]
 fn files_count_for_the_limit_of_cpu() {
     for guest in ["limits::files_alone", "limits::files_of_a_component_alone", "async_files::streams_alone"] {
         let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
@@ -249,7 +248,8 @@ fn files_count_for_the_limit_of_cpu() {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let used = text.lines().find_map(|line| line.split_once("used ")?.1.trim().parse::<u64>().ok());
         let used = used.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
-        assert!(used < 200, "{guest}: a guest of 100m and its node used {used}m");
+        // 114 to 124 on two busy cores: beside the guest, its epochs and the wake-ups for its slices
+        assert!(used < 150, "{guest}: a guest of 100m and its node used {used}m");
     }
 }
 
