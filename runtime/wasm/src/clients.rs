@@ -6,7 +6,7 @@
 
 use parking_lot::Mutex;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -24,6 +24,12 @@ const CONNECTION_GRACE: Duration = Duration::from_secs(5);
 
 /// At the connection limit, one in this many connections is closed at once, because each scan of all connections takes time.
 const EVICTION_DIVISOR: usize = 64;
+
+/// How long no connection is looked for that waits for its client, after there was none.
+const EVICTION_PAUSE: Duration = Duration::from_millis(10);
+
+/// There are at most this many times as many connections as may be open, with those that are cut and have not ended.
+const ENDING_FACTOR: usize = 2;
 
 /// Limits and timeouts of clients.
 #[derive(Clone, Copy, Debug)]
@@ -56,10 +62,77 @@ impl Default for ClientOptions {
 pub(crate) struct Clients {
     options: ClientOptions,
     next_id: AtomicU64,
-    connections: Mutex<BTreeMap<u64, Arc<ConnectionState>>>,
+    connections: Mutex<Connections>,
     requests: Mutex<BTreeMap<u64, Arc<RequestState>>>,
     /// A connection or request was added.
     added: Notify,
+}
+
+/// The connections of a node.
+#[derive(Default)]
+struct Connections {
+    /// Those that are open, and those that are cut and whose tasks have not ended yet.
+    all: BTreeMap<u64, Arc<ConnectionState>>,
+    /// How many are open, so that a new one of a container that has many costs no look at all of them.
+    open: usize,
+    /// The same by container.
+    open_of: HashMap<usize, usize>,
+    /// At that time no connection waited for its client. Looking again at once would find the same.
+    busy: Option<Instant>,
+}
+
+impl Connections {
+    fn insert(&mut self, id: u64, state: Arc<ConnectionState>) {
+        self.open += 1;
+        *self.open_of.entry(state.owner).or_default() += 1;
+        self.all.insert(id, state);
+    }
+
+    /// Cuts a connection; it counts no longer.
+    fn cut(&mut self, state: &ConnectionState) {
+        if !state.cut.is_cancelled() {
+            state.cut.cancel();
+            self.closed(state.owner);
+        }
+    }
+
+    fn remove(&mut self, id: u64) {
+        if let Some(state) = self.all.remove(&id).filter(|state| !state.cut.is_cancelled()) {
+            self.closed(state.owner);
+        }
+    }
+
+    fn closed(&mut self, owner: usize) {
+        self.open -= 1;
+        if let Entry::Occupied(mut count) = self.open_of.entry(owner) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+
+    fn of(&self, owner: usize) -> usize {
+        self.open_of.get(&owner).copied().unwrap_or(0)
+    }
+
+    /// Cuts some of those that have waited for their clients the longest, of one container or of all. Returns whether there were any.
+    fn evict(&mut self, of: Option<usize>, now: Instant) -> bool {
+        if self.busy.is_some_and(|since| now.saturating_duration_since(since) < EVICTION_PAUSE) {
+            return false;
+        }
+        let candidates = self.all.values().filter(|it| !it.cut.is_cancelled() && of.is_none_or(|of| of == it.owner));
+        let (mut count, mut waiting) = (0usize, Vec::new());
+        for connection in candidates {
+            count += 1;
+            waiting.extend(connection.waiting_since().map(|(since, _)| (since, connection.clone())));
+        }
+        self.busy = waiting.is_empty().then_some(now);
+        waiting.sort_by_key(|(since, _)| *since);
+        waiting.truncate((count / EVICTION_DIVISOR).max(1));
+        waiting.iter().for_each(|(_, connection)| self.cut(connection));
+        !waiting.is_empty()
+    }
 }
 
 impl Clients {
@@ -88,7 +161,7 @@ impl Clients {
     }
 
     fn is_empty(&self) -> bool {
-        self.connections.lock().is_empty() && self.requests.lock().is_empty()
+        self.connections.lock().all.is_empty() && self.requests.lock().is_empty()
     }
 
     /// Cuts the requests and connections whose timeout has passed.
@@ -98,35 +171,29 @@ impl Clients {
                 request.cut.cancel();
             }
         }
-        for connection in self.connections.lock().values() {
-            if connection.waiting_since().is_some_and(|(since, wait)| since + wait.limit(&self.options) <= now) {
-                connection.cut.cancel();
-            }
-        }
+        let mut connections = self.connections.lock();
+        let stalls = |it: &ConnectionState| {
+            it.waiting_since().is_some_and(|(since, wait)| since + wait.limit(&self.options) <= now)
+        };
+        let stalled: Vec<_> = connections.all.values().filter(|it| stalls(it)).cloned().collect();
+        stalled.iter().for_each(|connection| connections.cut(connection));
     }
 
     /// Adds a connection to the container `owner`. `None`: the limit is reached, and no connection waits for its client.
     pub(crate) fn connect(self: &Arc<Self>, owner: usize) -> Option<Connection> {
-        let mut all = self.connections.lock();
-        let open = |of: Option<usize>| {
-            all.values().filter(|it| !it.cut.is_cancelled() && of.is_none_or(|of| of == it.owner)).collect::<Vec<_>>()
+        let mut connections = self.connections.lock();
+        let options = &self.options;
+        if connections.all.len() >= options.connections.saturating_mul(ENDING_FACTOR) {
+            return None;
+        }
+        let crowded = match connections.of(owner) >= options.per_container {
+            true => Some(Some(owner)),
+            false => (connections.open >= options.connections).then_some(None),
         };
-        let candidates = match (all.len() >= self.options.per_container).then(|| open(Some(owner))) {
-            Some(mine) if mine.len() >= self.options.per_container => Some(mine),
-            _ if all.len() >= self.options.connections => {
-                Some(open(None)).filter(|all| all.len() >= self.options.connections)
-            }
-            _ => None,
-        };
-        if let Some(candidates) = candidates {
-            let count = (candidates.len() / EVICTION_DIVISOR).max(1);
-            let mut waiting: Vec<_> =
-                candidates.into_iter().filter_map(|it| Some((it.waiting_since()?.0, it))).collect();
-            if waiting.is_empty() {
-                return None;
-            }
-            waiting.sort_by_key(|(since, _)| *since);
-            waiting.iter().take(count).for_each(|(_, connection)| connection.cut.cancel());
+        if let Some(of) = crowded
+            && !connections.evict(of, Instant::now())
+        {
+            return None;
         }
         let id = self.next_id.fetch_add(1, Relaxed);
         let state = Arc::new(ConnectionState {
@@ -134,8 +201,8 @@ impl Clients {
             cut: CancellationToken::new(),
             state: Mutex::new(Activity { requests: 0, stalled: 0, since: Instant::now(), blocked: None, heard: false }),
         });
-        all.insert(id, state.clone());
-        drop(all);
+        connections.insert(id, state.clone());
+        drop(connections);
         self.added.notify_one();
         Some(Connection { id, state, clients: self.clone() })
     }
@@ -263,7 +330,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.clients.connections.lock().remove(&self.id);
+        self.clients.connections.lock().remove(self.id);
     }
 }
 
@@ -445,10 +512,32 @@ mod tests {
         let all: Vec<_> = (3..6).map(|owner| clients.connect(owner).unwrap()).collect();
         let requests: Vec<_> = all.iter().map(|it| clients.request(3, Some(it))).collect();
         assert!(clients.connect(9).is_none());
+        tokio::time::sleep(EVICTION_PAUSE).await;
         requests[1].set_waiting_for_body(true);
         assert!(clients.connect(9).is_some());
         assert!(!lives(all[1].cut()) && lives(all[0].cut()) && lives(all[2].cut()));
         drop(request);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_are_cut_and_do_not_end_are_bounded_and_every_count_comes_back() {
+        let clients = clients(8, 4);
+        // one container makes connections whose tasks never run
+        let flood: Vec<_> = (0..100).map_while(|_| clients.connect(1)).collect();
+        assert_eq!(flood.len(), 16);
+        assert_eq!(flood.iter().filter(|it| lives(it.cut())).count(), 4);
+        assert!(clients.connect(2).is_none());
+        drop(flood);
+        let kept = clients.connect(1).unwrap();
+        let counts = |clients: &Clients| {
+            let connections = clients.connections.lock();
+            (connections.open, connections.of(1), connections.all.len())
+        };
+        assert_eq!(counts(&clients), (1, 1, 1));
+        seconds(kept.cut()).await;
+        assert_eq!(counts(&clients), (0, 0, 1));
+        drop(kept);
+        assert_eq!(counts(&clients), (0, 0, 0));
     }
 
     #[tokio::test(start_paused = true)]
