@@ -4,8 +4,8 @@
 //! that are verified while they arrive and appear by atomic renames, so that `sampan image load` works with the cluster up or down. It
 //! collects unused images.
 //!
-//! It compiles and runs nothing, and knows no Pod. Images are hostile input: every size, count and time is limited ([`Limits`]), and native
-//! code in an image is never used.
+//! It compiles and runs nothing, and knows no Pod. Images are hostile input: every size, count and time is limited ([`Limits`]). Native code
+//! beside a module is never used; layers of Linux images are unpacked for the runtime that runs them ([`Images::layers`]).
 //!
 //! It follows the pages *Images* (names, pull policies, imagePullSecrets) and *Garbage Collection* of the Kubernetes
 //! documentation, the OCI image and distribution specifications, and the CNCF "Wasm OCI artifact layout".
@@ -16,22 +16,35 @@
 mod access;
 mod archive;
 mod auth;
+mod below;
 mod cached;
+mod chain;
 mod collect;
 mod content;
+mod decompress;
 mod digest;
+mod download;
 mod error;
 mod images;
 mod layer;
+mod layers;
 mod load;
+mod lower;
 mod manifest;
 mod options;
+mod owner;
+mod pax;
+mod platform;
 mod pull;
 mod push;
 mod recognise;
 mod reference;
 mod registry;
+mod removal;
+mod tree;
+mod turns;
 mod unpack;
+mod walk;
 
 pub use auth::{Credential, Keyring};
 pub use collect::{Collected, Listed};
@@ -59,7 +72,7 @@ pub struct Pulled {
     pub size: u64,
     /// Which of the known layouts the image has, in a word or two, for people.
     pub layout: &'static str,
-    /// The manifest whose layers are archives of files, one of them the module: [`Images::files`] unpacks them.
+    /// The manifest whose layers are archives of files with the module in them: [`Images::files`] unpacks them.
     pub files: Option<Digest>,
 }
 
@@ -83,7 +96,7 @@ pub enum Artifact {
         /// The digest of the file's content: the key for caches of what is made from it.
         digest: Digest,
     },
-    /// A Linux image. Its layers are not fetched.
+    /// A Linux image: [`Images::layers`] unpacks its layers.
     Linux {
         /// `linux/amd64`, with a variant if it has one.
         platform: String,
