@@ -297,6 +297,7 @@ impl Start {
                 _ => Stdin::Empty,
             },
             tty: container.tty.unwrap_or(false),
+            linux: None,
         };
         Ok((spec, termination_message))
     }
@@ -312,6 +313,7 @@ impl Start {
             limits: resources::pod_limits(&self.pod),
             network: self.attachment.sandbox.clone(),
             folders: self.folders(&spec.artifact),
+            linux: Default::default(),
         };
         if let Err(error) = runtime.sandbox(room, self.attachment.sockets.clone()).await {
             let message = format!("Failed to create pod sandbox: {error}");

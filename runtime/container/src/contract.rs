@@ -105,6 +105,7 @@ impl<'a> Pod<'a> {
             limits: Limits::default(),
             network: Sandbox::Virtual,
             folders: vec![Folder { path: self.fixture.folder().to_owned(), read_only: false, links: false }],
+            linux: Default::default(),
         };
         self.runtime.sandbox(spec, self.fixture.sockets()).await.expect("a sandbox can be made");
     }
@@ -127,6 +128,7 @@ impl<'a> Pod<'a> {
             http: HttpPolicy { request_timeout: Some(TEST_TIMEOUT), ..HttpPolicy::default() },
             stdin: Stdin::Open,
             tty: false,
+            linux: None,
         }
     }
 

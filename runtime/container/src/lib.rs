@@ -23,6 +23,7 @@ pub mod contract;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod frame;
+mod linux;
 pub mod log;
 mod mount;
 pub mod net;
@@ -30,6 +31,9 @@ mod policy;
 mod runtime;
 
 pub use clock::Clock;
+pub use linux::{
+    Capabilities, Device, LinuxContainer, LinuxResources, LinuxSandbox, Processes, Propagation, Seccomp, User,
+};
 pub use mount::{FileId, Mount, MountError};
 pub use policy::{HttpPolicy, InstancePolicy, Reuse};
 pub use runtime::{
