@@ -1,7 +1,7 @@
 //! Cgroups of pods and containers, of version 1 (one folder in each hierarchy) and version 2 (one folder). The OCI runtime makes those of containers
 //! and their parents, and removes only the former.
 
-use crate::config::resources::{quota, shares};
+use crate::config::resources::{PERIOD, quota, shares};
 use container::{Limits, Stats};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -52,10 +52,11 @@ impl Cgroups {
 
     /// Kills all processes in a cgroup and in those below. Returns how many it saw: while some can fork, it has to be called again.
     pub(crate) fn kill(&self, path: &str) -> usize {
-        let mut killed = std::collections::BTreeSet::new();
+        let mut killed = std::collections::HashSet::new();
         for folder in self.folders(path) {
             // at once, where the kernel can
-            let _ = fs::write(folder.join("cgroup.kill"), "1");
+            let at_once = fs::OpenOptions::new().write(true).open(folder.join("cgroup.kill"));
+            let _ = at_once.and_then(|mut file| io::Write::write_all(&mut file, b"1"));
             walk(&folder, 0, &mut |folder| {
                 let processes = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
                 killed.extend(processes.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)));
@@ -104,23 +105,35 @@ impl Cgroups {
     /// # Errors
     /// This process may not, or a controller is missing.
     pub(crate) fn limit_pod(&self, path: &str, limits: &Limits) -> io::Result<()> {
-        let (shares, quota) = (shares(limits.cpu_request_millis), quota(limits.cpu_millis));
         if self.is_v2 {
-            let folder = self.folder("", path);
             self.delegate(path)?;
-            fs::create_dir_all(&folder)?;
-            let text = |limit: Option<String>| limit.unwrap_or_else(|| "max".into());
-            fs::write(folder.join("memory.max"), text(limits.memory_bytes.map(|bytes| bytes.to_string())))?;
-            let quota = text((quota > 0).then(|| quota.to_string()));
-            fs::write(folder.join("cpu.max"), format!("{quota} 100000"))?;
-            return fs::write(folder.join("cpu.weight"), (1 + (shares - 2) * 9999 / 262_142).to_string());
         }
+        for controller in ["memory", "cpu"] {
+            fs::create_dir_all(self.folder(controller, path))?;
+        }
+        self.limit(path, limits)
+    }
+
+    /// Sets the limits of a cgroup that exists; `None` is no limit.
+    ///
+    /// # Errors
+    /// The kernel refuses one: processes may use more memory than that already, or the pod as a whole has less.
+    pub(crate) fn limit(&self, path: &str, limits: &Limits) -> io::Result<()> {
         let (memory, cpu) = (self.folder("memory", path), self.folder("cpu", path));
-        fs::create_dir_all(&memory)?;
-        fs::create_dir_all(&cpu)?;
-        let bytes = limits.memory_bytes.map_or_else(|| "-1".into(), |bytes| bytes.to_string());
-        fs::write(memory.join("memory.limit_in_bytes"), bytes)?;
-        fs::write(cpu.join("cpu.cfs_quota_us"), quota.to_string())?;
+        let (shares, quota) = (shares(limits.cpu_request_millis), quota(limits.cpu_millis));
+        let or = |number: Option<u64>, none: &str| number.map_or_else(|| none.to_owned(), |number| number.to_string());
+        if self.is_v2 {
+            fs::write(memory.join("memory.max"), or(limits.memory_bytes, "max"))?;
+            fs::write(cpu.join("cpu.max"), format!("{} {PERIOD}", or(quota, "max")))?;
+            return fs::write(cpu.join("cpu.weight"), (1 + (shares - 2) * 9999 / 262_142).to_string());
+        }
+        let bytes = or(limits.memory_bytes, "-1");
+        if fs::write(memory.join("memory.limit_in_bytes"), &bytes).is_err() {
+            // it must not be above the limit of memory and swap together
+            let _ = fs::write(memory.join("memory.memsw.limit_in_bytes"), "-1");
+            fs::write(memory.join("memory.limit_in_bytes"), &bytes)?;
+        }
+        fs::write(cpu.join("cpu.cfs_quota_us"), or(quota, "-1"))?;
         fs::write(cpu.join("cpu.shares"), shares.to_string())
     }
 

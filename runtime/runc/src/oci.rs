@@ -150,16 +150,17 @@ pub(crate) struct DeviceRule {
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Cpu {
     pub(crate) shares: u64,
-    /// Microseconds of each period; -1 is no limit.
-    pub(crate) quota: i64,
-    pub(crate) period: u64,
+    /// Microseconds of each period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) quota: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) period: Option<u64>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) cpus: String,
 }
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Memory {
-    /// Bytes; -1 is no limit.
     pub(crate) limit: i64,
     /// Bytes of memory and swap together.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -26,7 +26,10 @@ const MAX_LAYERS: usize = 150;
 /// A layer is missing, or the kernel has no overlay file system for this user.
 pub(crate) fn mount_overlay(layers: &[PathBuf], written: &Path, target: &Path) -> io::Result<()> {
     if layers.len() > MAX_LAYERS {
-        return Err(io::Error::other(format!("an image of {} layers: at most {MAX_LAYERS} can be mounted", layers.len())));
+        return Err(io::Error::other(format!(
+            "an image of {} layers: at most {MAX_LAYERS} can be mounted",
+            layers.len()
+        )));
     }
     let (upper, work, none) = (written.join("files"), written.join("work"), written.join("none"));
     for folder in [&upper, &work, target] {
@@ -41,8 +44,7 @@ pub(crate) fn mount_overlay(layers: &[PathBuf], written: &Path, target: &Path) -
     let (upper, work) = (folder(&upper)?, folder(&work)?);
     let path = |folder: &OwnedFd| format!("/proc/self/fd/{}", folder.as_raw_fd());
     let lower: Vec<String> = opened.iter().map(path).collect();
-    let options =
-        format!("lowerdir={},upperdir={},workdir={},userxattr", lower.join(":"), path(&upper), path(&work));
+    let options = format!("lowerdir={},upperdir={},workdir={},userxattr", lower.join(":"), path(&upper), path(&work));
     let mounted = |options: &str| {
         let options = CString::new(options).map_err(io::Error::other)?;
         Ok::<_, io::Error>(mount("overlay", target, "overlay", MountFlags::empty(), &*options)?)

@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_images_user_is_found_by_name_or_number() {
-        let table: &[(&str, (u32, u32, Vec<u32>))] = &[
+        let table = [
             ("", (0, 0, vec![0, 29])),
             ("root", (0, 0, vec![0, 29])),
             ("web", (33, 33, vec![33, 29, 44])),
@@ -159,7 +159,7 @@ mod tests {
             (":audio", (0, 29, vec![29])),
         ];
         for (user, expected) in table {
-            assert_eq!(of(user, |_| ()).unwrap(), *expected, "{user}");
+            assert_eq!(of(user, |_| ()).unwrap(), expected, "{user}");
         }
     }
 

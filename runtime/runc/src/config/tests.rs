@@ -73,32 +73,37 @@ fn check(spec: &ContainerSpec, pod: &Pod, found: Found, expected: &Expect) {
 
 #[test]
 fn a_plain_container() {
-    check(&spec(), &pod(), found(), &expect![[r#"
-        linux.cgroupsPath: "/sampan/pod1/c1"
-        linux.maskedPaths: ["/proc/asound","/proc/acpi","/proc/interrupts","/proc/kcore","/proc/keys","/proc/latency_stats","/proc/timer_list","/proc/timer_stats","/proc/sched_debug","/proc/scsi","/sys/firmware","/sys/devices/virtual/powercap"]
-        linux.namespaces: [{"type":"pid"},{"type":"mount"},{"path":"/proc/7/ns/net","type":"network"},{"path":"/proc/7/ns/ipc","type":"ipc"},{"path":"/proc/7/ns/uts","type":"uts"}]
-        linux.readonlyPaths: ["/proc/bus","/proc/fs","/proc/irq","/proc/sys","/proc/sysrq-trigger"]
-        linux.resources: {"cpu":{"period":100000,"quota":-1,"shares":2},"devices":[{"access":"rwm","allow":false}]}
-        mounts: {"destination":"/proc","options":["nosuid","noexec","nodev"],"source":"proc","type":"proc"}
-        mounts: {"destination":"/dev","options":["nosuid","strictatime","mode=755","size=65536k"],"source":"tmpfs","type":"tmpfs"}
-        mounts: {"destination":"/dev/pts","options":["nosuid","noexec","newinstance","ptmxmode=0666","mode=0620","gid=5"],"source":"devpts","type":"devpts"}
-        mounts: {"destination":"/dev/mqueue","options":["nosuid","noexec","nodev"],"source":"mqueue","type":"mqueue"}
-        mounts: {"destination":"/sys","options":["nosuid","noexec","nodev","ro"],"source":"sysfs","type":"sysfs"}
-        mounts: {"destination":"/sys/fs/cgroup","options":["nosuid","noexec","nodev","relatime","ro"],"source":"cgroup","type":"cgroup"}
-        mounts: {"destination":"/dev/shm","options":["rbind","rprivate","nosuid","noexec","nodev","rw"],"source":"/pod/shm","type":"bind"}
-        ociVersion: "1.0.2"
-        process.args: ["sleep","1"]
-        process.capabilities: {"bounding":["CAP_CHOWN","CAP_DAC_OVERRIDE","CAP_FOWNER","CAP_FSETID","CAP_KILL","CAP_SETGID","CAP_SETUID","CAP_SETPCAP","CAP_NET_BIND_SERVICE","CAP_NET_RAW","CAP_SYS_CHROOT","CAP_MKNOD","CAP_AUDIT_WRITE","CAP_SETFCAP"],"effective":["CAP_CHOWN","CAP_DAC_OVERRIDE","CAP_FOWNER","CAP_FSETID","CAP_KILL","CAP_SETGID","CAP_SETUID","CAP_SETPCAP","CAP_NET_BIND_SERVICE","CAP_NET_RAW","CAP_SYS_CHROOT","CAP_MKNOD","CAP_AUDIT_WRITE","CAP_SETFCAP"],"permitted":["CAP_CHOWN","CAP_DAC_OVERRIDE","CAP_FOWNER","CAP_FSETID","CAP_KILL","CAP_SETGID","CAP_SETUID","CAP_SETPCAP","CAP_NET_BIND_SERVICE","CAP_NET_RAW","CAP_SYS_CHROOT","CAP_MKNOD","CAP_AUDIT_WRITE","CAP_SETFCAP"]}
-        process.cwd: "/"
-        process.env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin","B=2","A=3"]
-        process.noNewPrivileges: false
-        process.oomScoreAdj: 0
-        process.rlimits: [{"hard":524288,"soft":1024,"type":"RLIMIT_NOFILE"}]
-        process.terminal: false
-        process.user: {"additionalGids":[6,7],"gid":6,"uid":5}
-        root.path: "rootfs"
-        root.readonly: false
-    "#]]);
+    check(
+        &spec(),
+        &pod(),
+        found(),
+        &expect![[r#"
+            linux.cgroupsPath: "/sampan/pod1/c1"
+            linux.maskedPaths: ["/proc/asound","/proc/acpi","/proc/interrupts","/proc/kcore","/proc/keys","/proc/latency_stats","/proc/timer_list","/proc/timer_stats","/proc/sched_debug","/proc/scsi","/sys/firmware","/sys/devices/virtual/powercap"]
+            linux.namespaces: [{"type":"pid"},{"type":"mount"},{"path":"/proc/7/ns/net","type":"network"},{"path":"/proc/7/ns/ipc","type":"ipc"},{"path":"/proc/7/ns/uts","type":"uts"}]
+            linux.readonlyPaths: ["/proc/bus","/proc/fs","/proc/irq","/proc/sys","/proc/sysrq-trigger"]
+            linux.resources: {"cpu":{"shares":2},"devices":[{"access":"rwm","allow":false}]}
+            mounts: {"destination":"/proc","options":["nosuid","noexec","nodev"],"source":"proc","type":"proc"}
+            mounts: {"destination":"/dev","options":["nosuid","strictatime","mode=755","size=65536k"],"source":"tmpfs","type":"tmpfs"}
+            mounts: {"destination":"/dev/pts","options":["nosuid","noexec","newinstance","ptmxmode=0666","mode=0620","gid=5"],"source":"devpts","type":"devpts"}
+            mounts: {"destination":"/dev/mqueue","options":["nosuid","noexec","nodev"],"source":"mqueue","type":"mqueue"}
+            mounts: {"destination":"/sys","options":["nosuid","noexec","nodev","ro"],"source":"sysfs","type":"sysfs"}
+            mounts: {"destination":"/sys/fs/cgroup","options":["nosuid","noexec","nodev","relatime","ro"],"source":"cgroup","type":"cgroup"}
+            mounts: {"destination":"/dev/shm","options":["rbind","rprivate","nosuid","noexec","nodev","rw"],"source":"/pod/shm","type":"bind"}
+            ociVersion: "1.0.2"
+            process.args: ["sleep","1"]
+            process.capabilities: {"bounding":["CAP_CHOWN","CAP_DAC_OVERRIDE","CAP_FOWNER","CAP_FSETID","CAP_KILL","CAP_SETGID","CAP_SETUID","CAP_SETPCAP","CAP_NET_BIND_SERVICE","CAP_NET_RAW","CAP_SYS_CHROOT","CAP_MKNOD","CAP_AUDIT_WRITE","CAP_SETFCAP"],"effective":["CAP_CHOWN","CAP_DAC_OVERRIDE","CAP_FOWNER","CAP_FSETID","CAP_KILL","CAP_SETGID","CAP_SETUID","CAP_SETPCAP","CAP_NET_BIND_SERVICE","CAP_NET_RAW","CAP_SYS_CHROOT","CAP_MKNOD","CAP_AUDIT_WRITE","CAP_SETFCAP"],"permitted":["CAP_CHOWN","CAP_DAC_OVERRIDE","CAP_FOWNER","CAP_FSETID","CAP_KILL","CAP_SETGID","CAP_SETUID","CAP_SETPCAP","CAP_NET_BIND_SERVICE","CAP_NET_RAW","CAP_SYS_CHROOT","CAP_MKNOD","CAP_AUDIT_WRITE","CAP_SETFCAP"]}
+            process.cwd: "/"
+            process.env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin","B=2","A=3"]
+            process.noNewPrivileges: false
+            process.oomScoreAdj: 0
+            process.rlimits: [{"hard":524288,"soft":1024,"type":"RLIMIT_NOFILE"}]
+            process.terminal: false
+            process.user: {"additionalGids":[6,7],"gid":6,"uid":5}
+            root.path: "rootfs"
+            root.readonly: false
+        "#]],
+    );
 }
 
 #[test]
@@ -109,31 +114,36 @@ fn a_privileged_one_sees_the_machine() {
     pod.bounding = 0b11;
     let device = Device { path: "/dev/kvm".into(), kind: "c", major: 10, minor: 232, file_mode: 0o660, uid: 0, gid: 5 };
     let found = Found { devices: vec![(device, "rwm".into())], ..found() };
-    check(&ContainerSpec { linux: Some(Box::new(linux)), ..spec() }, &pod, found, &expect![[r#"
-        linux.cgroupsPath: "/sampan/pod1/c1"
-        linux.devices: [{"fileMode":432,"gid":5,"major":10,"minor":232,"path":"/dev/kvm","type":"c","uid":0}]
-        linux.namespaces: [{"type":"mount"},{"path":"/proc/7/ns/net","type":"network"},{"path":"/proc/7/ns/ipc","type":"ipc"},{"path":"/proc/7/ns/uts","type":"uts"}]
-        linux.resources: {"cpu":{"period":100000,"quota":-1,"shares":2},"devices":[{"access":"rwm","allow":true}]}
-        mounts: {"destination":"/proc","options":["nosuid","noexec","nodev"],"source":"proc","type":"proc"}
-        mounts: {"destination":"/dev","options":["nosuid","strictatime","mode=755","size=65536k"],"source":"tmpfs","type":"tmpfs"}
-        mounts: {"destination":"/dev/pts","options":["nosuid","noexec","newinstance","ptmxmode=0666","mode=0620","gid=5"],"source":"devpts","type":"devpts"}
-        mounts: {"destination":"/dev/mqueue","options":["nosuid","noexec","nodev"],"source":"mqueue","type":"mqueue"}
-        mounts: {"destination":"/sys","options":["nosuid","noexec","nodev","rw"],"source":"sysfs","type":"sysfs"}
-        mounts: {"destination":"/sys/fs/cgroup","options":["nosuid","noexec","nodev","relatime","rw"],"source":"cgroup","type":"cgroup"}
-        mounts: {"destination":"/dev/shm","options":["rbind","rprivate","nosuid","noexec","nodev","rw"],"source":"/pod/shm","type":"bind"}
-        ociVersion: "1.0.2"
-        process.args: ["sleep","1"]
-        process.capabilities: {"bounding":["CAP_CHOWN","CAP_DAC_OVERRIDE"],"effective":["CAP_CHOWN","CAP_DAC_OVERRIDE"],"permitted":["CAP_CHOWN","CAP_DAC_OVERRIDE"]}
-        process.cwd: "/"
-        process.env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin","B=2","A=3"]
-        process.noNewPrivileges: false
-        process.oomScoreAdj: 0
-        process.rlimits: [{"hard":524288,"soft":1024,"type":"RLIMIT_NOFILE"}]
-        process.terminal: false
-        process.user: {"additionalGids":[6,7],"gid":6,"uid":5}
-        root.path: "rootfs"
-        root.readonly: false
-    "#]]);
+    check(
+        &ContainerSpec { linux: Some(Box::new(linux)), ..spec() },
+        &pod,
+        found,
+        &expect![[r#"
+            linux.cgroupsPath: "/sampan/pod1/c1"
+            linux.devices: [{"fileMode":432,"gid":5,"major":10,"minor":232,"path":"/dev/kvm","type":"c","uid":0}]
+            linux.namespaces: [{"type":"mount"},{"path":"/proc/7/ns/net","type":"network"},{"path":"/proc/7/ns/ipc","type":"ipc"},{"path":"/proc/7/ns/uts","type":"uts"}]
+            linux.resources: {"cpu":{"shares":2},"devices":[{"access":"rwm","allow":true}]}
+            mounts: {"destination":"/proc","options":["nosuid","noexec","nodev"],"source":"proc","type":"proc"}
+            mounts: {"destination":"/dev","options":["nosuid","strictatime","mode=755","size=65536k"],"source":"tmpfs","type":"tmpfs"}
+            mounts: {"destination":"/dev/pts","options":["nosuid","noexec","newinstance","ptmxmode=0666","mode=0620","gid=5"],"source":"devpts","type":"devpts"}
+            mounts: {"destination":"/dev/mqueue","options":["nosuid","noexec","nodev"],"source":"mqueue","type":"mqueue"}
+            mounts: {"destination":"/sys","options":["nosuid","noexec","nodev","rw"],"source":"sysfs","type":"sysfs"}
+            mounts: {"destination":"/sys/fs/cgroup","options":["nosuid","noexec","nodev","relatime","rw"],"source":"cgroup","type":"cgroup"}
+            mounts: {"destination":"/dev/shm","options":["rbind","rprivate","nosuid","noexec","nodev","rw"],"source":"/pod/shm","type":"bind"}
+            ociVersion: "1.0.2"
+            process.args: ["sleep","1"]
+            process.capabilities: {"bounding":["CAP_CHOWN","CAP_DAC_OVERRIDE"],"effective":["CAP_CHOWN","CAP_DAC_OVERRIDE"],"permitted":["CAP_CHOWN","CAP_DAC_OVERRIDE"]}
+            process.cwd: "/"
+            process.env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin","B=2","A=3"]
+            process.noNewPrivileges: false
+            process.oomScoreAdj: 0
+            process.rlimits: [{"hard":524288,"soft":1024,"type":"RLIMIT_NOFILE"}]
+            process.terminal: false
+            process.user: {"additionalGids":[6,7],"gid":6,"uid":5}
+            root.path: "rootfs"
+            root.readonly: false
+        "#]],
+    );
 }
 
 #[test]
@@ -176,7 +186,11 @@ fn a_restricted_one_with_all_that_can_be_said() {
         env: vec![("PATH".into(), "/bin".into())],
         ..spec()
     };
-    check(&spec, &Pod { cgroup_v2: true, ..pod() }, found, &expect![[r#"
+    check(
+        &spec,
+        &Pod { cgroup_v2: true, ..pod() },
+        found,
+        &expect![[r#"
         linux.cgroupsPath: "/sampan/pod1/c1"
         linux.devices: [{"fileMode":438,"gid":0,"major":10,"minor":229,"path":"/dev/fuse","type":"c","uid":0}]
         linux.maskedPaths: ["/proc/asound","/proc/acpi","/proc/interrupts","/proc/kcore","/proc/keys","/proc/latency_stats","/proc/timer_list","/proc/timer_stats","/proc/sched_debug","/proc/scsi","/sys/firmware","/sys/devices/virtual/powercap"]
@@ -206,14 +220,19 @@ fn a_restricted_one_with_all_that_can_be_said() {
         process.user: {"additionalGids":[6,7],"gid":6,"uid":5}
         root.path: "rootfs"
         root.readonly: true
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn one_user_gets_no_cgroup_and_no_groups() {
     let pod = Pod { rootless: true, cgroup: None, ..pod() };
     let user = User { uid: 0, gid: 0, additional_gids: vec![0, 7] };
-    check(&spec(), &pod, Found { user, ..found() }, &expect![[r#"
+    check(
+        &spec(),
+        &pod,
+        Found { user, ..found() },
+        &expect![[r#"
         linux.maskedPaths: ["/proc/asound","/proc/acpi","/proc/interrupts","/proc/kcore","/proc/keys","/proc/latency_stats","/proc/timer_list","/proc/timer_stats","/proc/sched_debug","/proc/scsi","/sys/firmware","/sys/devices/virtual/powercap"]
         linux.namespaces: [{"type":"pid"},{"type":"mount"},{"path":"/proc/7/ns/net","type":"network"},{"path":"/proc/7/ns/ipc","type":"ipc"},{"path":"/proc/7/ns/uts","type":"uts"}]
         linux.readonlyPaths: ["/proc/bus","/proc/fs","/proc/irq","/proc/sys","/proc/sysrq-trigger"]
@@ -234,7 +253,8 @@ fn one_user_gets_no_cgroup_and_no_groups() {
         process.user: {"gid":0,"uid":0}
         root.path: "rootfs"
         root.readonly: false
-    "#]]);
+    "#]],
+    );
     let error = config(&spec(), &pod, found()).unwrap_err();
     assert!(error.contains("user 5 and group 6") && error.contains("uidmap"), "{error}");
 }
@@ -256,7 +276,8 @@ fn a_profile_of_the_host_is_taken_as_it_is() {
 
 #[test]
 fn what_cannot_be_is_told() {
-    let table: &[(&str, fn(&mut ContainerSpec))] = &[
+    type Change = fn(&mut ContainerSpec);
+    let table: &[(&str, Change)] = &[
         ("no command specified", |spec| spec.args.clear()),
         ("no command specified", |spec| spec.args[0].clear()),
         ("the working directory \"srv\" is not an absolute path", |spec| spec.cwd = Some("srv".into())),
