@@ -9,7 +9,7 @@ use std::{
     ffi::CString,
     fs, io,
     os::fd::{AsRawFd, OwnedFd},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -56,10 +56,9 @@ pub(crate) fn mount_overlay(layers: &[PathBuf], written: &Path, target: &Path) -
     }
 }
 
-/// Makes a folder that others may enter, as the root of a container is.
+/// Makes a folder that others may enter, as the root of a container is. This process's mask lets it.
 fn make(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
 fn folder(path: &Path) -> io::Result<OwnedFd> {

@@ -1,7 +1,7 @@
 //! [`Runc`]: what the node knows of its Linux containers, and its calls to their shims.
 
 use crate::{
-    call::Call,
+    call::{Call, connect},
     cgroup::{Cgroups, ROOT},
     options::Options,
     pods::{Pod, Shim},
@@ -31,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 const EVENT_QUEUE: usize = 1024;
 /// Calls of the OCI runtime that one call of a shim may make one after the other.
 const CALLS: u32 = 3;
+/// How long it may take besides.
+const SLACK: Duration = Duration::from_secs(10);
 
 /// Runs Linux containers by an OCI runtime. Cheap to clone.
 #[derive(Clone)]
@@ -114,7 +116,7 @@ impl Inner {
 
     /// How long a shim may take for a call.
     pub(crate) fn patience(&self) -> Duration {
-        self.options.call_timeout * CALLS + Duration::from_secs(30)
+        self.options.call_timeout * CALLS + SLACK
     }
 
     /// Takes what a shim tells of a container, as far as it is news.
@@ -255,8 +257,13 @@ impl Runtime for Runc {
         let pod = inner.make_pod(&spec)?;
         let mut held = pod.shim.lock().await;
         inner.limit_pod(&pod, &spec.limits)?;
-        if held.as_ref().is_some_and(|shim| shim.is_alive()) {
-            return Ok(());
+        if let Some(shim) = held.as_ref().filter(|shim| shim.is_alive()) {
+            if connect(&pod.folder).await.is_ok() {
+                return Ok(());
+            }
+            // it has just ended: first all of it ends
+            let gone = timeout(inner.patience(), shim.gone.cancelled()).await;
+            gone.map_err(|_| Error::Exhausted("the former shim of the pod has not ended".into()))?;
         }
         inner.start_shim(&pod, &mut held, spec).await
     }

@@ -17,7 +17,7 @@ pub struct Counted {
 
 impl Node {
     pub fn counted(&self) -> Counted {
-        let (cgroup, folder) = (self.options.cgroup.trim_start_matches('/'), self.folder.path());
+        let (cgroup, folder) = (self.options.cgroup.trim_start_matches('/'), &self.options.folder);
         let mut cgroups = Vec::new();
         find(Path::new("/sys/fs/cgroup"), cgroup, 0, &mut cgroups);
         let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -28,17 +28,15 @@ impl Node {
 
     /// The processes whose folder, arguments or cgroup are of this node.
     pub fn processes(&self) -> Vec<u32> {
-        let (cgroup, folder) = (&self.options.cgroup, self.folder.path());
+        let (cgroup, folder) = (&self.options.cgroup, &self.options.folder);
         let entries = fs::read_dir("/proc").unwrap().flatten();
         let found = entries.filter_map(|entry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let path = entry.path();
-            let stat = fs::read_to_string(path.join("stat")).ok()?;
             let in_folder = fs::read_link(path.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
             let named = fs::read_to_string(path.join("cmdline")).unwrap_or_default().contains(folder.to_str()?);
             let grouped = fs::read_to_string(path.join("cgroup")).unwrap_or_default().contains(&format!("{cgroup}/"));
-            let is_dead = stat.rsplit_once(')')?.1.trim_start().starts_with('Z');
-            (!is_dead && (in_folder || named || grouped)).then_some(pid)
+            (!is_gone(pid) && (in_folder || named || grouped)).then_some(pid)
         });
         found.collect()
     }
@@ -65,6 +63,12 @@ fn find(folder: &Path, name: &str, depth: usize, found: &mut Vec<PathBuf>) {
             find(&path, name, depth + 1, found);
         }
     }
+}
+
+/// Whether a process has ended, although its parent may not know it.
+pub fn is_gone(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, after)| after.trim_start().starts_with('Z'))
 }
 
 pub fn kill(pid: u32) {

@@ -1,7 +1,7 @@
 //! Processes that end when nobody expects it: of the node, of a shim, of the OCI runtime; and programs that do not want to end.
 
 use super::{
-    counts::{Counted, kill},
+    counts::{Counted, is_gone, kill},
     support::{Node, can_run, exit, state, wait},
 };
 use container::{ContainerState, ExitReason, Limits, LinuxContainer, LinuxResources, Runtime, Stdin};
@@ -295,4 +295,106 @@ async fn who_writes_without_end_fills_no_memory_and_at_most_its_files() {
     assert!(high.unwrap() < 40 << 10, "{high:?} KiB");
     // it is still in control
     node.runtime.stop(&id, Duration::ZERO).await.unwrap();
+}
+
+/// Not a test: a node in a process of its own, whose folder is this process's. It starts two containers and goes on to make others.
+pub async fn node_of_its_own() {
+    let folder = std::env::current_dir().unwrap();
+    let node = Node::at(&folder).await;
+    node.pod("one").await;
+    node.start("one", node.sh("n=0; while :; do n=$((n+1)); echo $n; sleep 0.05; done")).await;
+    node.start("one", node.sh("exit 6")).await;
+    fs::write(folder.join("ready"), "").unwrap();
+    loop {
+        let (_, _) = node.run("one", node.sh("true")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_killed_at_any_time_loses_nothing() {
+    if !can_run() {
+        return;
+    }
+    for round in 0..5 {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "node", "--nocapture"])
+            .current_dir(folder.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        wait("it is ready", || folder.path().join("ready").exists().then_some(())).await;
+        tokio::time::sleep(Duration::from_millis(37 * round)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let node = Node::at(folder.path()).await;
+        let found = node.runtime.list().await.unwrap();
+        let of = |id: &str| found.iter().find(|status| *status.id == *id).map(|status| status.state.clone());
+        assert!(matches!(of("container-0"), Some(ContainerState::Running { .. })), "{found:?}");
+        assert_eq!(node.exit(&"container-1".into()).await.code, 6);
+        let said = node.log(&"container-0".into()).lines().count();
+        wait("it goes on", || (node.log(&"container-0".into()).lines().count() > said + 2).then_some(())).await;
+        // what was about to be made or started is in one state or another, and ends as any other
+        for status in &found {
+            if matches!(status.state, ContainerState::Created) {
+                node.runtime.start(&status.id).await.unwrap();
+            }
+            if &*status.id != "container-0" {
+                assert!([0, 6].contains(&node.exit(&status.id).await.code), "{status:?}");
+            }
+        }
+        node.runtime.remove_sandbox(&"one".into()).await.unwrap();
+        assert_eq!(node.counted(), Counted::default());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_that_is_killed_at_any_time_leaves_nothing() {
+    if !can_run() {
+        return;
+    }
+    let node = Node::new().await;
+    for round in 0..12 {
+        node.pod("one").await;
+        let shim = node.shim("one");
+        let spec = node.sh("sleep 1000 & sleep 1000");
+        let id = spec.id.clone();
+        let make = async {
+            node.runtime.create(&"one".into(), spec).await?;
+            node.runtime.start(&id).await
+        };
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(4 * round)).await;
+            kill(shim);
+        };
+        let _ = tokio::join!(make, end);
+        // known or not: it does not run
+        wait("the shim has ended", || is_gone(shim).then_some(())).await;
+        wait("all of it ends", || node.processes().is_empty().then_some(())).await;
+        if let Some(found) = state(&node.runtime, &id).await {
+            let exit = match found {
+                ContainerState::Exited(exit) => exit,
+                _ => node.exit(&id).await,
+            };
+            assert!([128, 137].contains(&exit.code), "{exit:?}");
+        }
+        node.pod("one").await;
+        assert_eq!(node.run("one", node.sh("exit 3")).await.0.code, 3);
+    }
+    node.runtime.remove_sandbox(&"one".into()).await.unwrap();
+    assert_eq!(node.counted(), Counted::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_that_does_not_answer_is_killed_with_its_pod() {
+    if !can_run() {
+        return;
+    }
+    let node = Node::with(|options| options.call_timeout = Duration::from_secs(1)).await;
+    node.pod("one").await;
+    node.start("one", node.sh("sleep 1000")).await;
+    let shim = rustix::process::Pid::from_raw(node.shim("one").cast_signed()).unwrap();
+    rustix::process::kill_process(shim, rustix::process::Signal::STOP).unwrap();
+    node.runtime.remove_sandbox(&"one".into()).await.unwrap();
+    assert_eq!(node.counted(), Counted::default());
 }

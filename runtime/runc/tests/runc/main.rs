@@ -7,6 +7,7 @@
 mod containers;
 mod counts;
 mod ends;
+mod figures;
 mod support;
 
 use container::Clock;
@@ -17,6 +18,13 @@ use std::time::SystemTime;
 #[ignore = "started by other tests as the shim of a pod"]
 fn shim() {
     let _ = runc::shim_main(Clock::new(SystemTime::now));
+}
+
+/// Not a test: a node that a test starts and kills.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "started by another test as a node of its own"]
+async fn node() {
+    ends::node_of_its_own().await;
 }
 
 mod contract {

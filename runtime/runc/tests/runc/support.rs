@@ -32,6 +32,7 @@ pub struct Node {
     /// A pod that runs nothing, for those who need sockets.
     pub unused: Attachment,
     pub layer: PathBuf,
+    pub logs: PathBuf,
     count: AtomicU32,
 }
 
@@ -59,8 +60,24 @@ impl Node {
     }
 
     pub async fn with(change: impl FnOnce(&mut Options)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
         let number = NODES.fetch_add(1, Ordering::SeqCst);
+        let cgroup = format!("/sampan-test-{}-{number}", std::process::id());
+        Self::made(tempfile::tempdir().unwrap(), cgroup, change).await
+    }
+
+    /// The node of a folder, which another process may have made.
+    pub async fn at(folder: &Path) -> Self {
+        let name = folder.file_name().unwrap().to_str().unwrap().trim_start_matches('.');
+        let own = tempfile::tempdir_in(folder).unwrap();
+        let mut node = Self::made(own, format!("/sampan-test-{name}"), |options| {
+            options.folder = folder.join("pods");
+        })
+        .await;
+        node.logs = folder.join("logs");
+        node
+    }
+
+    async fn made(folder: tempfile::TempDir, cgroup: String, change: impl FnOnce(&mut Options)) -> Self {
         let args = ["--ignored", "--exact", "shim", "--nocapture", "--test-threads=1"].map(Into::into).to_vec();
         let mut options = Options {
             program: std::env::current_exe().unwrap(),
@@ -68,7 +85,7 @@ impl Node {
             folder: folder.path().join("pods"),
             oci_runtime: "runc".into(),
             call_timeout: Duration::from_secs(30),
-            cgroup: format!("/sampan-test-{}-{number}", std::process::id()),
+            cgroup,
             log: log::Options::default(),
             clock: Clock::new(SystemTime::now),
         };
@@ -90,7 +107,8 @@ impl Node {
         fs::write(layer.join("etc/group"), "root:x:0:\nweb:x:33:\naudio:x:29:web\n").unwrap();
         let unused = attach("unused").await;
         let runtime = Runc::new(options.clone());
-        Self { folder, runtime, options, unused, layer, count: AtomicU32::new(0) }
+        let logs = folder.path().join("logs");
+        Self { folder, runtime, options, unused, layer, logs, count: AtomicU32::new(0) }
     }
 
     /// The same node after its process ended.
@@ -131,7 +149,7 @@ impl Node {
             mounts: vec![],
             ports: vec![],
             limits: Limits::default(),
-            log: self.folder.path().join(format!("logs/container-{number}/0.log")),
+            log: self.logs.join(format!("container-{number}/0.log")),
             core_dump: false,
             http: HttpPolicy::default(),
             stdin: Stdin::Empty,
@@ -168,7 +186,7 @@ impl Node {
 
     /// The texts of a container's log.
     pub fn log(&self, id: &ContainerId) -> String {
-        let path = self.folder.path().join(format!("logs/{id}/0.log"));
+        let path = self.logs.join(format!("{id}/0.log"));
         let text = fs::read_to_string(path).unwrap_or_default();
         text.lines().filter_map(|line| Some(format!("{}\n", line.splitn(4, ' ').nth(3)?))).collect()
     }
