@@ -34,6 +34,7 @@ mod policies;
 mod process;
 mod quotas;
 mod replicationcontrollers;
+mod resizes;
 mod roles;
 mod scenarios;
 mod scheduling;

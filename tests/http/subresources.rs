@@ -250,6 +250,87 @@ async fn to_open_a_stream_is_to_create_also_by_get() {
 }
 
 #[tokio::test]
+async fn resources_of_a_pod_are_resized_and_nothing_else_changes() {
+    let cluster = Cluster::new().await;
+    let target = format!("{PODS}/p/resize");
+    let resources = |cpu: &str| json!({"requests": {"cpu": cpu, "memory": "64Mi"}, "limits": {"memory": "64Mi"}});
+    let made = |cpu: &str| {
+        let container = json!({"name": "c", "image": "i:1", "resources": resources(cpu)});
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [container]}})
+    };
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"requests.cpu": "1"}}});
+    let account = json!({"metadata": {"name": "default"}});
+    cluster.post("/api/v1/namespaces/default/serviceaccounts", account).await.ok();
+    cluster.post("/api/v1/namespaces/default/resourcequotas", quota).await.ok();
+    let before = cluster.post(PODS, made("100m")).await.ok();
+    assert_eq!(cluster.get(&target).await.ok()["kind"], "Pod");
+    let strategic = async |resources: Value| {
+        let container = json!({"name": "c", "image": "other:1", "resources": resources});
+        let body = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [container], "hostname": "h"}});
+        cluster.patch(&format!("{target}?fieldManager=m"), "strategic-merge-patch+json", body).await
+    };
+    let after = strategic(resources("200m")).await.ok();
+    let container = &after["spec"]["containers"][0];
+    assert_eq!((&container["resources"], &container["image"]), (&resources("200m"), &json!("i:1")));
+    assert_eq!(after["spec"]["hostname"], Value::Null);
+    assert_eq!(after["metadata"]["labels"], before["metadata"]["labels"]);
+    let generation = |pod: &Value| pod["metadata"]["generation"].as_i64().unwrap();
+    assert_eq!(generation(&after), generation(&before) + 1);
+    let managers = after["metadata"]["managedFields"].as_array().unwrap();
+    let own = managers.iter().find(|entry| entry["subresource"] == "resize").expect("an owner");
+    let container = json!({"f:resources": {"f:requests": {"f:cpu": {}}}});
+    assert_eq!(
+        (&own["manager"], &own["fieldsV1"]),
+        (&json!("m"), &json!({"f:spec": {"f:containers": {"k:{\"name\":\"c\"}": container}}}))
+    );
+
+    for (resources, code, text) in [
+        (
+            json!({"limits": {"cpu": "1", "memory": "32Mi"}}),
+            422,
+            "requests: Invalid value: \"64Mi\": must be less than or equal to memory limit of 32Mi",
+        ),
+        (
+            json!({"requests": {"cpu": "1500m"}}),
+            403,
+            "exceeded quota: q, requested: requests.cpu=1300m, used: requests.cpu=200m, limited: requests.cpu=1",
+        ),
+        (
+            json!({"requests": {"cpu": null}}),
+            422,
+            "spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed",
+        ),
+        (
+            json!({"requests": {"ephemeral-storage": "1Gi"}}),
+            422,
+            "spec: Forbidden: only cpu and memory resources are mutable",
+        ),
+        (
+            json!({"limits": {"cpu": "200m"}}),
+            422,
+            "spec: Invalid value: \"Burstable\": Pod QOS Class may not change as a result of resizing",
+        ),
+    ] {
+        let answer = strategic(resources).await;
+        let (status, _, message) = answer.status();
+        assert!(status == code && message.contains(text), "{message}");
+    }
+    // A node that does not tell the resources of what runs cannot change them.
+    let status = json!({"status": {"containerStatuses": [{"name": "c", "image": "i:1", "imageID": "", "ready": true, "restartCount": 0,
+        "state": {"running": {}}}]}});
+    cluster.patch(&format!("{PODS}/p/status"), "merge-patch+json", status).await.ok();
+    strategic(resources("300m"))
+        .await
+        .fails(422, "Pod \"p\" is invalid: spec: Forbidden: Pod running on node without support for resize");
+    // By the pod itself they cannot be changed at all.
+    let mut put = cluster.get(&format!("{PODS}/p")).await.ok();
+    put["spec"]["containers"][0]["resources"] = resources("300m");
+    let answer = cluster.put(&format!("{PODS}/p"), put).await;
+    let (code, _, message) = answer.status();
+    assert!(code == 422 && message.contains("pod updates may not change fields other than"), "{message}");
+}
+
+#[tokio::test]
 async fn ephemeral_containers_are_added_and_nothing_else_changes() {
     let cluster = Cluster::new().await;
     pod(&cluster, "p").await;
@@ -307,4 +388,24 @@ async fn ephemeral_containers_are_added_and_nothing_else_changes() {
     let answer = cluster.put(&format!("{PODS}/p"), removed).await;
     let (code, _, message) = answer.status();
     assert!(code == 422 && message.contains("pod updates may not change fields other than"), "{message}");
+}
+
+#[tokio::test]
+async fn a_patch_of_a_status_finds_what_the_defaults_and_the_paths_need() {
+    let cluster = Cluster::new().await;
+    let services = "/api/v1/namespaces/default/services";
+    let spec = json!({"type": "LoadBalancer", "loadBalancerClass": "example.com/c", "ports": [{"port": 80}]});
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": spec});
+    cluster.post(services, service).await.ok();
+    let ingress = json!({"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}}});
+    let patched = cluster.patch(&format!("{services}/s/status"), "merge-patch+json", ingress).await.ok();
+    assert_eq!(patched["status"]["loadBalancer"]["ingress"], json!([{"ip": "203.0.113.1", "ipMode": "VIP"}]));
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    let request = json!({"name": "r", "exactly": {"deviceClassName": "c"}});
+    let claim = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": {"name": "c"}, "spec": {"devices": {"requests": [request]}}});
+    let claim = cluster.post(claims, claim).await.ok();
+    assert_eq!(claim["status"], json!({}), "it is written from the start");
+    let add = json!([{"op": "add", "path": "/status/allocation", "value": {}}]);
+    let patched = cluster.patch(&format!("{claims}/c/status"), "json-patch+json", add).await.ok();
+    assert!(patched["status"]["allocation"].is_object(), "{patched}");
 }

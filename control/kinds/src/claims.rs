@@ -144,12 +144,13 @@ pub(crate) fn volume_mode(at: At<'_>, out: &mut Vec<Cause>) {
 }
 
 /// Warnings about amounts that are no whole bytes.
-pub(crate) fn fractions(spec: At<'_>, out: &mut Vec<String>) {
+pub(crate) fn fractions(field: &FieldPath, spec: At<'_>, out: &mut Vec<String>) {
     for list in ["requests", "limits"] {
         let at = spec.down(&["resources", list]).key("storage");
-        if let Some(amount) = quantities::parse(at.value()).filter(|amount| amount.milli_value() % 1000 != 0) {
+        if let Some(amount) = quantities::parse(at.value()).filter(quantities::is_fractional) {
             let shown = amount.to_string();
-            out.push(format!("{}: fractional byte value {shown:?} is invalid, must be an integer", at.field()));
+            let field = field.child("resources").child(list).key("storage");
+            out.push(format!("{field}: fractional byte value {shown:?} is invalid, must be an integer"));
         }
     }
 }

@@ -29,6 +29,12 @@ pub(crate) fn canonicalize_one(value: &mut Value) {
     }
 }
 
+/// Whether an amount has a part that is no whole number. Amounts whose thousandths no number of 64 bits holds are whole to upstream.
+pub(crate) fn is_fractional(amount: &Quantity) -> bool {
+    let thousandths = amount.milli_value();
+    thousandths % 1000 != 0 && !matches!(thousandths, i64::MAX | i64::MIN)
+}
+
 /// The quantity in a JSON string or number.
 pub(crate) fn parse(value: &Value) -> Option<Quantity> {
     match value {

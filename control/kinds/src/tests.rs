@@ -57,7 +57,7 @@ fn the_table_is_kubernetes() {
         v1 | nodes | Node | cluster | no |  | all8 | proxy(create,delete,get,patch,update) → NodeProxyOptions; status(get,patch,update)
         v1 | persistentvolumeclaims | PersistentVolumeClaim | ns | pvc |  | all8 | status(get,patch,update)
         v1 | persistentvolumes | PersistentVolume | cluster | pv |  | all8 | status(get,patch,update)
-        v1 | pods | Pod | ns | po | all | all8 | attach(create,get) → PodAttachOptions; binding(create) → Binding; ephemeralcontainers(get,patch,update); eviction(create) → Eviction; exec(create,get) → PodExecOptions; log(get); portforward(create,get) → PodPortForwardOptions; proxy(create,delete,get,patch,update) → PodProxyOptions; status(get,patch,update)
+        v1 | pods | Pod | ns | po | all | all8 | attach(create,get) → PodAttachOptions; binding(create) → Binding; ephemeralcontainers(get,patch,update); eviction(create) → Eviction; exec(create,get) → PodExecOptions; log(get); portforward(create,get) → PodPortForwardOptions; proxy(create,delete,get,patch,update) → PodProxyOptions; resize(get,patch,update); status(get,patch,update)
         v1 | podtemplates | PodTemplate | ns |  |  | all8 |
         v1 | replicationcontrollers | ReplicationController | ns | rc | all | all8 | scale(get,patch,update) → Scale; status(get,patch,update)
         v1 | resourcequotas | ResourceQuota | ns | quota |  | all8 | status(get,patch,update)
@@ -159,8 +159,8 @@ fn every_kind_bears_an_object_with_nothing_in_it() {
             strategy.prepare_status(&cx, &mut object, &old);
             let _ = strategy.validate(&cx, &object);
             let changes = strategy.validate_update(&cx, &object, &old);
-            // A definition is judged as a whole at each change, as upstream does.
-            let whole = name == "CustomResourceDefinition";
+            // These are judged as a whole at each change, as upstream does.
+            let whole = ["CustomResourceDefinition", "DaemonSet", "PersistentVolume"].contains(&&*name);
             assert!(whole || changes.is_empty(), "{name}: an unchanged object may be written: {changes:?}");
             let _ = strategy.validate_status(&cx, &object, &old);
             let _ = strategy.warnings(&cx, &object, Some(&old));
@@ -433,4 +433,34 @@ fn whole_objects_of_networks_flows_and_storage_are_right() {
         "VolumeAttributesClass",
         json!({"metadata": metadata, "driverName": "d.example.com", "parameters": {"iops": "4000"}}),
     );
+}
+
+/// A status is a structure of Go, which is always written. What patches it by a path relies on it.
+#[test]
+fn every_kind_with_a_status_has_one_from_the_start() {
+    let with_status = |r: &server::Resource| r.subresources.iter().any(|s| s.name == "status");
+    let lacking: Vec<String> = testing::resources()
+        .into_iter()
+        .filter(with_status)
+        .filter(|r| {
+            !created(&*r.strategy, "{metadata: {name: a}, spec: {}}").0.get("status").is_some_and(Value::is_object)
+        })
+        .map(|r| r.kind.clone())
+        .collect();
+    assert_eq!(lacking, [""; 0]);
+}
+
+/// Who patches a status need not give the rest, whose defaults are not looked at then.
+#[test]
+fn defaults_of_a_status_need_the_rest_only_where_it_is_said() {
+    let all = "{metadata: {name: a}, status: {loadBalancer: {ingress: [{ip: 1.2.3.4}]}, replicas: 1},
+        spec: {type: LoadBalancer, replicas: 3, names: {kind: A, plural: as}, versions: [{name: v1, storage: true, served: true}]}}";
+    for resource in testing::resources() {
+        let (mut whole, mut part) = (parse(all), parse(all));
+        part.remove(&["spec"]);
+        resource.strategy.default(&mut whole);
+        resource.strategy.default(&mut part);
+        let needs = resource.strategy.status_defaults_need_spec();
+        assert_eq!(whole.0.get("status") != part.0.get("status"), needs, "{}", resource.kind);
+    }
 }

@@ -59,9 +59,9 @@ impl PodInfo {
     /// Computes what `pod` needs.
     pub fn new(pod: Arc<Pod>) -> Self {
         let spec = pod.spec.as_ref();
-        let scored = spec.map(resources::non_zero_requests).unwrap_or_default();
+        let scored = resources::non_zero_requests(&pod);
         Self {
-            requests: spec.map(resources::requests).unwrap_or_default(),
+            requests: resources::pod_requests(&pod),
             scored: (scored.cpu, scored.memory),
             ports: host_ports(&pod),
             priority: spec.and_then(|s| s.priority).unwrap_or(0),

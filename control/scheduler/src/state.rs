@@ -13,6 +13,7 @@ use crate::{
     status::Failure,
     waiting::WaitingPods,
 };
+use client::fit::resources;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -153,10 +154,12 @@ impl State {
 
     fn on_bound_pod(&mut self, pod: &Arc<Pod>) {
         let (id, now) = (uid(pod), Instant::now());
-        // status updates change nothing that is relevant here
+        // of a status only what a resize has given the containers is relevant here
         let same = |known: &PodInfo| {
             let (old, new) = (&known.pod.metadata, &pod.metadata);
+            let asks = || resources::has_same_shares(&known.pod, pod) || resources::pod_requests(pod) == known.requests;
             known.pod.spec == pod.spec
+                && asks()
                 && (&old.labels, &old.deletion_timestamp) == (&new.labels, &new.deletion_timestamp)
         };
         let before = self.cache.pod(id).filter(|_| !self.cache.is_assumed(id)).cloned();
@@ -170,7 +173,7 @@ impl State {
             self.queue.on(&Event::PodChanged { old: &before, new: &info }, now);
         }
         let containers = |pod: &PodInfo| pod.pod.spec.as_ref().map(|s| s.containers.clone());
-        if containers(&before) != containers(&info) {
+        if containers(&before) != containers(&info) || before.requests != info.requests {
             self.queue.on(&Event::PodRemoved(&before), now);
         }
     }
@@ -259,6 +262,26 @@ mod tests {
         let mut done = bound.clone();
         done.status = serde_json::from_value(json!({"phase": "Succeeded"})).expect("a status");
         s.on_pod(&new(done));
+        assert_eq!(s.decide().map(|d| d.1), Some(Decision::Bind("n".into())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_resize_has_not_taken_back_yet_is_not_free() {
+        let mut s = state();
+        s.on_node(&node("n"));
+        let resized = |has: &str| {
+            let mut value = waiting("a", "400m");
+            value["spec"]["nodeName"] = json!("n");
+            value["status"] = json!({"phase": "Running", "containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": true,
+                "restartCount": 0, "allocatedResources": {"cpu": "400m"}, "resources": {"requests": {"cpu": has}}}]});
+            pod(value)
+        };
+        s.on_pod(&new(resized("900m")));
+        s.on_pod(&new(pod(waiting("b", "500m"))));
+        let (_, decision, _) = s.decide().expect("decided");
+        assert!(matches!(decision, Decision::Refuse { .. }), "{decision:?}");
+        s.on_pod(&new(resized("400m")));
+        tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(s.decide().map(|d| d.1), Some(Decision::Bind("n".into())));
     }
 

@@ -71,6 +71,13 @@ impl Attributes {
         gvr.group == group && gvr.resource == resource && self.context.subresource.is_empty()
     }
 
+    /// Whether this is an update of `resource.group/subresource`.
+    pub fn updates(&self, group: &str, resource: &str, subresource: &str) -> bool {
+        let (gvr, cx) = (&self.context.resource.gvr, &self.context);
+        let is_it = gvr.group == group && gvr.resource == resource && cx.subresource == subresource;
+        is_it && cx.operation == Operation::Update
+    }
+
     /// Whether this is a create of `resource.group`.
     pub fn creates(&self, group: &str, resource: &str) -> bool {
         self.context.operation == Operation::Create && self.is(group, resource)

@@ -328,7 +328,12 @@ pub(crate) fn validate_update(resource: &Resource, object: &Object, old: &Object
         parts.extend(change);
         parts.push(&standard);
     }
-    if matches!(again, Recheck::Whole | Recheck::Both) {
+    let wholes = match again {
+        Recheck::Nothing | Recheck::Change => 0,
+        Recheck::Whole | Recheck::Both => 1,
+        Recheck::WholeTwice => 2,
+    };
+    for _ in 0..wholes {
         parts.extend(whole);
         parts.push(&standard);
     }

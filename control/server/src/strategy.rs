@@ -149,6 +149,8 @@ pub enum Recheck {
     Change,
     /// All of it (`ValidateObjectMeta`).
     Whole,
+    /// All of it, and all of it again.
+    WholeTwice,
     /// The change, and all of it.
     Both,
 }
@@ -157,6 +159,11 @@ pub enum Recheck {
 pub trait Strategy: Send + Sync + 'static {
     /// Kubernetes' defaulting of this kind. Must be idempotent.
     fn default(&self, _object: &mut Object) {}
+
+    /// Whether the defaults of the status depend on the rest of the object. If not, a patch of a status is applied without the rest.
+    fn status_defaults_need_spec(&self) -> bool {
+        false
+    }
 
     /// Prepares a create. `status` is already removed (if the kind has `/status`), and the generation is set to 1 afterwards (if it has one).
     fn prepare_create(&self, _cx: &Context, _object: &mut Object) {}

@@ -58,11 +58,24 @@ impl AdmittedPods {
             }
             Some((resource, requested, used, capacity)) => Err(Rejection {
                 reason: format!("OutOf{resource}"),
-                message: format!(
-                    "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
-                ),
+                message: insufficient(resource, requested, used, capacity),
             }),
         }
+    }
+
+    /// Gives an admitted pod what it asks for now, if that fits beside the others. That it exceeds all that the node has is refused by the API.
+    ///
+    /// # Errors
+    /// A resource does not suffice: the message of the condition, in upstream's words. The pod keeps what it was given.
+    pub fn resize(&mut self, pod: &Pod) -> Result<(), String> {
+        let requested = requests(pod::spec(pod));
+        let own = self.requests.remove(pod::uid(pod)).unwrap_or_default();
+        self.used.sub(&own);
+        let refusal = self
+            .insufficient(&requested)
+            .map(|(resource, requested, used, capacity)| insufficient(resource, requested, used, capacity));
+        self.insert(pod, if refusal.is_some() { own } else { requested });
+        refusal.map_or(Ok(()), Err)
     }
 
     /// Adds a pod that was admitted before, whether it fits or not.
@@ -100,6 +113,10 @@ impl AdmittedPods {
         let scalar = own.map(|(name, amount)| (name.as_str(), *amount, of(used, name), of(has, name)));
         named.into_iter().chain(scalar).find(|(_, requested, used, has)| *requested > 0 && *requested > has - used)
     }
+}
+
+fn insufficient(resource: &str, requested: Amount, used: Amount, capacity: Amount) -> String {
+    format!("Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}")
 }
 
 /// Checks that the node matches the pod's node selector and required node affinity.
@@ -174,6 +191,24 @@ mod tests {
         admitted.remove("unknown");
         admitted.admit(&pod("b", json!({"cpu": "4"}))).unwrap();
         assert!(admitted.admit(&pod("d", json!({"cpu": "1m"}))).is_err());
+    }
+
+    #[test]
+    fn a_pod_is_resized_if_it_fits_beside_the_others() {
+        let mut admitted = admitted(2);
+        admitted.admit(&pod("a", json!({"cpu": "1"}))).unwrap();
+        admitted.admit(&pod("b", json!({"cpu": "2"}))).unwrap();
+        let told = |admitted: &mut AdmittedPods, cpu: &str| admitted.resize(&pod("a", json!({"cpu": cpu})));
+        let text = "Node didn't have enough resource: cpu, requested: 2001, used: 2000, capacity: 4000";
+        assert_eq!(told(&mut admitted, "2001m"), Err(text.to_owned()));
+        assert_eq!(admitted.used.cpu, 3000, "it keeps what it has");
+        assert_eq!(told(&mut admitted, "2"), Ok(()));
+        assert_eq!((admitted.used.cpu, admitted.requests.len()), (4000, 2));
+        admitted.remove("b");
+        assert_eq!(told(&mut admitted, "4"), Ok(()));
+        assert_eq!(told(&mut admitted, "1m"), Ok(()));
+        admitted.remove("a");
+        assert_eq!(admitted.used, Resources::default());
     }
 
     #[test]

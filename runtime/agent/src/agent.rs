@@ -15,6 +15,7 @@ use crate::{
     readings::Readings,
     reclaim,
     reporter::Reporter,
+    resize,
     returning::{RETURNING_PODS, Signs, turns},
     setup,
     shared::Shared,
@@ -42,7 +43,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast::error::RecvError, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How often the containers of all runtimes are listed, to find changes whose event was missed.
@@ -100,6 +101,7 @@ impl Agent {
         let allocatable = Arc::new(node::allocatable(&options));
         let shared = Shared {
             admitted: Mutex::new(AdmittedPods::new(Resources::parse(Some(allocatable.as_ref())), options.pods)),
+            room: watch::Sender::default(),
             allocatable,
             runtimes,
             network,
@@ -269,10 +271,12 @@ impl Agent {
     fn on_pod(&self, delta: &Delta<Pod>, known: &Mutex<BTreeMap<String, PodState>>) {
         let pod = delta.object();
         if matches!(delta, Delta::Deleted(_)) || pod::is_finished(pod) {
-            self.shared.admitted.lock().remove(pod::uid(pod));
+            self.shared.release(pod::uid(pod));
         } else if delta.old().is_some_and(|old| pod::is_finished(old)) {
             // Another client set a terminal phase, and it was reverted.
-            self.shared.admitted.lock().add(pod);
+            let allocated = self.shared.pods.lock().get(pod::uid(pod)).map(|handle| handle.state());
+            let allocated = allocated.map_or_else(|| pod.clone(), |state| resize::apply(pod, &state.allocated));
+            self.shared.admitted.lock().add(&allocated);
         }
         let present = self.shared.pods.lock().get(pod::uid(pod)).cloned();
         match (delta, present) {
@@ -324,14 +328,18 @@ impl Agent {
             Some(state) => (PodState { volumes: state.volumes, ..PodState::adopt(&pod) }, false),
             None => (PodState::adopt(&pod), false),
         };
+        if state.allocated.is_empty() {
+            state.allocated = resize::adopt(&pod);
+        }
+        let allocated = resize::apply(&pod, &state.allocated);
         if new {
-            let admitted = self.shared.admitted.lock().admit(&pod);
+            let admitted = self.shared.admitted.lock().admit(&allocated);
             if let Err(rejection) = admitted {
                 self.shared.event(&pod, None, EventType::Warning, &rejection.reason, &*rejection.message);
                 state.failure = Some(rejection.failure());
             }
         } else if !pod::is_finished(&pod) {
-            self.shared.admitted.lock().add(&pod);
+            self.shared.admitted.lock().add(&allocated);
         }
         let handle = Arc::new(Handle::new(uid.clone(), pod.clone(), state, saved));
         if !pod::is_finished(&pod) {

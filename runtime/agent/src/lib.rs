@@ -42,6 +42,7 @@ mod readings;
 mod reclaim;
 mod referenced;
 mod reporter;
+pub mod resize;
 pub mod resources;
 mod returning;
 pub mod router;

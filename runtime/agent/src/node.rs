@@ -117,6 +117,9 @@ fn conditions(
     ]
 }
 
+/// What the node can do that others may not, as the API server asks before it lets a pod have it (KEP-5328): it resizes init containers.
+const FEATURES: [&str; 1] = ["InPlacePodVerticalScalingInitContainers"];
+
 /// The status of the Node.
 fn status(options: &Options, runtimes: Vec<String>, images: Vec<Value>, conditions: Vec<Value>) -> Value {
     let machine = &options.machine;
@@ -131,6 +134,7 @@ fn status(options: &Options, runtimes: Vec<String>, images: Vec<Value>, conditio
         "allocatable": allocatable(options),
         "capacity": capacity(options),
         "conditions": conditions,
+        "declaredFeatures": FEATURES,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": options.port.unwrap_or(0)}},
         "images": images,
         "nodeInfo": {

@@ -6,6 +6,7 @@
 use crate::{
     backoff::Backoff,
     pod::{self, Policy, Role},
+    resize::{self, Change, Resize},
     state::{PodState, Record, Terminated},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -25,6 +26,8 @@ pub struct LiveState {
     /// The state of containers by name.
     /// Boxed: a map has room for eleven, and most pods have one.
     pub containers: BTreeMap<String, Box<LiveContainer>>,
+    /// The progress of a resize.
+    pub resize: Resize,
     /// The pod is deleted from the API.
     pub gone: bool,
 }
@@ -60,6 +63,20 @@ pub struct LiveContainer {
     pub ready: bool,
     /// The liveness or startup probe failed: the event message, and the probe's own grace period.
     pub unhealthy: Option<(String, Option<Duration>)>,
+    /// The change of its resources while it runs.
+    pub resizing: Resizing,
+}
+
+/// The change of a running container's resources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resizing {
+    /// None.
+    #[default]
+    No,
+    /// It is being made.
+    InProgress,
+    /// It failed, and is tried again at this time.
+    Failed(Timestamp),
 }
 
 /// The operation in progress on a container.
@@ -114,6 +131,8 @@ pub enum Action {
         /// The message of the event.
         message: String,
     },
+    /// Change the resources of a running container.
+    Resize(String),
     /// Mark the pod as failed.
     Fail {
         /// Such as `DeadlineExceeded`.
@@ -265,7 +284,7 @@ fn terminate(pod: &Pod, state: &PodState, live: &LiveState, delete: bool, now: T
 
 fn run_containers(pod: &Pod, state: &PodState, live: &LiveState, now: Timestamp, plan: &mut Plan) {
     for (container, _) in pod::containers(pod) {
-        stop_if_unhealthy_or_changed(pod, container, state, live, plan);
+        stop_if_unhealthy_or_changed(pod, container, state, live, now, plan);
     }
     // Ephemeral containers come first, so that they can debug an init container that does not start.
     for container in pod::ephemeral(pod) {
@@ -320,8 +339,16 @@ fn last_started(pod: &Pod, state: &PodState) -> usize {
     pod::init_containers(pod).iter().rposition(started).unwrap_or(0)
 }
 
-/// Stops a running container that failed a probe or whose image changed in the spec.
-fn stop_if_unhealthy_or_changed(pod: &Pod, container: &Container, state: &PodState, live: &LiveState, plan: &mut Plan) {
+/// Stops a running container that failed a probe, whose image changed in the spec, or which must restart for its new resources. Others get them
+/// while they run.
+fn stop_if_unhealthy_or_changed(
+    pod: &Pod,
+    container: &Container,
+    state: &PodState,
+    live: &LiveState,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
     let Some(record) = state.containers.get(&container.name).filter(|r| r.is_running()) else { return };
     let Some(live) = live.containers.get(&container.name) else { return };
     if live.operation != Operation::None {
@@ -334,6 +361,15 @@ fn stop_if_unhealthy_or_changed(pod: &Pod, container: &Container, state: &PodSta
     } else if record.current.as_ref().is_some_and(|a| Some(&a.image) != container.image.as_ref()) {
         let message = format!("Container {} definition changed, will be restarted", container.name);
         plan.actions.push(stop(own, message));
+    } else if let Some(has) = record.current.as_ref().and_then(|a| a.given.as_ref()) {
+        match (resize::change(container, has), live.resizing) {
+            (None, _) | (Some(Change::InPlace), Resizing::InProgress) => {}
+            (Some(Change::Restart), _) => {
+                plan.actions.push(stop(own, format!("Container {} resize requires restart", container.name)));
+            }
+            (Some(Change::InPlace), Resizing::Failed(until)) if now < until => plan.wake_at(until),
+            (Some(Change::InPlace), _) => plan.actions.push(Action::Resize(container.name.clone())),
+        }
     }
 }
 

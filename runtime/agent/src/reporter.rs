@@ -3,6 +3,7 @@
 
 use crate::{
     pod,
+    resize::{IN_PROGRESS, PENDING},
     returning::{FirstReports, Signs},
     status,
 };
@@ -323,6 +324,16 @@ fn status_patch(pod: &Pod, status: &PodStatus) -> Value {
         for field in ["reason", "message"] {
             if condition.get(field).is_none() {
                 condition[field] = Value::Null;
+            }
+        }
+    }
+    // Only a pod whose spec has changed was ever resized.
+    if status.observed_generation.is_some_and(|generation| generation > 1)
+        && let Some(conditions) = body.get_mut("conditions").and_then(Value::as_array_mut)
+    {
+        for kind in [PENDING, IN_PROGRESS] {
+            if conditions.iter().all(|condition| condition["type"] != kind) {
+                conditions.push(json!({"$patch": "delete", "type": kind}));
             }
         }
     }

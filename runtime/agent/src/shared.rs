@@ -27,6 +27,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, atomic::AtomicUsize},
 };
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 pub(crate) struct Shared {
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) prober: Prober,
     pub(crate) awaited: Arc<AwaitedImages>,
     pub(crate) admitted: Mutex<AdmittedPods>,
+    /// Changes when a pod leaves room on the node, for resizes that wait for it.
+    pub(crate) room: watch::Sender<()>,
     pub(crate) rng: Mutex<fastrand::Rng>,
     pub(crate) pods: Mutex<HashMap<Arc<str>, Arc<Handle>>>,
     pub(crate) tasks: TaskTracker,
@@ -58,6 +61,12 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn now(&self) -> Timestamp {
         self.options.clock.now()
+    }
+
+    /// Releases the resources of a pod that ended or was deleted.
+    pub(crate) fn release(&self, uid: &str) {
+        self.admitted.lock().remove(uid);
+        self.room.send_replace(());
     }
 
     /// Records an event about a pod or one of its containers.

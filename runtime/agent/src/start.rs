@@ -5,7 +5,9 @@ use crate::{
     env::{self, Environment, Sources},
     handle::{Handle, Message},
     images::{self, Keyring, Policy, Pulled},
-    pod, policy, resources,
+    pod, policy,
+    resize::Given,
+    resources,
     shared::Shared,
     termination::{self, TerminationMessage},
     volumes::{self, MountRequest, SyncedVolume, mounts},
@@ -41,6 +43,8 @@ pub(crate) struct Started {
     pub(crate) prepared: Arc<dyn Prepared>,
     /// The file with its termination message.
     pub(crate) termination_message: Option<TerminationMessage>,
+    /// The resources that it was started with.
+    pub(crate) given: Given,
 }
 
 /// A failed start.
@@ -138,7 +142,8 @@ impl Start {
             self.event(EventType::Warning, "DefaultPort", text);
         }
         let (runtime_name, image_id) = (runtime.name().to_owned(), pulled.image_id);
-        let started = Started { runtime: runtime_name, image, image_id, prepared, termination_message };
+        let given = Given::of(container);
+        let started = Started { runtime: runtime_name, image, image_id, prepared, termination_message, given };
         Ok((runtime.clone(), spec, started))
     }
 

@@ -5,6 +5,7 @@
 
 use crate::{
     backoff::Backoff,
+    resize::{self, Allocated, Given},
     volumes::{VolumeRecord, blocking},
 };
 use jiff::Timestamp;
@@ -44,6 +45,9 @@ pub struct PodState {
     pub address: Option<IpAddr>,
     /// By container name, including init containers.
     pub containers: BTreeMap<String, Record>,
+    /// The resources that the containers were given. A resize that waits for room leaves them as they are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allocated: Vec<Allocated>,
     /// Why the node failed the pod, if it did.
     pub failure: Option<Failure>,
     /// The volumes that are set up, completely or partly. Written before the setup, and cleared after all are removed. The teardown uses this list
@@ -97,6 +101,9 @@ pub struct Attempt {
     pub log: i32,
     /// Whether it runs.
     pub state: AttemptState,
+    /// The resources that it runs with; unknown of one that an older version has started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<Box<Given>>,
 }
 
 /// The state of an attempt.
@@ -181,6 +188,7 @@ impl PodState {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             ..Self::default()
         };
+        state.allocated = resize::adopt(pod);
         let Some(status) = &pod.status else { return state };
         state.started = status.start_time.as_ref().map(|t| t.0);
         state.address = status.pod_ip.as_ref().and_then(|ip| ip.parse().ok());
@@ -262,6 +270,7 @@ fn adopt_container(status: &ContainerStatus) -> Option<Record> {
         image_id: status.image_id.clone(),
         log: status.restart_count,
         state: current,
+        given: None,
     };
     let (current, last) = (Some(Box::new(current)), last.map(Box::new));
     Some(Record { restarts: status.restart_count, current, last, backoff: None })
@@ -403,6 +412,7 @@ mod tests {
             image_id: "sha256:1".into(),
             log: 2,
             state: AttemptState::Running { started_at: Timestamp::UNIX_EPOCH },
+            given: None,
         };
         let record = Record { restarts: 2, current: Some(Box::new(attempt)), ..Record::default() };
         PodState { uid: "u".into(), containers: [("c".to_owned(), record)].into(), ..PodState::default() }

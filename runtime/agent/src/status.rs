@@ -5,7 +5,8 @@
 use crate::{
     plan::{LiveContainer, LiveState, Operation, Setup},
     pod::{self, Role},
-    state::{Attempt, AttemptState, Failure, LOST_CODE, LOST_REASON, PodState, Terminated},
+    resize::{IN_PROGRESS, PENDING},
+    state::{Attempt, AttemptState, Failure, LOST_CODE, LOST_REASON, PodState, Record, Terminated},
 };
 use api::schema::Schema;
 use jiff::Timestamp;
@@ -243,7 +244,13 @@ fn container_status(pod: &Pod, c: &Container, role: Role, input: &Input<'_>) -> 
     };
     let running = state.running.is_some();
     let succeeded = state.terminated.as_ref().is_some_and(|t| t.exit_code == 0);
-    let resources = c.resources.clone().map(|r| ResourceRequirements { claims: None, ..r });
+    let allocated = c.resources.as_ref().and_then(|r| r.requests.clone());
+    let resources = (role != Role::Ephemeral).then(|| {
+        let has = attempt.filter(|_| record.is_some_and(Record::is_running)).and_then(|a| a.given.as_deref());
+        let own = c.resources.clone().unwrap_or_default();
+        let resources = has.map_or_else(|| own.clone(), |has| has.within(Some(&own)));
+        ResourceRequirements { claims: None, ..resources }
+    });
     ContainerStatus {
         name: c.name.clone(),
         ready: if role == Role::Init { succeeded } else { running && live.started && live.ready },
@@ -252,7 +259,7 @@ fn container_status(pod: &Pod, c: &Container, role: Role, input: &Input<'_>) -> 
         image: attempt.map_or_else(|| c.image.clone().unwrap_or_default(), |a| a.image.clone()),
         image_id: attempt.map(|a| a.image_id.clone()).unwrap_or_default(),
         container_id: attempt.map(Attempt::container_id),
-        allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
+        allocated_resources: allocated,
         resources,
         state: Some(state),
         last_state: Some(last.map(terminated_state).unwrap_or_default()),
@@ -409,7 +416,37 @@ fn conditions(
     let disrupted = pressure.map(|failure| {
         ("DisruptionTarget", (true, Some("TerminationByKubelet".to_owned()), Some(failure.message.clone())))
     });
-    wanted.into_iter().chain(disrupted).map(make).collect()
+    let mut all: Vec<PodCondition> = wanted.into_iter().chain(disrupted).map(make).collect();
+    if !matches!(phase, "Succeeded" | "Failed") {
+        all.extend(resize_conditions(old, input));
+    }
+    all
+}
+
+/// The conditions of a resize, which are there as long as they are true. Their time is that of their reason.
+fn resize_conditions(old: &[PodCondition], input: &Input<'_>) -> impl Iterator<Item = PodCondition> {
+    let reported = input.reported.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let make = |kind: &str, reason: &str, message: &str, generation: Option<i64>| {
+        let before = reported.iter().chain(old).find(|c| c.type_ == kind);
+        let same = before.filter(|c| c.reason.as_deref().unwrap_or_default() == reason);
+        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        PodCondition {
+            type_: kind.to_owned(),
+            status: "True".to_owned(),
+            reason: text(reason),
+            message: text(message),
+            last_transition_time: same.and_then(|c| c.last_transition_time.clone()).or(Some(time(input.now))),
+            observed_generation: generation,
+            ..Default::default()
+        }
+    };
+    let resize = &input.live.resize;
+    let pending = resize.pending.as_ref().map(|p| make(PENDING, &p.reason, &p.message, p.generation));
+    let progress = resize.progress.as_ref().map(|p| {
+        let reason = if p.error.is_empty() { "" } else { "Error" };
+        make(IN_PROGRESS, reason, &p.error, p.generation)
+    });
+    pending.into_iter().chain(progress)
 }
 
 /// Status, reason and message of a condition.

@@ -14,6 +14,7 @@ mod node;
 mod overwritten;
 mod private;
 mod reported;
+mod resize;
 mod returning;
 mod root;
 mod tokens;

@@ -4,6 +4,7 @@
 
 mod actions;
 mod outcomes;
+mod resize;
 
 use crate::{
     admission,
@@ -14,6 +15,7 @@ use crate::{
     plan::{self, EVICTED, LiveContainer, LiveState, Operation, Setup, Waiting, plan},
     pod, probe,
     reporter::Report,
+    resize::{self as given, Given, Resize},
     setup::{self, PodSetup},
     shared::Shared,
     start::{StartError, Started},
@@ -33,6 +35,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// The exit code of a container that the runtime killed because it did not stop within the grace period (128 + SIGKILL).
@@ -55,6 +58,12 @@ enum Outcome {
     PostStart {
         container: String,
         id: String,
+        result: Result<(), String>,
+    },
+    Resized {
+        container: String,
+        id: String,
+        given: Box<Given>,
         result: Result<(), String>,
     },
     /// The postStart hook was cancelled, because the container was stopped or exited.
@@ -98,7 +107,12 @@ struct FailedPull {
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     handle: Arc<Handle>,
+    /// The pod with the resources that it was given.
     pod: Arc<Pod>,
+    /// The pod as the API has it.
+    wanted: Arc<Pod>,
+    /// While a resize waits for room: tells when other pods leave some.
+    room: Option<watch::Receiver<()>>,
     state: CopyOnWrite<PodState>,
     live: LiveState,
     attachment: Option<Attachment>,
@@ -128,12 +142,15 @@ impl Worker {
         if state.started.is_none() {
             state.started = Some(shared.now());
         }
+        let live = LiveState { resize: Resize::of(&pod), ..LiveState::default() };
         Self {
             shared,
             handle,
-            pod,
+            pod: given::apply(&pod, &state.allocated),
+            wanted: pod,
+            room: None,
             state,
-            live: LiveState::default(),
+            live,
             attachment: None,
             addresses: Vec::new(),
             volumes: Arc::default(),
@@ -164,6 +181,7 @@ impl Worker {
             if drain {
                 return Box::pin(self.drain()).await;
             }
+            self.allocate();
             let now = self.shared.now();
             let plan = plan(&self.pod, &self.state, &self.live, now);
             let mut again = false;
@@ -171,6 +189,7 @@ impl Worker {
                 again |= self.execute(action, now).await;
             }
             let due = self.refresh_volumes(now);
+            self.settle();
             self.save().await;
             self.report();
             let wake = [plan.wake, due, self.resend_at].into_iter().flatten().min();
@@ -197,7 +216,7 @@ impl Worker {
         let node = cluster.client.find::<Node>("", name).await.ok().flatten();
         let node = node.unwrap_or_else(|| node::unregistered(&self.shared.options));
         if let Err(rejection) = admission::check_node_affinity(&self.pod, &node) {
-            self.shared.admitted.lock().remove(pod::uid(&self.pod));
+            self.shared.release(pod::uid(&self.pod));
             self.shared.event(&self.pod, None, EventType::Warning, &rejection.reason, &*rejection.message);
             self.state.failure = Some(rejection.failure());
         }
@@ -210,8 +229,20 @@ impl Worker {
                 None => std::future::pending().await,
             }
         };
+        let waiting = &mut self.room;
+        let room = async {
+            let changed = match waiting {
+                Some(room) => room.changed().await.is_ok(),
+                None => false,
+            };
+            // An error is the end of the agent.
+            if !changed {
+                std::future::pending::<()>().await;
+            }
+        };
         let outcome = tokio::select! {
             () = self.handle.notified() => None,
+            () = room => None,
             outcome = self.ops.next(), if !self.ops.is_empty() => outcome,
             () = pause => None,
         };
@@ -235,7 +266,8 @@ impl Worker {
             let (old, new) = (&self.pod.metadata, &pod.metadata);
             self.volumes_stale |= old.labels != new.labels || old.annotations != new.annotations;
             let ending = pod::is_deleting(&pod) && !pod::is_deleting(&self.pod);
-            self.pod = self.with_reported_status(pod);
+            self.wanted = self.with_reported_status(pod);
+            self.pod = given::apply(&self.wanted, &self.state.allocated);
             if ending {
                 let running = self.state.containers.values().filter_map(|r| r.current.as_ref());
                 running.for_each(|attempt| self.shared.prober.keep_only_readiness(&attempt.id));

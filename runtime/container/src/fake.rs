@@ -145,6 +145,12 @@ impl FakeRuntime {
         lock(&self.0.state).specs.clone()
     }
 
+    /// The limits that a container has now, by its name.
+    pub fn limits(&self, name: &str) -> Option<Limits> {
+        let state = lock(&self.0.state);
+        state.containers.values().rfind(|entry| entry.spec.name == name).map(|entry| entry.spec.limits)
+    }
+
     /// All stop calls: container name and grace period.
     pub fn stops(&self) -> Vec<(String, Duration)> {
         lock(&self.0.state).stops.clone()

@@ -3,7 +3,7 @@
 use super::{Usage, add, amounts, one};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The names of the limits for pods.
 const NAMES: [&str; 11] = [
@@ -82,7 +82,7 @@ pub(super) fn usage(pod: &Value, now: Timestamp) -> Usage {
         return usage;
     }
     let spec = &pod["spec"];
-    let (mut requests, mut limits) = (total(spec, "requests"), total(spec, "limits"));
+    let (mut requests, mut limits) = (effective(pod, "requests"), effective(pod, "limits"));
     let mut overhead = amounts(&spec["overhead"]);
     add(&mut requests, &overhead);
     // What has no limit gets none by the overhead.
@@ -130,13 +130,45 @@ fn named(requests: &Usage, limits: &Usage) -> Usage {
 /// The effective `requests` or `limits` of a pod's spec, without its overhead: containers run together, init containers one after another
 /// beside the sidecars before them; the higher counts. Amounts of the pod replace sums.
 pub fn total(spec: &Value, which: &str) -> Usage {
-    let of = |container: &Value| amounts(&container["resources"][which]);
+    sum(spec, which, |container, _| amounts(&container["resources"][which]))
+}
+
+/// As [`total`], where a container that is being resized counts by the highest of what it asks for, was given and has (KEP-1287); where its node
+/// can never give it what it asks for, that does not count.
+fn effective(pod: &Value, which: &str) -> Usage {
+    let infeasible = list(&pod["status"], "conditions")
+        .iter()
+        .find(|condition| condition["type"] == "PodResizePending")
+        .is_some_and(|condition| condition["reason"] == "Infeasible");
+    let all = list(&pod["status"], "containerStatuses").iter().chain(list(&pod["status"], "initContainerStatuses"));
+    let told = all.filter(|status| !status["resources"].is_null());
+    let statuses: HashMap<&str, &Value> =
+        told.map(|status| (status["name"].as_str().unwrap_or_default(), status)).collect();
+    sum(&pod["spec"], which, |container, lasts| {
+        let wanted = amounts(&container["resources"][which]);
+        let name = container["name"].as_str().unwrap_or_default();
+        // An init container that ends is counted by what it asks for.
+        let Some(status) = statuses.get(name).filter(|_| lasts) else { return wanted };
+        let mut highest = amounts(&status["resources"][which]);
+        if which == "requests" {
+            raise(&mut highest, &amounts(&status["allocatedResources"]));
+        }
+        if !infeasible {
+            raise(&mut highest, &wanted);
+        }
+        highest
+    })
+}
+
+/// The sum of containers. `of` is told whether a container runs as long as the pod.
+fn sum(spec: &Value, which: &str, of: impl Fn(&Value, bool) -> Usage) -> Usage {
     let mut sum = Usage::new();
-    list(spec, "containers").iter().for_each(|container| add(&mut sum, &of(container)));
+    list(spec, "containers").iter().for_each(|container| add(&mut sum, &of(container, true)));
     let (mut sidecars, mut peak) = (Usage::new(), Usage::new());
     for container in list(spec, "initContainers") {
-        let mut step = of(container);
-        if container["restartPolicy"] == "Always" {
+        let lasts = container["restartPolicy"] == "Always";
+        let mut step = of(container, lasts);
+        if lasts {
             add(&mut sum, &step);
             add(&mut sidecars, &step);
             step = sidecars.clone();

@@ -72,6 +72,46 @@ fn a_pod_uses_what_its_containers_ask_for() {
 }
 
 #[test]
+fn a_pod_that_is_resized_uses_the_highest_of_what_counts() {
+    let has = |cpu: &str, allocated: &str| json!({"name": "c", "allocatedResources": {"cpu": allocated}, "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": cpu}}});
+    let spec = |cpu: &str| json!({"containers": [container("c", json!({"cpu": cpu}), json!({"cpu": cpu}))]});
+    let pending = |reason: &str| json!([{"type": "PodResizePending", "status": "True", "reason": reason}]);
+    let sidecar = json!({"containers": [{"name": "a"}], "initContainers": [
+        {"name": "c", "restartPolicy": "Always", "resources": {"requests": {"cpu": "1"}}}]});
+    let init = json!({"containers": [{"name": "a"}], "initContainers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]});
+    for (what, spec, status, expected) in [
+        ("it asks for more", spec("3"), json!({"containerStatuses": [has("1", "1")]}), ["3", "3"]),
+        ("it was given more", spec("1"), json!({"containerStatuses": [has("1", "2")]}), ["2", "1"]),
+        ("it has more", spec("1"), json!({"containerStatuses": [has("4", "1")]}), ["4", "4"]),
+        (
+            "it waits for room",
+            spec("3"),
+            json!({"conditions": pending("Deferred"), "containerStatuses": [has("1", "1")]}),
+            ["3", "3"],
+        ),
+        (
+            "there will never be room",
+            spec("3"),
+            json!({"conditions": pending("Infeasible"), "containerStatuses": [has("1", "2")]}),
+            ["2", "1"],
+        ),
+        (
+            "its node does not say",
+            spec("1"),
+            json!({"containerStatuses": [{"name": "c", "allocatedResources": {"cpu": "5"}}]}),
+            ["1", "1"],
+        ),
+        ("a sidecar", sidecar, json!({"initContainerStatuses": [has("2", "3")]}), ["3", "2"]),
+        ("an init container", init, json!({"initContainerStatuses": [has("2", "3")]}), ["1", ""]),
+    ] {
+        let usage = usage("", "pods", &json!({"spec": spec, "status": status}), now());
+        let told =
+            ["requests.cpu", "limits.cpu"].map(|name| usage.get(name).map(ToString::to_string).unwrap_or_default());
+        assert_eq!(told, expected, "{what}");
+    }
+}
+
+#[test]
 fn containers_without_amounts_are_named() {
     let pod = json!({"spec": {"containers": [container("b", json!({"cpu": 1}), json!({})), {"name": "a"}],
         "initContainers": [container("i", json!({}), json!({"memory": "1Gi"}))]}});

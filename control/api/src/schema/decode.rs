@@ -299,6 +299,11 @@ impl<'a> Walk<'a> {
             }
             (Kind::SchemaOrStrings(_), Value::Array(list)) if list.iter().all(Value::is_string) => Ok(()),
             (Kind::SchemaOrBool(_), _) => Err("boolean or JSON schema expected".into()),
+            // Go's decoder looks at the first byte, and leaves it empty where that begins neither.
+            (Kind::SchemaOrArray(_), found) => {
+                *found = Value::Array(Vec::new());
+                Ok(())
+            }
             (_, found) => Err(self.mismatch(node, found)),
         }
     }
@@ -351,6 +356,11 @@ impl<'a> Walk<'a> {
     fn byte_list(&self, list: &[Value]) -> Result<Value, String> {
         let mut bytes = Vec::with_capacity(list.len());
         for item in list {
+            // null leaves the zero.
+            if item.is_null() {
+                bytes.push(0);
+                continue;
+            }
             match item.as_u64().and_then(|n| u8::try_from(n).ok()) {
                 Some(byte) => bytes.push(byte),
                 None if item.is_number() => return Err(self.cannot(&format!("number {item}"), "uint8")),

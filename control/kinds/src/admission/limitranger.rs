@@ -66,19 +66,27 @@ impl Admission for LimitRanger {
     }
 
     fn handles(&self, attributes: &Attributes) -> bool {
-        // The resources of a pod cannot change.
+        // By an update of a pod itself its resources cannot change.
         let update = attributes.context.operation == Operation::Update;
         let leaving = attributes.old.as_ref().is_some_and(|old| old.is_deleting());
         let claims = "persistentvolumeclaims";
         attributes.creates("", "pods")
             || attributes.creates("", claims)
-            || update && !leaving && attributes.is("", claims)
+            || update && !leaving && (attributes.is("", claims) || attributes.updates("", "pods", "resize"))
     }
 
     async fn admit(&self, attributes: &Attributes, object: &mut Object) -> Result<(), Status> {
-        if attributes.is("", "pods") {
+        if is_pod(attributes) {
             let ranges = self.ranges.read(attributes.context.objects.as_ref());
+            let told = object.at(&["metadata", "annotations"]).cloned();
             ranges.get(object.namespace()).into_iter().flatten().for_each(|range| fill(range, object));
+            if attributes.updates("", "pods", "resize") {
+                // A resize changes no metadata.
+                match told {
+                    Some(told) => object.set(&["metadata", "annotations"], told),
+                    None => drop(object.remove(&["metadata", "annotations"])),
+                }
+            }
         }
         Ok(())
     }
@@ -86,7 +94,7 @@ impl Admission for LimitRanger {
     async fn validate(&self, attributes: &Attributes, object: &Object) -> Result<(), Status> {
         let ranges = self.ranges.read(attributes.context.objects.as_ref());
         let Some(ranges) = ranges.get(object.namespace()) else { return Ok(()) };
-        let (spec, pod) = (object.at(&["spec"]).unwrap_or(&Value::Null), attributes.is("", "pods"));
+        let (spec, pod) = (object.at(&["spec"]).unwrap_or(&Value::Null), is_pod(attributes));
         for range in ranges {
             let faults = if pod { pod_faults(range, spec) } else { claim_faults(range, spec) };
             if let Some(why) = aggregate(faults) {
@@ -95,6 +103,10 @@ impl Admission for LimitRanger {
         }
         Ok(())
     }
+}
+
+fn is_pod(attributes: &Attributes) -> bool {
+    attributes.is("", "pods") || attributes.updates("", "pods", "resize")
 }
 
 /// Several errors as upstream prints them, each once.
@@ -117,6 +129,9 @@ fn fill(range: &[Limit], pod: &mut Object) {
     }
     let mut told = Vec::new();
     for (list, what) in [("containers", "container"), ("initContainers", "init container")] {
+        if pod.list_at(&["spec", list]).is_empty() {
+            continue;
+        }
         let Value::Array(containers) = pod.entry(&["spec", list]) else { continue };
         for container in containers {
             let name = container["name"].as_str().unwrap_or_default().to_owned();
@@ -230,8 +245,9 @@ fn claim_faults(range: &[Limit], spec: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::parse;
+    use crate::testing::{Stored, context_for, parse};
     use serde_json::json;
+    use server::{Resource, strategy::Plain};
 
     fn range(items: &str) -> Vec<Limit> {
         parse(&format!("{{limits: {items}}}")).list_at(&["limits"]).iter().map(Limit::of).collect()
@@ -259,6 +275,32 @@ mod tests {
         let (mut again, before) = (pod.clone(), pod);
         fill(&range, &mut again);
         assert_eq!(again, before, "nothing is lacking now");
+    }
+
+    #[tokio::test]
+    async fn a_resize_gets_defaults_and_keeps_within_bounds() {
+        let stored = Stored::default().with(
+            "",
+            "limitranges",
+            "{metadata: {name: r, namespace: default}, spec: {limits: [{type: Container, defaultRequest: {cpu: 100m}, max: {cpu: '1'}}]}}",
+        );
+        let pod = |resources: &str| {
+            parse(&format!(
+                "{{metadata: {{name: p, namespace: default}}, spec: {{containers: [{{name: a, resources: {resources}}}]}}}}"
+            ))
+        };
+        let mut context = context_for(Resource::new("", "v1", "pods", "Pod", Plain), stored);
+        (context.operation, context.subresource) = (Operation::Update, "resize".to_owned());
+        let attributes = Attributes::new(context, Some(Arc::new(pod("{limits: {cpu: '1'}}"))));
+        let plugin = LimitRanger::default();
+        assert!(plugin.handles(&attributes));
+        let mut small = pod("{limits: {cpu: 500m}}");
+        plugin.admit(&attributes, &mut small).await.expect("admitted");
+        assert_eq!(small, pod("{limits: {cpu: 500m}, requests: {cpu: 100m}}"), "without an annotation");
+        plugin.validate(&attributes, &small).await.expect("within the bounds");
+        let refused = plugin.validate(&attributes, &pod("{limits: {cpu: '2'}}")).await.map_err(|status| status.message);
+        let text = "pods \"p\" is forbidden: maximum cpu usage per Container is 1, but limit is 2";
+        assert_eq!(refused, Err(text.to_owned()));
     }
 
     #[test]

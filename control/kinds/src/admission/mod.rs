@@ -12,6 +12,7 @@ mod limitranger;
 mod matching;
 mod namespacelifecycle;
 mod persistentvolumeclaimresize;
+mod podresize;
 pub(crate) mod policies;
 mod policyparameters;
 mod priority;
@@ -48,6 +49,8 @@ pub(crate) fn all(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<
         Arc::new(certificates::CertificateSigning(authorizer.clone())),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(defaultingressclass::DefaultIngressClass::default()),
+        Arc::new(podresize::NodeDeclaredFeatureValidator),
+        Arc::new(podresize::PodResizeValidator),
         Arc::new(policies::mutating::MutatingAdmissionPolicy::new(authorizer.clone())),
         Arc::new(webhooks::mutating::MutatingAdmissionWebhook::new(settings.webhooks.clone(), authorizer.clone())),
         Arc::new(policies::validating::ValidatingAdmissionPolicy::new(authorizer.clone())),

@@ -1,7 +1,7 @@
 //! What the kinds of this group have in common: they are asked about a write before anybody knows what it is, and are checked once.
 
 use super::{GROUP, reserved};
-use crate::cells;
+use crate::{cells, edit};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -37,6 +37,9 @@ impl Form {
 impl Strategy for Form {
     fn default(&self, object: &mut Object) {
         (self.default)(object);
+        if self.status.is_some() {
+            edit::object(&mut object.0, "status");
+        }
     }
 
     fn validate(&self, cx: &Context, object: &Object) -> Vec<Cause> {

@@ -47,7 +47,7 @@ impl Strategy for Services {
             });
             object.set(&["status"], json!({"conditions": [condition]}));
         } else {
-            object.remove(&["status"]);
+            object.set(&["status"], json!({}));
         }
     }
 
@@ -222,7 +222,7 @@ mod tests {
         "#]]
         .assert_eq(&api::yaml::to_string(local.at(&["status"]).unwrap()));
         let other = created(&Services, &text("v1.", "{service: {name: s}}").replace("spec:", "status: {a: b}, spec:"));
-        assert_eq!((other.int_at(&["spec", "service", "port"]), other.at(&["status"])), (Some(443), None));
+        assert_eq!((other.int_at(&["spec", "service", "port"]), other.at(&["status"])), (Some(443), Some(&json!({}))));
     }
 
     #[test]

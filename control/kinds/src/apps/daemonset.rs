@@ -9,7 +9,7 @@ use crate::{
 use api::{Cause, CauseKind, Object, selector::Selector};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use server::{Column, Context, Resource, Strategy, TableConvertor};
+use server::{Column, Context, Operation, Resource, Strategy, TableConvertor};
 
 const COLUMNS: &[Column] = &[
     Column::name(),
@@ -67,6 +67,8 @@ impl Strategy for DaemonSets {
         for count in ["currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady"] {
             edit::fill(status, count, 0);
         }
+        // To upstream it is a field of the spec that is always written, so that whoever writes the object owns it.
+        set_generation(object, generation(object));
     }
 
     fn prepare_create(&self, _cx: &Context, object: &mut Object) {
@@ -80,41 +82,15 @@ impl Strategy for DaemonSets {
         edit::next_generation(object, old, &[&["spec"]]);
     }
 
-    fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
-        let mut out = Vec::new();
-        let spec = At::of(object, "spec");
-        let (selector, template) = (spec.get("selector"), spec.get("template"));
-        rules::label_selector(selector, &mut out);
-        let labels = template.get("metadata").get("labels");
-        // An absent selector selects nothing, and so not the template.
-        let parsed = selector.is_set().then(|| Selector::from_label_selector(selector.value()));
-        let fits = match &parsed {
-            None => false,
-            Some(Ok(selector)) => selector.is_empty() || selector.matches(|key| labels.value().get(key)?.as_str()),
-            Some(Err(_)) => true,
-        };
-        if !fits {
-            out.push(labels.invalid("`selector` does not match template `labels`"));
-        }
-        let empty = selector.get("matchLabels").is_empty() && selector.get("matchExpressions").is_empty();
-        if selector.is_set() && empty {
-            out.push(selector.invalid("empty selector is invalid for daemonset"));
-        }
-        podspec::validate_template(template, &mut out);
-        workload::runs_for_ever(template, "DaemonSet", &mut out);
-        spec.get("minReadySeconds").not_negative(&mut out);
-        if generation(object) < 0 {
-            let (field, value) = (spec.get("templateGeneration").field(), json!(generation(object)));
-            out.push(Cause::invalid(&field, &value, crate::at::NOT_NEGATIVE));
-        }
-        strategy(spec.get("updateStrategy"), &mut out);
-        spec.get("revisionHistoryLimit").not_negative(&mut out);
-        out
+    fn validate(&self, cx: &Context, object: &Object) -> Vec<Cause> {
+        // Of an update upstream checks the change first.
+        if cx.operation == Operation::Update { Vec::new() } else { faults(object) }
     }
 
     fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
         let mut out = Vec::new();
         rules::selector_stays(At::of(object, "spec").get("selector"), At::of(old, "spec").get("selector"), &mut out);
+        out.extend(faults(object));
         out
     }
 
@@ -140,6 +116,39 @@ impl Strategy for DaemonSets {
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
         workload::template_warnings(&self.0, object, old)
     }
+}
+
+/// The faults of an object by itself.
+fn faults(object: &Object) -> Vec<Cause> {
+    let mut out = Vec::new();
+    let spec = At::of(object, "spec");
+    let (selector, template) = (spec.get("selector"), spec.get("template"));
+    rules::label_selector(selector, &mut out);
+    let labels = template.get("metadata").get("labels");
+    // An absent selector selects nothing, and so not the template.
+    let parsed = selector.is_set().then(|| Selector::from_label_selector(selector.value()));
+    let fits = match &parsed {
+        None => false,
+        Some(Ok(selector)) => selector.is_empty() || selector.matches(|key| labels.value().get(key)?.as_str()),
+        Some(Err(_)) => true,
+    };
+    if !fits {
+        out.push(labels.invalid("`selector` does not match template `labels`"));
+    }
+    let empty = selector.get("matchLabels").is_empty() && selector.get("matchExpressions").is_empty();
+    if selector.is_set() && empty {
+        out.push(selector.invalid("empty selector is invalid for daemonset"));
+    }
+    podspec::validate_template(template, &mut out);
+    workload::runs_for_ever(template, "DaemonSet", &mut out);
+    spec.get("minReadySeconds").not_negative(&mut out);
+    if generation(object) < 0 {
+        let (field, value) = (spec.get("templateGeneration").field(), json!(generation(object)));
+        out.push(Cause::invalid(&field, &value, crate::at::NOT_NEGATIVE));
+    }
+    strategy(spec.get("updateStrategy"), &mut out);
+    spec.get("revisionHistoryLimit").not_negative(&mut out);
+    out
 }
 
 fn strategy(strategy: At<'_>, out: &mut Vec<Cause>) {
@@ -282,6 +291,7 @@ mod tests {
         new.set(&["spec", "selector"], json!({"matchLabels": {"x": "y"}}));
         expect![[r#"
             spec.selector: Invalid value: {"matchLabels":{"x":"y"}}: field is immutable
+            spec.template.metadata.labels: Invalid value: {"a":"b"}: `selector` does not match template `labels`
         "#]]
         .assert_eq(&update_errors(&sets(), &new, &old));
     }

@@ -154,6 +154,12 @@ impl Strategy for StatefulSets {
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
         let mut out = workload::template_warnings(&self.0, object, old);
+        for claim in At::of(object, "spec").get("volumeClaimTemplates").items() {
+            // Upstream's path leaves the spec out at a create, and names it with a capital letter at an update.
+            let spec = claim.get("spec");
+            let path = if old.is_none() { claim.field() } else { claim.field().child("Spec") };
+            claims::fractions(&path, spec, &mut out);
+        }
         if cells::number(object, &["spec", "revisionHistoryLimit"]) < 0 {
             out.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned());
         }

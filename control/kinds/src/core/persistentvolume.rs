@@ -4,7 +4,7 @@ use crate::{Capabilities, at::At, cells, claims, edit, podspec, quantities, rule
 use api::{Cause, FieldPath, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use server::{Column, Context, Resource, Strategy, TableConvertor};
+use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Recheck};
 
 const COLUMNS: &[Column] = &[
     Column::name(),
@@ -141,8 +141,13 @@ impl Strategy for Volumes {
         out
     }
 
-    fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
-        let mut out = Vec::new();
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::WholeTwice
+    }
+
+    fn validate_update(&self, cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
+        // Upstream validates the new object, and then once more.
+        let mut out = self.validate(cx, object);
         let sources = |object: &Object| {
             let spec = object.at(&["spec"]).and_then(Value::as_object).into_iter().flatten();
             let sources = spec.filter(|(name, value)| SOURCES.contains(&name.as_str()) && !value.is_null());

@@ -4,7 +4,7 @@ use crate::{at::At, cells, claims, edit, quantities};
 use api::{Cause, FieldPath, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use server::{Column, Context, Resource, Strategy, TableConvertor};
+use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Recheck};
 
 const COLUMNS: &[Column] = &[
     Column::name(),
@@ -51,6 +51,10 @@ impl Strategy for Claims {
 
     fn prepare_update(&self, _cx: &Context, object: &mut Object, old: &Object) {
         claims::settle_data_sources(edit::object(&mut object.0, "spec"), Some(old));
+    }
+
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Both
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
@@ -119,7 +123,7 @@ impl Strategy for Claims {
     fn warnings(&self, _cx: &Context, object: &Object, _old: Option<&Object>) -> Vec<String> {
         let mut out = Vec::new();
         claims::class_annotation_warning(object, &mut out);
-        claims::fractions(At::of(object, "spec"), &mut out);
+        claims::fractions(&FieldPath::new("spec"), At::of(object, "spec"), &mut out);
         out
     }
 

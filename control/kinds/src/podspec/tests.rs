@@ -204,7 +204,6 @@ spec:
         spec.containers[0].stdin: sampan does not attach to containers yet
         spec.containers[0].tty: sampan does not attach to containers yet
         spec.containers[0].restartPolicyRules: not honoured by sampan yet
-        spec.containers[0].resizePolicy: sampan does not resize running containers yet
         spec.containers[1].workingDir: a WebAssembly container is told it, but its relative paths do not begin there
         spec.containers[1].readinessProbe.httpGet.scheme: sampan does not ask by HTTPS yet; the probe never passes
         spec.containers[1].lifecycle.postStart.httpGet.scheme: sampan does not ask by HTTPS yet; the hook fails"#]]

@@ -154,5 +154,4 @@ fn container(container: At<'_>, host_network: bool, warnings: &mut FieldWarnings
         warnings.if_true(container.get(name), "sampan does not attach to containers yet");
     }
     warnings.if_set(container.get("restartPolicyRules"), NOT_HONOURED);
-    warnings.if_set(container.get("resizePolicy"), "sampan does not resize running containers yet");
 }

@@ -179,7 +179,7 @@ fn repeated(list: At<'_>, field: &'static str, out: &mut Vec<String>) {
 fn fractions(list: At<'_>, out: &mut Vec<String>) {
     for name in ["memory", "ephemeral-storage"] {
         let at = list.key(name);
-        if let Some(quantity) = quantities::parse(at.value()).filter(|q| q.milli_value() % 1000 != 0) {
+        if let Some(quantity) = quantities::parse(at.value()).filter(quantities::is_fractional) {
             out.push(format!("{}: fractional byte value \"{quantity}\" is invalid, must be an integer", at.field()));
         }
     }

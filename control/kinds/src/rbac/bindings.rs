@@ -5,7 +5,7 @@ use crate::{at::At, cells, edit, rules};
 use api::{Cause, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use server::{Column, Context, Resource, Strategy, TableConvertor};
+use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Recheck};
 
 const OF_NAMESPACE: &[Column] = &[
     Column::name(),
@@ -52,6 +52,10 @@ pub(crate) fn resources() -> [Resource; 2] {
 impl Strategy for Bindings {
     fn validate_name(&self, name: &str, _prefix: bool) -> Vec<String> {
         names::path_segment(name)
+    }
+
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Both
     }
 
     fn default(&self, object: &mut Object) {

@@ -3,7 +3,7 @@
 use super::GROUP;
 use crate::{at::At, rules};
 use api::{Cause, Object, names, selector::Selector};
-use server::{Context, Resource, Strategy, TableConvertor};
+use server::{Context, Resource, Strategy, TableConvertor, strategy::Recheck};
 
 /// The strategy of both.
 struct Roles {
@@ -22,6 +22,10 @@ pub(crate) fn resources() -> [Resource; 2] {
 impl Strategy for Roles {
     fn validate_name(&self, name: &str, _prefix: bool) -> Vec<String> {
         names::path_segment(name)
+    }
+
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Both
     }
 
     fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {

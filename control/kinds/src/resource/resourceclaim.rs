@@ -26,6 +26,7 @@ pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
 impl Strategy for Claims {
     fn default(&self, object: &mut Object) {
         edit::object_if(&mut object.0, "spec").into_iter().for_each(claims::default);
+        edit::object(&mut object.0, "status");
         status::default(object);
     }
 

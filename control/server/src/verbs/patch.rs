@@ -192,7 +192,7 @@ pub(super) async fn patch(
     let mut write = Write::new(server, &call, &resource, Operation::Update, &options).within(scope);
     let (kind, schema, namespace) = (resource.gvk(), write.schema.clone(), write.cx.namespace.clone());
     // The agents of nodes patch little but statuses, and a pod's spec is most of it: it is put back by the scope in any case.
-    let in_part = scope == Scope::Status && patch.keeps_to_status();
+    let in_part = scope == Scope::Status && !resource.strategy.status_defaults_need_spec() && patch.keeps_to_status();
     let make = |old: &Object, warnings: &mut Vec<String>| {
         let base = if in_part { status_part(old) } else { old.clone() };
         let mut object = patched(&patch, base, &kind, &schema, options.field_validation, warnings)?;

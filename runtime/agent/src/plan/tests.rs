@@ -54,6 +54,7 @@ impl Case {
             image_id: String::new(),
             log: 0,
             state,
+            given: None,
         };
         self.state.containers.entry(name.into()).or_default().current = Some(Box::new(attempt));
         self
@@ -108,6 +109,7 @@ impl Case {
             Action::Cancel(name) => format!("cancel {name}"),
             Action::BackOff { container, delay, .. } => format!("back off {container} {}s", delay.as_secs()),
             Action::Stop { container, grace, message } => format!("stop {container} {}s: {message}", grace.as_secs()),
+            Action::Resize(name) => format!("resize {name}"),
             Action::Fail { reason, .. } => format!("fail {reason}"),
             Action::TearDown => "tear down".to_owned(),
             Action::Finish => "finish".to_owned(),

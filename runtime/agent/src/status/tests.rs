@@ -59,6 +59,7 @@ fn make(pod: &Pod, does: &[(&str, Does)]) -> (PodState, LiveState) {
             image_id: "id".into(),
             log: 0,
             state: attempt,
+            given: None,
         };
         state.containers.entry((*name).into()).or_default().current = Some(Box::new(attempt));
     }

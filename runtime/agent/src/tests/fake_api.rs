@@ -404,7 +404,9 @@ fn merge(into: &mut Value, patch: &Value) {
                 let mut condition = condition.clone();
                 condition.as_object_mut().expect("an object").retain(|_, v| !v.is_null());
                 all.retain(|c| c["type"] != condition["type"]);
-                all.push(condition);
+                if condition.get("$patch").is_none() {
+                    all.push(condition);
+                }
             }
             into[key] = all.into();
         } else if value.is_object() {

@@ -27,6 +27,7 @@ impl Worker {
             }
             Action::BackOff { container, until, delay } => self.back_off(&container, until, delay),
             Action::Stop { container, grace, message } => return self.begin_stop(&container, grace, message),
+            Action::Resize(container) => self.resize(&container),
             Action::Fail { reason, message } => {
                 self.shared.event(&self.pod, None, EventType::Normal, reason, message);
                 let (reason, message) = (reason.to_owned(), message.to_owned());

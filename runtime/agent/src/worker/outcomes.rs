@@ -69,6 +69,7 @@ impl Worker {
             },
             Outcome::PostStart { container, id, result } => self.on_hook(&container, &id, result),
             Outcome::HookCancelled => {}
+            Outcome::Resized { container, id, given, result } => self.on_resized(&container, &id, *given, result),
             Outcome::Stopped { container, id } => {
                 // The container counts as stopping until the runtime reports its exit, or a relist does not find it.
                 let over = self.running(&container).is_none_or(|a| a.id != id);
@@ -122,6 +123,7 @@ impl Worker {
             image_id: started.image_id,
             log,
             state: AttemptState::Running { started_at: now },
+            given: Some(Box::new(started.given)),
         }));
         self.count_start(container, now);
         self.remove_old_logs(container);

@@ -67,6 +67,9 @@ impl Admission for ResourceQuota {
     fn handles(&self, attributes: &Attributes) -> bool {
         let cx = &attributes.context;
         let gvr = &cx.resource.gvr;
+        if attributes.updates("", "pods", "resize") {
+            return true;
+        }
         if !cx.resource.namespaced || !cx.subresource.is_empty() || quota::is_ignored(&gvr.group, &gvr.resource) {
             return false;
         }
@@ -86,6 +89,9 @@ impl Admission for ResourceQuota {
         let (group, resource) = (cx.resource.gvr.group.as_str(), cx.resource.gvr.resource.as_str());
         let new = object.clone().into_value();
         let old = attributes.old.as_ref().map(|old| Object::clone(old).into_value());
+        if !attributes.updates("", "pods", "resize") && !concerns((group, resource), &new, old.as_ref()) {
+            return Ok(Reservation::none());
+        }
         let charges = charges(quotas, (group, resource), &new, old.as_ref(), cx.now)
             .map_err(|why| forbidden(attributes, object, &why))?;
         if charges.is_empty() {
@@ -109,7 +115,7 @@ fn charges(
     now: jiff::Timestamp,
 ) -> Result<Vec<(Arc<Kept>, Usage)>, String> {
     let covering: Vec<&Arc<Kept>> = quotas.iter().filter(|kept| kept.quota.covers(group, resource, new)).collect();
-    if covering.is_empty() || !concerns((group, resource), new, old) {
+    if covering.is_empty() {
         return Ok(Vec::new());
     }
     if (group, resource) == ("", "pods") {
@@ -139,7 +145,8 @@ fn charges(
     Ok(covering.into_iter().filter_map(charge).collect())
 }
 
-/// Whether a write can change what counts. What a pod uses is fixed; it may only come under another scope.
+/// Whether a write of the object itself can change what counts. What a pod uses changes by a resize alone; it may only come under another
+/// scope.
 fn concerns(resource: (&str, &str), new: &Value, old: Option<&Value>) -> bool {
     let deadline = |pod: &Value| pod["spec"]["activeDeadlineSeconds"].as_i64().is_some_and(|seconds| seconds >= 0);
     old.is_none_or(|old| resource != ("", "pods") || deadline(new) != deadline(old))

@@ -87,6 +87,29 @@ async fn a_quota_has_room_until_it_is_full() {
 }
 
 #[tokio::test]
+async fn a_resize_is_charged_what_it_asks_for_more() {
+    let world = World::new(&["{hard: {requests.cpu: 1}}"]);
+    let old = pod("a", "400m");
+    world.store.put("pods", &old);
+    for (cpu, expected) in [
+        (
+            "1001m",
+            "pods \"a\" is forbidden: exceeded quota: q0, requested: requests.cpu=601m, used: requests.cpu=400m, limited: requests.cpu=1",
+        ),
+        ("1", ""),
+        ("100m", ""),
+    ] {
+        let mut attributes = world.attributes("pods", Some(&old));
+        attributes.context.subresource = "status".to_owned();
+        assert!(!world.plugin.handles(&attributes));
+        attributes.context.subresource = "resize".to_owned();
+        assert!(world.plugin.handles(&attributes));
+        let told = world.plugin.reserve(&attributes, &pod("a", cpu)).await.map(drop);
+        assert_eq!(told.map_err(|status| status.message).err().unwrap_or_default(), expected, "{cpu}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_stored_and_what_is_being_written_counts_once() {
     let mut world = World::new(&["{hard: {pods: 3}}"]);
     world.store.put("pods", &pod("old", ""));

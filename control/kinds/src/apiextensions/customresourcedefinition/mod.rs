@@ -78,6 +78,10 @@ impl Strategy for Definitions {
         }
     }
 
+    fn status_defaults_need_spec(&self) -> bool {
+        true
+    }
+
     fn prepare_create(&self, _cx: &Context, object: &mut Object) {
         let names = json!({"plural": "", "kind": ""});
         object.set(&["status"], json!({"conditions": null, "acceptedNames": names, "storedVersions": null}));

@@ -135,7 +135,11 @@ fn source(metric: At<'_>, new: bool, out: &mut Vec<Cause>) {
         "Resource" => "resource",
         "External" => "external",
         "ContainerResource" => "containerResource",
-        _ => "",
+        // Upstream looks twice.
+        _ => {
+            out.push(kind.with(&kind.str().into()).not_supported(SOURCES));
+            ""
+        }
     };
     if !expected.is_empty() && !metric.get(expected).is_set() {
         out.push(metric.get(expected).required("must populate information for the given metric source"));
@@ -309,6 +313,7 @@ mod tests {
         "#]].assert_eq(&faults(&format!("{{maxReplicas: -1, minReplicas: 0, {TARGET}, behavior: {{scaleUp: {{stabilizationWindowSeconds: 3601, selectPolicy: x, policies: []}}, scaleDown: {{tolerance: '-1', policies: [{{type: x, value: 0, periodSeconds: 1801}}]}}}}}}")));
         expect![[r#"
             spec.maxReplicas: Invalid value: 2: must be greater than or equal to `minReplicas`
+            spec.metrics[0].type: Unsupported value: "x": supported values: "ContainerResource", "External", "Object", "Pods", "Resource"
             spec.metrics[0].type: Unsupported value: "x": supported values: "ContainerResource", "External", "Object", "Pods", "Resource"
             spec.metrics[1].resource.target.value: Invalid value: 0: must be positive
             spec.metrics[1].resource.target.averageUtilization: Required value: must set either a target raw value or a target utilization

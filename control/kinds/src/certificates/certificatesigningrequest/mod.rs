@@ -43,6 +43,10 @@ pub(crate) fn resource() -> Resource {
 }
 
 impl Strategy for Requests {
+    fn default(&self, object: &mut Object) {
+        edit::object(&mut object.0, "status");
+    }
+
     fn validate_name(&self, _name: &str, _prefix: bool) -> Vec<String> {
         Vec::new()
     }
@@ -62,7 +66,7 @@ impl Strategy for Requests {
             spec.insert("extra".into(), json!(user.extra));
         }
         // Nobody makes a request that is approved already.
-        object.0.remove("status");
+        object.set(&["status"], json!({}));
     }
 
     fn prepare_update(&self, _cx: &Context, object: &mut Object, old: &Object) {

@@ -82,7 +82,7 @@ fn who_asks_is_who_is_logged_in_and_nothing_is_approved_yet() {
     assert_eq!(object.at(&["spec", "groups"]), Some(&json!(["system:masters"])));
     assert_eq!(
         (object.at(&["spec", "extra"]), object.at(&["spec", "uid"]), object.at(&["status"])),
-        (None, None, None)
+        (None, None, Some(&json!({})))
     );
     let old = object.clone();
     object.set(&["spec", "signerName"], "c.example/d");

@@ -4,6 +4,7 @@ pub(crate) mod binding;
 mod budget;
 mod eviction;
 mod log;
+mod resize;
 mod row;
 mod stream;
 mod update;
@@ -42,6 +43,15 @@ const EPHEMERAL_CONTAINERS: Scope = Scope::Fields(&[
     &["spec", "ephemeralContainers"],
 ]);
 
+/// What `pods/resize` changes (KEP-1287).
+const RESIZE: Scope = Scope::Fields(&[
+    &["spec", "containers", "*", "resources"],
+    &["spec", "containers", "*", "resizePolicy"],
+    &["spec", "initContainers", "*", "resources"],
+    &["spec", "initContainers", "*", "resizePolicy"],
+    &["spec", "resources"],
+]);
+
 /// The resource.
 pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
     let pods = Pods(capabilities.clone());
@@ -59,6 +69,7 @@ pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
         .with_action("log", v1("Pod"), &[Verb::Get], log::Log)
         .with_action("portforward", v1("PodPortForwardOptions"), BOTH, stream::Stream::PortForward)
         .with(proxy::of(proxy::Kind::Pod))
+        .with_scope("resize", &[Verb::Get, Verb::Patch, Verb::Update], RESIZE)
         .with_status()
         .returning_deleted()
 }
@@ -126,6 +137,7 @@ impl Strategy for Pods {
     fn validate_update(&self, cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
         match cx.subresource.as_str() {
             "ephemeralcontainers" => update::ephemeral_containers(object, old),
+            "resize" => resize::validate(object, old),
             _ => update::spec(object, old),
         }
     }
@@ -138,8 +150,11 @@ impl Strategy for Pods {
         podspec::apparmor::warnings(At::of(object, "spec"), At::of(object, "metadata").get("annotations"))
     }
 
-    fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
+    fn warnings(&self, cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
         let mut out = Vec::new();
+        if cx.subresource == "resize" {
+            return out;
+        }
         match old {
             None => {
                 rules::host_name_warning(object, "the Pod's hostname", &mut out);
@@ -207,10 +222,10 @@ impl Strategy for Pods {
     }
 
     fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
-        if subresource == "status" {
-            &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]]
-        } else {
-            &[]
+        match subresource {
+            "status" => &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]],
+            "resize" => &[&["metadata"], &["spec", "resources"]],
+            _ => &[],
         }
     }
 }

@@ -74,6 +74,10 @@ impl Strategy for Services {
         }
     }
 
+    fn status_defaults_need_spec(&self) -> bool {
+        true
+    }
+
     fn prepare_create(&self, _cx: &Context, object: &mut Object) {
         object.set(&["status"], json!({"loadBalancer": {}}));
         linked::on_create(object);
