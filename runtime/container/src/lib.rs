@@ -31,10 +31,8 @@ mod policy;
 mod runtime;
 
 pub use clock::Clock;
-pub use linux::{
-    Capabilities, Device, LinuxContainer, LinuxResources, LinuxSandbox, Processes, Propagation, Seccomp, User,
-};
-pub use mount::{FileId, Mount, MountError};
+pub use linux::{Capabilities, Device, LinuxContainer, LinuxResources, LinuxSandbox, Processes, Seccomp, User};
+pub use mount::{FileId, Mount, MountError, Propagation};
 pub use policy::{HttpPolicy, InstancePolicy, Reuse};
 pub use runtime::{
     Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exec, Exit, ExitReason,

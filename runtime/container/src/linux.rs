@@ -125,15 +125,3 @@ pub struct LinuxResources {
     /// The CPUs that it may use, such as `0-1,3`; empty for all.
     pub cpus: String,
 }
-
-/// How mounts below a mounted folder travel between host and container.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Propagation {
-    /// Not at all.
-    #[default]
-    None,
-    /// What is mounted on the host later appears in the container.
-    HostToContainer,
-    /// And what the container mounts appears on the host.
-    Bidirectional,
-}

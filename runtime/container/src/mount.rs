@@ -5,7 +5,6 @@
 //! created. No descriptor stays open in between: an idle container costs none.
 //! (`openat2` with `RESOLVE_BENEATH` does the same for paths without links and `..`, but only on Linux, and not in every sandbox.)
 
-use crate::Propagation;
 use rustix::{
     fs::{FileType, Mode, OFlags, fstat, open, openat},
     io::Errno,
@@ -40,6 +39,18 @@ impl FileId {
         #[allow(clippy::unnecessary_cast)] // the types differ between systems
         Ok(Self { device: stat.st_dev as u64, inode: stat.st_ino as u64 })
     }
+}
+
+/// How mounts below a mounted folder travel between host and container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    /// Not at all.
+    #[default]
+    None,
+    /// What is mounted on the host later appears in the container.
+    HostToContainer,
+    /// And what the container mounts appears on the host.
+    Bidirectional,
 }
 
 /// A host folder that is mounted into a container. Into WebAssembly, files are mounted by their folder; a Linux container also takes a file alone.

@@ -21,6 +21,7 @@ mod call;
 mod cgroup;
 mod config;
 mod disk;
+mod node;
 mod oci;
 mod options;
 mod pods;

@@ -4,13 +4,13 @@ use crate::{
     SHIM_ENDED,
     call::{Call, connect, listen},
     disk,
+    node::{Inner, Pod, Shim},
     protocol::{CONTAINERS, Known, ORDERS, Orders, RUNTIME_STATE, Reply, Request, STATE},
     rootfs,
-    runtime::Inner,
     shim::tool,
     tree,
 };
-use container::{ContainerState, Error, Exit, ExitReason, Result, SandboxId, SandboxSpec};
+use container::{ContainerState, Error, Exit, ExitReason, Result, SandboxSpec};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -40,24 +40,6 @@ const ATTEMPTS: (u32, Duration) = (200, Duration::from_millis(5));
 /// What makes the allocator small: a shim has one thread and little memory.
 const ALLOCATOR: &str = "background_thread:false,narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0";
 
-/// A pod.
-pub(crate) struct Pod {
-    pub(crate) id: SandboxId,
-    pub(crate) folder: PathBuf,
-    /// The path of its cgroup.
-    pub(crate) cgroup: Option<String>,
-    /// Held while a shim is started or ended.
-    pub(crate) shim: Mutex<Option<Arc<Shim>>>,
-}
-
-/// A shim that lives, or did.
-pub(crate) struct Shim {
-    /// The number of the last change that it told.
-    told: watch::Receiver<u64>,
-    /// Cancelled when it has ended, and nothing of its containers is left.
-    pub(crate) gone: CancellationToken,
-}
-
 /// A process, told from others that get its number later.
 #[derive(Serialize, Deserialize)]
 struct Process {
@@ -86,21 +68,6 @@ impl Process {
 fn started(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     Some(stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.to_owned())
-}
-
-impl Shim {
-    pub(crate) fn is_alive(&self) -> bool {
-        !self.gone.is_cancelled()
-    }
-
-    /// Waits until the node knows a change.
-    pub(crate) async fn knows(&self, seq: u64) {
-        let mut told = self.told.clone();
-        tokio::select! {
-            _ = told.wait_for(|told| *told >= seq) => {}
-            () = self.gone.cancelled() => {}
-        }
-    }
 }
 
 impl Inner {

@@ -1,7 +1,7 @@
 //! The root file system of a container: an overlay of its image's layers and a folder of its own.
 
 use rustix::{
-    fs::{Mode, OFlags, open},
+    fs::{FlockOperation, Mode, OFlags, flock, open},
     io::Errno,
     mount::{MountFlags, UnmountFlags, mount, unmount},
 };
@@ -22,9 +22,11 @@ const MAX_LAYERS: usize = 150;
 /// synced (`volatile`): after a power cut the container starts anew with an empty folder. Paths go in as descriptors: they are short, and no
 /// character of them means anything.
 ///
+/// Returns the layers with a shared lock (`flock`) each, by which nobody removes one while it is held.
+///
 /// # Errors
 /// A layer is missing, or the kernel has no overlay file system for this user.
-pub(crate) fn mount_overlay(layers: &[PathBuf], written: &Path, target: &Path) -> io::Result<()> {
+pub(crate) fn mount_overlay(layers: &[PathBuf], written: &Path, target: &Path) -> io::Result<Vec<OwnedFd>> {
     if layers.len() > MAX_LAYERS {
         return Err(io::Error::other(format!(
             "an image of {} layers: at most {MAX_LAYERS} can be mounted",
@@ -40,8 +42,15 @@ pub(crate) fn mount_overlay(layers: &[PathBuf], written: &Path, target: &Path) -
         make(&none)?;
         layers.push(&none);
     }
-    let opened: Vec<OwnedFd> = layers.iter().rev().map(|layer| folder(layer)).collect::<io::Result<_>>()?;
-    let (upper, work) = (folder(&upper)?, folder(&work)?);
+    let mut opened = Vec::with_capacity(layers.len());
+    for layer in layers.into_iter().rev() {
+        let handle = folder(layer, OFlags::RDONLY)?;
+        // who removes it has an exclusive one, and has removed its name before
+        flock(&handle, FlockOperation::NonBlockingLockShared)
+            .map_err(|error| io::Error::other(format!("{} is about to be removed: {error}", layer.display())))?;
+        opened.push(handle);
+    }
+    let (upper, work) = (folder(&upper, OFlags::PATH)?, folder(&work, OFlags::PATH)?);
     let path = |folder: &OwnedFd| format!("/proc/self/fd/{}", folder.as_raw_fd());
     let lower: Vec<String> = opened.iter().map(path).collect();
     let options = format!("lowerdir={},upperdir={},workdir={},userxattr", lower.join(":"), path(&upper), path(&work));
@@ -53,7 +62,8 @@ pub(crate) fn mount_overlay(layers: &[PathBuf], written: &Path, target: &Path) -
         // Linux before 5.10
         Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => mounted(&options),
         other => other,
-    }
+    }?;
+    Ok(opened)
 }
 
 /// Makes a folder that others may enter, as the root of a container is. This process's mask lets it.
@@ -61,8 +71,8 @@ fn make(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
-fn folder(path: &Path) -> io::Result<OwnedFd> {
-    let opened = open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+fn folder(path: &Path, access: OFlags) -> io::Result<OwnedFd> {
+    let opened = open(path, access | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     opened.map_err(|error| io::Error::new(io::Error::from(error).kind(), format!("{}: {error}", path.display())))
 }
 

@@ -2,10 +2,9 @@
 
 use crate::{
     call::{Call, connect},
-    cgroup::{Cgroups, ROOT},
+    node::{Container, Inner, Pod, Shim},
     options::Options,
-    pods::{Pod, Shim},
-    protocol::{CONTAINERS, Known, Present, Reply, Request, Tool},
+    protocol::{CONTAINERS, Present, Reply, Request},
     streams, tree,
 };
 use async_trait::async_trait;
@@ -13,63 +12,18 @@ use container::{
     Artifact, ContainerId, ContainerSpec, ContainerState, Error, Event, Exec, Limits, Prepared, Progress, Result,
     Runtime, SandboxId, SandboxSpec, Stats, Status, Streams, net::Sockets,
 };
-use parking_lot::Mutex;
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
-use tokio::{
-    sync::{OnceCell, broadcast},
-    time::timeout,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::{sync::broadcast, time::timeout};
 use tokio_util::sync::CancellationToken;
-
-/// Most queued events. A slower receiver gets a lag error and lists again.
-const EVENT_QUEUE: usize = 1024;
-/// Calls of the OCI runtime that one call of a shim may make one after the other.
-const CALLS: u32 = 3;
-/// How long it may take besides.
-const SLACK: Duration = Duration::from_secs(10);
 
 /// Runs Linux containers by an OCI runtime. Cheap to clone.
 #[derive(Clone)]
 pub struct Runc(Arc<Inner>);
 
-pub(crate) struct Inner {
-    pub(crate) options: Options,
-    pub(crate) cgroups_root: PathBuf,
-    pub(crate) cgroups: Option<Cgroups>,
-    pub(crate) pods: Mutex<BTreeMap<SandboxId, Arc<Pod>>>,
-    containers: Mutex<BTreeMap<ContainerId, Container>>,
-    events: broadcast::Sender<Event>,
-    /// Set when the pods of a former process are found.
-    found: OnceCell<()>,
-}
-
-struct Container {
-    sandbox: SandboxId,
-    name: String,
-    state: ContainerState,
-}
-
 impl Runc {
     /// A runtime, which costs nothing until there is a pod. What a former process left is found by its first call.
     pub fn new(options: Options) -> Self {
-        let root = Path::new(ROOT);
-        let may = rustix::process::geteuid().is_root();
-        let cgroups = may.then(|| Cgroups::at(root)).filter(|all| all.is_v2() || root.join("memory").is_dir());
-        Self(Arc::new(Inner {
-            options,
-            cgroups_root: root.to_owned(),
-            cgroups,
-            pods: Mutex::default(),
-            containers: Mutex::default(),
-            events: broadcast::Sender::new(EVENT_QUEUE),
-            found: OnceCell::new(),
-        }))
+        Self(Arc::new(Inner::new(options)))
     }
 
     async fn inner(&self) -> &Arc<Inner> {
@@ -92,15 +46,6 @@ impl Prepared for Ready {
     }
 }
 
-/// The progress of a container, which is never undone.
-fn rank(state: &ContainerState) -> u8 {
-    match state {
-        ContainerState::Created => 1,
-        ContainerState::Running { .. } => 2,
-        ContainerState::Exited(_) => 3,
-    }
-}
-
 fn unknown(id: &ContainerId) -> Error {
     Error::NotFound(format!("container {id}"))
 }
@@ -110,27 +55,6 @@ fn not_running(id: &ContainerId) -> Error {
 }
 
 impl Inner {
-    pub(crate) fn tool(&self) -> Result<Tool> {
-        self.options.tool().map_err(Error::Unsupported)
-    }
-
-    /// How long a shim may take for a call.
-    pub(crate) fn patience(&self) -> Duration {
-        self.options.call_timeout * CALLS + SLACK
-    }
-
-    /// Takes what a shim tells of a container, as far as it is news.
-    pub(crate) fn set_state(&self, sandbox: &SandboxId, known: Known) {
-        let Known { id, name, state } = known;
-        let mut containers = self.containers.lock();
-        if containers.get(&id).is_some_and(|old| old.sandbox != *sandbox || rank(&state) <= rank(&old.state)) {
-            return;
-        }
-        containers.insert(id.clone(), Container { sandbox: sandbox.clone(), name, state: state.clone() });
-        // while locked, so that events have the order of the states
-        let _ = self.events.send(Event { id, sandbox: sandbox.clone(), state });
-    }
-
     fn pod(&self, id: &SandboxId) -> Result<Arc<Pod>> {
         self.pods.lock().get(id).cloned().ok_or_else(|| Error::NotFound(format!("sandbox {id}")))
     }
@@ -245,7 +169,10 @@ impl Runtime for Runc {
         _progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Arc<dyn Prepared>> {
         match artifact {
-            Artifact::Linux { .. } => Ok(Arc::new(Ready(artifact.clone()))),
+            Artifact::Linux { .. } => {
+                self.0.tool()?;
+                Ok(Arc::new(Ready(artifact.clone())))
+            }
             Artifact::Wasm { .. } => {
                 Err(Error::Invalid("this is a WebAssembly image, which an OCI runtime cannot run".into()))
             }

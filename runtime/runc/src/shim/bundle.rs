@@ -13,7 +13,7 @@ use rustix::{
 use serde_json::Value;
 use std::{
     fs, io,
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -25,11 +25,17 @@ const STAGED: &str = "mounts";
 /// Most bytes of a profile of seccomp.
 const MAX_PROFILE: u64 = 1 << 20;
 
-/// Makes the bundle in `folder`, which exists. What was mounted before an error is left to [`unmount`].
+/// Makes the bundle in `folder`, which exists. Returns what keeps its layers from being removed. What was mounted before an error is left to
+/// [`unmount`].
 ///
 /// # Errors
 /// What the specification asks for is not there or not possible.
-pub(crate) fn make(folder: &Path, spec: &ContainerSpec, pod: &Pod, hostname: Option<&Path>) -> Result<(), String> {
+pub(crate) fn make(
+    folder: &Path,
+    spec: &ContainerSpec,
+    pod: &Pod,
+    hostname: Option<&Path>,
+) -> Result<Vec<OwnedFd>, String> {
     let Artifact::Linux { layers, .. } = &spec.artifact else { return Err("this is no Linux image".into()) };
     let default = LinuxContainer::default();
     let linux = spec.linux.as_deref().unwrap_or(&default);
@@ -38,7 +44,7 @@ pub(crate) fn make(folder: &Path, spec: &ContainerSpec, pod: &Pod, hostname: Opt
         RootFolder::Writable(written) => written,
         _ => &own,
     };
-    rootfs::mount_overlay(layers, written, &root)
+    let layers = rootfs::mount_overlay(layers, written, &root)
         .map_err(|error| format!("failed to mount the root folder: {error}"))?;
     let handle = open(&root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let handle = handle.map_err(|error| format!("open the root folder: {error}"))?;
@@ -51,7 +57,8 @@ pub(crate) fn make(folder: &Path, spec: &ContainerSpec, pod: &Pod, hostname: Opt
     let found =
         Found { user, root: ROOT.into(), binds, devices: devices(linux, pod)?, profile: profile(&linux.seccomp)? };
     let config = config::config(spec, pod, found)?;
-    disk::write(&folder.join(CONFIG), &config).map_err(|error| format!("write the configuration: {error}"))
+    disk::write(&folder.join(CONFIG), &config).map_err(|error| format!("write the configuration: {error}"))?;
+    Ok(layers)
 }
 
 /// Mounts what the container mounts at paths that no guest can replace: a guest may have replaced a part of the path of a volume by a link, and the

@@ -17,6 +17,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     fs,
+    os::fd::OwnedFd,
     path::PathBuf,
     rc::Rc,
 };
@@ -38,6 +39,8 @@ pub(crate) struct Container {
     pub(crate) stop_signal: String,
     pub(crate) log: Option<Log>,
     pub(crate) state: RefCell<ContainerState>,
+    /// Its layers, which nobody removes while they are open here.
+    pub(crate) layers: RefCell<Vec<OwnedFd>>,
     /// The process of its program, from its creation to its end.
     pub(crate) pid: Cell<Option<Pid>>,
     /// Whether the OCI runtime may know it.
@@ -165,10 +168,10 @@ impl Shim {
         bundle::remove(&folder).map_err(|error| CallError::other("remove what is left of a former one", error))?;
         fs::create_dir_all(&folder).map_err(|error| CallError::other("make the folder of the container", error))?;
         let hostname = self.orders.folder.join("hostname");
-        if let Err(text) = bundle::make(&folder, &spec, &self.pod, Some(&hostname)) {
+        let layers = bundle::make(&folder, &spec, &self.pod, Some(&hostname)).map_err(|text| {
             let _ = bundle::remove(&folder);
-            return Err(CallError::Invalid(text));
-        }
+            CallError::Invalid(text)
+        })?;
         let container = Rc::new(Container {
             id: id.clone(),
             name: spec.name,
@@ -178,6 +181,7 @@ impl Shim {
             stop_signal: spec.linux.map(|linux| linux.stop_signal).unwrap_or_default(),
             log: Some(Log::new(spec.log, self.orders.log, self.clock.clone(), &self.disk)),
             state: RefCell::new(ContainerState::Created),
+            layers: RefCell::new(layers),
             pid: Cell::new(None),
             in_tool: Cell::new(false),
             input: RefCell::new(None),
@@ -207,6 +211,7 @@ impl Shim {
                 stop_signal: String::new(),
                 log: None,
                 state: RefCell::new(known.state),
+                layers: RefCell::default(),
                 pid: Cell::new(None),
                 in_tool: Cell::new(true),
                 input: RefCell::new(None),

@@ -179,6 +179,7 @@ impl Shim {
             let _ = fs::remove_dir_all(self.runner.state.join(&*container.id));
         }
         bundle::unmount(&container.folder);
+        container.layers.take();
     }
 
     /// Asks a container to end, and kills it after `grace`.

@@ -178,6 +178,13 @@ async fn the_root_folder_is_the_image_and_what_was_written() {
     let (_, said) = node.run("one", spec("cat /etc/motd; touch /x 2>&1 || echo no", RootFolder::ReadOnly)).await;
     assert_eq!(said, "upper\ntouch: /x: Read-only file system\nno\n");
     assert_eq!(fs::read_to_string(upper.join("etc/motd")).unwrap(), "upper\n");
+    // a layer is locked as long as a container has it
+    let lock =
+        || rustix::fs::flock(fs::File::open(&upper).unwrap(), rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    let id = node.start("one", spec("sleep 1000", RootFolder::Absent)).await;
+    assert!(lock().is_err());
+    node.runtime.remove(&id).await.unwrap();
+    lock().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

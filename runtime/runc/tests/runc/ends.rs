@@ -193,6 +193,8 @@ async fn without_an_oci_runtime_it_is_said_what_to_install() {
     assert!(matches!(error, container::Error::Unsupported(_)), "{error}");
     assert!(error.to_string().contains("install the package runc or crun"), "{error}");
     assert_eq!(node.runtime.health(), Some(error.to_string()));
+    let prepared = node.runtime.prepare(&node.artifact(), "", &|_| ()).await.unwrap_err();
+    assert_eq!(prepared.to_string(), error.to_string());
     assert!(node.runtime.list().await.unwrap().is_empty());
 }
 
