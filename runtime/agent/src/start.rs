@@ -302,6 +302,7 @@ impl Start {
                 _ => Stdin::Empty,
             },
             tty: container.tty.unwrap_or(false),
+            linux: None,
         };
         Ok((spec, termination_message))
     }
@@ -317,6 +318,7 @@ impl Start {
             limits: resources::pod_limits(&self.pod),
             network: self.attachment.sandbox.clone(),
             folders: self.folders(&spec.artifact),
+            linux: Default::default(),
         };
         if let Err(error) = runtime.sandbox(room, self.attachment.sockets.clone()).await {
             let message = format!("Failed to create pod sandbox: {error}");

@@ -52,11 +52,15 @@ pub trait Fixture: Send + Sync {
     }
 }
 
-/// Creates one test per guarantee of [`Runtime`]. `$fixture` is an async function that returns a [`Fixture`].
+/// Creates one test per guarantee of [`Runtime`]. `$fixture` is an async function that returns a [`Fixture`]. Where the function `$can_run` returns
+/// false, after it has told why, the tests are skipped.
 #[macro_export]
 macro_rules! runtime_contract {
     ($fixture:path) => {
-        $crate::runtime_contract!(@ $fixture:
+        $crate::runtime_contract!($fixture, if $crate::contract::everywhere);
+    };
+    ($fixture:path, if $can_run:path) => {
+        $crate::runtime_contract!(@ $fixture, $can_run:
             exit_codes_are_reported,
             output_goes_to_the_log,
             a_stop_ends_within_the_grace_period,
@@ -70,14 +74,21 @@ macro_rules! runtime_contract {
             streams_are_joined_or_it_is_refused,
         );
     };
-    (@ $fixture:path: $($name:ident,)*) => {
+    (@ $fixture:path, $can_run:path: $($name:ident,)*) => {
         $(
             #[tokio::test(flavor = "multi_thread")]
             async fn $name() {
-                $crate::contract::$name(&$fixture().await).await;
+                if $can_run() {
+                    $crate::contract::$name(&$fixture().await).await;
+                }
             }
         )*
     };
+}
+
+/// The condition of a runtime that runs on every machine.
+pub fn everywhere() -> bool {
+    true
 }
 
 struct Pod<'a> {
@@ -105,6 +116,7 @@ impl<'a> Pod<'a> {
             limits: Limits::default(),
             network: Sandbox::Virtual,
             folders: vec![Folder { path: self.fixture.folder().to_owned(), read_only: false, links: false }],
+            linux: Default::default(),
         };
         self.runtime.sandbox(spec, self.fixture.sockets()).await.expect("a sandbox can be made");
     }
@@ -127,6 +139,7 @@ impl<'a> Pod<'a> {
             http: HttpPolicy { request_timeout: Some(TEST_TIMEOUT), ..HttpPolicy::default() },
             stdin: Stdin::Open,
             tty: false,
+            linux: None,
         }
     }
 

@@ -23,6 +23,7 @@ pub mod contract;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod frame;
+mod linux;
 pub mod log;
 mod mount;
 pub mod net;
@@ -30,7 +31,8 @@ mod policy;
 mod runtime;
 
 pub use clock::Clock;
-pub use mount::{FileId, Mount, MountError};
+pub use linux::{Capabilities, Device, LinuxContainer, LinuxResources, LinuxSandbox, Processes, Seccomp, User};
+pub use mount::{FileId, Mount, MountError, Propagation};
 pub use policy::{HttpPolicy, InstancePolicy, Reuse};
 pub use runtime::{
     Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exec, Exit, ExitReason,

@@ -6,7 +6,7 @@
 //! (`openat2` with `RESOLVE_BENEATH` does the same for paths without links and `..`, but only on Linux, and not in every sandbox.)
 
 use rustix::{
-    fs::{Mode, OFlags, fstat, open, openat},
+    fs::{FileType, Mode, OFlags, fstat, open, openat},
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
@@ -41,7 +41,19 @@ impl FileId {
     }
 }
 
-/// A host folder that is mounted into a container. Files are mounted by their folder.
+/// How mounts below a mounted folder travel between host and container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    /// Not at all.
+    #[default]
+    None,
+    /// What is mounted on the host later appears in the container.
+    HostToContainer,
+    /// And what the container mounts appears on the host.
+    Bidirectional,
+}
+
+/// A host folder that is mounted into a container. Into WebAssembly, files are mounted by their folder; a Linux container also takes a file alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// A host folder that no guest can replace.
@@ -54,6 +66,10 @@ pub struct Mount {
     pub target: String,
     /// Refuse writes.
     pub read_only: bool,
+    /// It is a file, for a Linux container only ([`Mount::file`]).
+    pub is_file: bool,
+    /// How mounts below it travel, for a Linux container only.
+    pub propagation: Propagation,
 }
 
 /// Why a mount cannot be opened. The text contains no path of the host outside the volume.
@@ -70,6 +86,9 @@ pub enum MountError {
     /// A part of the path is no folder, for example a link.
     #[error("{0}: it is not a folder, or it was replaced by a link")]
     NotAFolder(String),
+    /// The path is a folder or a link.
+    #[error("{0}: it is not a file, or it was replaced by a link")]
+    NotAFile(String),
     /// The path contains `..` or is absolute.
     #[error("{0}: it leads out of the volume")]
     Outside(String),
@@ -88,7 +107,21 @@ impl Mount {
     ) -> Result<Self, MountError> {
         let (root, below) = (root.into(), below.into());
         let id = look(&below, FileId::of(folder(&root, &below)?))?;
-        Ok(Self { root, below, id, target: target.into(), read_only })
+        let (target, propagation) = (target.into(), Propagation::None);
+        Ok(Self { root, below, id, target, read_only, is_file: false, propagation })
+    }
+
+    /// Creates a mount of the file that exists now: a regular one, a device or a socket.
+    pub fn file(
+        root: impl Into<PathBuf>,
+        below: impl Into<PathBuf>,
+        target: impl Into<String>,
+        read_only: bool,
+    ) -> Result<Self, MountError> {
+        let (root, below) = (root.into(), below.into());
+        let id = look(&below, FileId::of(file(&root, &below)?))?;
+        let (target, propagation) = (target.into(), Propagation::None);
+        Ok(Self { root, below, id, target, read_only, is_file: true, propagation })
     }
 
     /// Opens `below` in the folder, following links that stay within it. `flags` apply to the last name, including `O_NOFOLLOW`. Blocks on the
@@ -99,9 +132,9 @@ impl Mount {
         beneath(&root, below, flags | OFlags::CLOEXEC, mode)
     }
 
-    /// Opens a handle of the folder for path resolution. Blocks on the disk for some microseconds.
+    /// Opens a handle of the folder, or of the file, for path resolution. Blocks on the disk for some microseconds.
     pub fn open(&self) -> Result<File, MountError> {
-        let handle = folder(&self.root, &self.below)?;
+        let handle = if self.is_file { file(&self.root, &self.below)? } else { folder(&self.root, &self.below)? };
         if look(&self.below, FileId::of(&handle))? != self.id {
             return Err(MountError::Replaced(name(&self.below)));
         }
@@ -130,6 +163,24 @@ fn folder(root: &Path, below: &Path) -> Result<OwnedFd, MountError> {
         at = openat(&at, part, HANDLE | OFlags::NOFOLLOW, Mode::empty()).map_err(|errno| failed(&way, errno))?;
     }
     Ok(at)
+}
+
+fn file(root: &Path, below: &Path) -> Result<OwnedFd, MountError> {
+    let failed = |errno: Errno| match errno {
+        Errno::NOTDIR | Errno::LOOP => MountError::NotAFile(name(below)),
+        other => MountError::Io { what: name(below), error: other.into() },
+    };
+    let Some(Component::Normal(last)) = below.components().next_back() else {
+        return Err(MountError::Outside(name(below)));
+    };
+    let at = folder(root, below.parent().unwrap_or(Path::new("")))?;
+    let flags = HANDLE.difference(OFlags::DIRECTORY) | OFlags::NOFOLLOW;
+    let found = openat(&at, last, flags, Mode::empty()).map_err(failed)?;
+    let kind = FileType::from_raw_mode(fstat(&found).map_err(failed)?.st_mode);
+    match kind {
+        FileType::Directory | FileType::Symlink => Err(MountError::NotAFile(name(below))),
+        _ => Ok(found),
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -248,6 +299,25 @@ mod tests {
         assert!(plain("sub/file").is_ok() && plain(".").is_ok());
         for below in ["link", "out", "../outside/file", "/etc/hostname"] {
             assert!(plain(below).is_err(), "{below}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_mounted_by_itself() {
+        let (folder, volume) = volume();
+        fs::write(volume.join("sub/file"), "inside").expect("written");
+        fs::write(folder.path().join("outside/file"), "outside").expect("written");
+        let mount = Mount::file(&volume, "sub/file", "/etc/hosts", true).expect("there");
+        assert_eq!(FileId::of(mount.open().expect("still there")).expect("open"), mount.id);
+        fs::rename(volume.join("sub/file"), volume.join("old")).expect("renamed");
+        symlink("../../outside/file", volume.join("sub/file")).expect("made");
+        assert_eq!(
+            mount.open().expect_err("a link").to_string(),
+            "sub/file: it is not a file, or it was replaced by a link"
+        );
+        for (below, outside) in [("sub", false), ("sub/file", false), ("", true), ("sub/..", true), ("../x", true)] {
+            let error = Mount::file(&volume, below, "/v", false).expect_err("no file");
+            assert_eq!(matches!(error, MountError::Outside(_)), outside, "{below}: {error}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! [`Runtime`], which runs the containers of a node.
 
 use crate::{
-    HttpPolicy, Mount,
+    HttpPolicy, LinuxContainer, LinuxSandbox, Mount,
     net::{Sandbox, Sockets},
 };
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,8 @@ pub struct SandboxSpec {
     /// The folders of the host that its containers use: those that hold the roots of their mounts, and their logs. A runtime that confines
     /// pods to them allows no other.
     pub folders: Vec<Folder>,
+    /// What its Linux containers share.
+    pub linux: LinuxSandbox,
 }
 
 /// A folder of the host that a pod uses.
@@ -136,8 +138,8 @@ pub enum RootFolder {
     Absent,
     /// Writes are refused.
     ReadOnly,
-    /// Before the first write, the runtime makes this folder and copies the image's files to it. The caller counts it as the container's, and
-    /// removes it after the container.
+    /// Before the first write, the runtime makes this folder and copies the image's files to it; a Linux container's holds what differs from
+    /// the image. The caller counts it as the container's, and removes it after the container.
     Writable(PathBuf),
 }
 
@@ -174,6 +176,8 @@ pub struct ContainerSpec {
     pub stdin: Stdin,
     /// Whether it has a terminal: then attached clients get standard error with standard output.
     pub tty: bool,
+    /// What only a Linux container has; `None` is the default.
+    pub linux: Option<Box<LinuxContainer>>,
 }
 
 /// The file for the core dump of the container whose log is `log`: beside it, since the two are kept, counted and removed together.
@@ -192,6 +196,8 @@ pub enum ExitReason {
     OomKilled,
     /// Its code cannot start (wrong imports, no entry point).
     ContainerCannotRun,
+    /// Its program cannot be started (a Linux container): it does not exist, or is no program.
+    StartError,
     /// Another handler of the pod holds its port.
     AddressInUse,
 }

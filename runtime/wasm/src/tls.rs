@@ -275,6 +275,7 @@ mod tests {
                 http: HttpPolicy::default(),
                 stdin: Stdin::Empty,
                 tty: false,
+                linux: None,
             };
             let made = rcgen::generate_simple_self_signed(["server.test".to_owned(), "10.1.2.3".to_owned()]).unwrap();
             let mut bundle = tempfile::tempfile().unwrap();

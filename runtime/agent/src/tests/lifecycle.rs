@@ -430,6 +430,7 @@ async fn a_sandbox_that_cannot_be_removed_keeps_no_pod_from_starting() {
         limits: Default::default(),
         network: attached.sandbox,
         folders: Vec::new(),
+        linux: Default::default(),
     };
     let container = world.runtime.specs()[0].clone();
     world.runtime.sandbox(spec, attached.sockets).await.unwrap();

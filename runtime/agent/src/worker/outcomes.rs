@@ -392,6 +392,7 @@ fn reason(reason: ExitReason) -> &'static str {
         ExitReason::Error => "Error",
         ExitReason::OomKilled => "OOMKilled",
         ExitReason::ContainerCannotRun => "ContainerCannotRun",
+        ExitReason::StartError => "StartError",
         ExitReason::AddressInUse => "AddressInUse",
     }
 }

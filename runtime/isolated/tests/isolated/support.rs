@@ -101,6 +101,7 @@ impl Node {
             limits: Limits::default(),
             network: Default::default(),
             folders: vec![Folder { path: self.folder.path().join("logs"), read_only: false, links: false }],
+            linux: Default::default(),
         }
     }
 
@@ -129,6 +130,7 @@ impl Node {
             http: HttpPolicy::default(),
             stdin: Stdin::Empty,
             tty: false,
+            linux: None,
         }
     }
 

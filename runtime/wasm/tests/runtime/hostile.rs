@@ -114,6 +114,7 @@ async fn limits_of_the_pod_hold_for_all_its_containers() {
         limits: Limits { memory_bytes: Some(4 << 20), ..Limits::default() },
         network: Default::default(),
         folders: Vec::new(),
+        linux: Default::default(),
     };
     node.runtime.sandbox(spec, node.net.clone()).await.unwrap();
     let mut spec = node.spec(&core_guest());

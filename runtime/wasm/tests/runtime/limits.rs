@@ -54,6 +54,7 @@ async fn pod(node: &Node, name: &str) {
         limits: Limits::default(),
         network: Default::default(),
         folders: Vec::new(),
+        linux: Default::default(),
     };
     node.runtime.sandbox(spec, node.net.clone()).await.unwrap();
 }

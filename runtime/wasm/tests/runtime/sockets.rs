@@ -39,6 +39,7 @@ impl Pods {
             limits: Limits::default(),
             network: Default::default(),
             folders: Vec::new(),
+            linux: Default::default(),
         };
         self.node.runtime.sandbox(spec, attached.sockets).await.unwrap();
         attached.addresses[0]

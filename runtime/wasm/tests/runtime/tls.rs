@@ -79,6 +79,7 @@ impl Pods {
             limits: Limits::default(),
             network: Default::default(),
             folders: Vec::new(),
+            linux: Default::default(),
         };
         node.runtime.sandbox(spec, client.sockets).await.unwrap();
         let port = server.sockets.bind("0.0.0.0:443".parse().unwrap()).await.unwrap();

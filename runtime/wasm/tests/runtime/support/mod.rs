@@ -212,6 +212,7 @@ impl Node {
             limits: Limits::default(),
             network: Default::default(),
             folders: Vec::new(),
+            linux: Default::default(),
         };
         node.runtime.sandbox(spec, node.net.clone()).await.unwrap();
         node
@@ -242,6 +243,7 @@ impl Node {
             http: HttpPolicy::default(),
             stdin: Stdin::Empty,
             tty: false,
+            linux: None,
         }
     }
 
