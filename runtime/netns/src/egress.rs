@@ -28,7 +28,7 @@ use tokio::{
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// The largest datagram.
+/// Bytes of the largest datagram.
 const MAX_DATAGRAM: usize = 65_507;
 
 /// Datagrams that wait in a flow that has no socket of its own yet; more are lost, as on any network.
@@ -61,21 +61,22 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// The next datagram of the pod. Cancel-safe.
+    /// The next datagram of the pod: its bytes are put into the buffer as far as they fit, and their number is returned. Cancel-safe.
     ///
     /// # Errors
     /// Those of the socket, such as that the pod has closed its own.
-    pub async fn receive(&self) -> io::Result<Vec<u8>> {
+    pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut early = self.early.lock().await;
-        let mut buffer = vec![0; MAX_DATAGRAM];
         tokio::select! {
             biased;
-            Some(datagram) = early.recv() => Ok(datagram),
-            size = self.socket.recv(&mut buffer) => {
-                buffer.truncate(size?);
-                buffer.shrink_to_fit();
-                Ok(buffer)
+            Some(datagram) = early.recv() => {
+                let size = datagram.len().min(buffer.len());
+                if let (Some(to), Some(from)) = (buffer.get_mut(..size), datagram.get(..size)) {
+                    to.copy_from_slice(from);
+                }
+                Ok(size)
             }
+            size = self.socket.recv(buffer) => size,
         }
     }
 
@@ -112,6 +113,7 @@ pub struct Egress {
     listener: TcpListener,
     datagrams: UdpSocket,
     flows: Arc<Flows>,
+    buffer: Mutex<Vec<u8>>,
 }
 
 impl Node {
@@ -132,6 +134,7 @@ impl Node {
             listener: TcpListener::from_std(stream.into())?,
             datagrams: UdpSocket::from_std(datagrams.into())?,
             flows: Arc::default(),
+            buffer: Mutex::new(vec![0; MAX_DATAGRAM]),
         })
     }
 }
@@ -185,7 +188,10 @@ impl Egress {
     /// Those of recvmsg(2), or there is no helper.
     pub async fn flow(&self) -> Result<Flow> {
         loop {
-            let (datagram, from, to) = self.datagrams.async_io(Interest::READABLE, || receive(&self.datagrams)).await?;
+            let (datagram, from, to) = self
+                .datagrams
+                .async_io(Interest::READABLE, || receive(&self.datagrams, &mut self.buffer.lock()))
+                .await?;
             if let Some(flow) = self.sort(datagram, from, to).await? {
                 return Ok(flow);
             }
@@ -218,10 +224,9 @@ impl Egress {
 }
 
 /// A datagram, its source, and the destination that it had before it was diverted.
-fn receive(socket: &UdpSocket) -> io::Result<(Vec<u8>, SocketAddrV4, SocketAddrV4)> {
-    let mut bytes = vec![0; MAX_DATAGRAM];
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(Vec<u8>, SocketAddrV4, SocketAddrV4)> {
     let mut space = cmsg_space!(nix::libc::sockaddr_in);
-    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let mut parts = [IoSliceMut::new(buffer)];
     let received = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty())?;
     let original = received.cmsgs()?.find_map(|message| match message {
         ControlMessageOwned::Ipv4OrigDstAddr(address) => Some(SockaddrIn::from(address)),
@@ -230,7 +235,5 @@ fn receive(socket: &UdpSocket) -> io::Result<(Vec<u8>, SocketAddrV4, SocketAddrV
     let (Some(from), Some(to)) = (received.address, original) else { return Err(io::ErrorKind::InvalidData.into()) };
     let (from, to) = (SocketAddrV4::new(from.ip(), from.port()), SocketAddrV4::new(to.ip(), to.port()));
     let size = received.bytes;
-    bytes.truncate(size);
-    bytes.shrink_to_fit();
-    Ok((bytes, from, to))
+    Ok((buffer.get(..size).unwrap_or_default().to_vec(), from, to))
 }

@@ -46,6 +46,7 @@ fn what_is_always_there() {
         add chain ip sampan unserved
         add rule ip sampan balance ip daddr . meta l4proto . th dport vmap @services
         add rule ip sampan divert iif lo accept
+        add rule ip sampan divert ip daddr 10.32.0.1 ct direction original goto outside
         add rule ip sampan divert ip daddr { 10.32.0.0/17, 10.32.128.0/17 } accept
         add rule ip sampan divert ip daddr . meta l4proto . th dport @unserved goto unserved
         add rule ip sampan divert ip daddr . meta l4proto . th dport @diverted goto outside

@@ -180,6 +180,8 @@ pub(super) fn connect(
     namespace: BorrowedFd<'_>,
 ) -> io::Result<()> {
     disconnect(netlink, pod)?;
+    // the end of a link to a node's namespace that is on its way to its end
+    remove(inside, POD_LINK)?;
     let mut peer = LinkMessage::default();
     peer.attributes = vec![
         LinkAttribute::IfName(POD_LINK.into()),
@@ -226,8 +228,12 @@ pub(super) fn is_connected(netlink: &mut Netlink, pod: Ipv4Addr) -> io::Result<b
 
 /// Removes the link of a pod, with its addresses and routes. Idempotent.
 pub(super) fn disconnect(netlink: &mut Netlink, pod: Ipv4Addr) -> io::Result<()> {
+    remove(netlink, &name(pod))
+}
+
+fn remove(netlink: &mut Netlink, name: &str) -> io::Result<()> {
     let mut link = LinkMessage::default();
-    link.attributes = vec![LinkAttribute::IfName(name(pod))];
+    link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
     match netlink.ask(RouteNetlinkMessage::DelLink(link), 0) {
         Err(error) if !is_gone(&error) => Err(error),
         _ => Ok(()),

@@ -1,8 +1,8 @@
 //! Who may die, and what is left.
 
 use crate::support::{
-    LIMIT, accept, any, at, can, children, connect, failure, inside, kill, layout, node, number_of, options, pod,
-    printed, processes_in, routed, talk, until,
+    LIMIT, accept, any, at, can, connect, failure, inside, kill, layout, node, number_of, options, pod, printed,
+    processes_in, routed, talk, until,
 };
 use netns::{Behind, Endpoint, Error, Node, Place, Protocol, Rules, Service};
 use std::{
@@ -132,8 +132,17 @@ fn a_node() {
     });
 }
 
+/// A program that is killed at the end of the test.
+struct Program(u32);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-9", &self.0.to_string()]).stderr(Stdio::null()).status();
+    }
+}
+
 /// Runs such a node, and kills it. Returns the namespaces of the node and of its first pod, and the program in the pod.
-async fn dead_node(folder: &Path, program: &str) -> (PathBuf, PathBuf, u32) {
+async fn dead_node(folder: &Path, program: &str) -> (PathBuf, PathBuf, Program) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["deaths::a_node", "--exact", "--ignored", "--nocapture"]).stdout(Stdio::null());
     command.env("NETNS_FOLDER", folder).env("NETNS_PROGRAM", program);
@@ -143,7 +152,7 @@ async fn dead_node(folder: &Path, program: &str) -> (PathBuf, PathBuf, u32) {
     let told = fs::read_to_string(&file).unwrap();
     let mut parts = told.split_whitespace();
     let mut next = || parts.next().unwrap().to_owned();
-    let (node, pod, program) = (next().into(), next().into(), next().parse().unwrap());
+    let (node, pod, program) = (next().into(), next().into(), Program(next().parse().unwrap()));
     child.kill().unwrap();
     child.wait().unwrap();
     (node, pod, program)
@@ -157,7 +166,7 @@ async fn pods_that_outlive_the_node_are_found_again() {
     let folder = tempfile::tempdir().unwrap();
     let (namespace, of_pod, program) = dead_node(folder.path(), "600").await;
     sleep(Duration::from_secs(3)).await;
-    assert_eq!(processes_in(&of_pod), [program], "it goes on");
+    assert_eq!(processes_in(&of_pod), [program.0], "it goes on");
     let node = Node::open(options(Some(folder.path()))).await.unwrap();
     assert_eq!(number_of(&node.paths().0), namespace);
     assert_eq!(node.pods(), [("pod-1".into(), routed(1)), ("pod-2".into(), routed(2))]);
@@ -170,7 +179,7 @@ async fn pods_that_outlive_the_node_are_found_again() {
     drop((node, listener, again));
     sleep(Duration::from_secs(3)).await;
     assert_eq!(processes_in(&namespace).len(), 1, "the program lives");
-    kill(program);
+    drop(program);
     until("the helper ends with the last program", || processes_in(&namespace).is_empty()).await;
 }
 
@@ -198,14 +207,14 @@ async fn pods_of_a_dead_helper_and_node_are_adopted() {
     until("it is dead", || processes_in(&namespace).is_empty()).await;
     let node = Node::open(options(Some(folder.path()))).await.unwrap();
     assert_eq!(node.pods(), []);
-    let of_program = fs::File::open(format!("/proc/{program}/ns/net")).unwrap();
+    let of_program = fs::File::open(format!("/proc/{}/ns/net", program.0)).unwrap();
     let adopted = node.adopt("pod-1", routed(1), std::os::fd::AsFd::as_fd(&of_program)).await;
     if let Err(Error::Failed(text)) = &adopted
         && node.paths().1.is_some()
     {
         // the user namespace that owns it is gone with the node's, and this one's root is nobody there
         assert!(text.contains("Operation not permitted"), "{text}");
-        return kill(program);
+        return;
     }
     assert_eq!(number_of(&adopted.unwrap().path()), of_pod);
     let (b, _) = pod(&node, 2).await;
@@ -214,7 +223,7 @@ async fn pods_of_a_dead_helper_and_node_are_adopted() {
     let (mut far, peer) = accept(&listener).await;
     assert_eq!(*peer.ip(), routed(2));
     talk(&mut near, &mut far).await;
-    kill(program);
+    drop(program);
 }
 
 #[tokio::test]
@@ -234,7 +243,7 @@ async fn a_helper_of_another_layout_is_not_used() {
     let (_, first) = pod(&node, 1).await;
     let links = printed(&node, &first.path(), &["ip", "-o", "link"]);
     assert!(links.contains("mtu 9000"), "{links}");
-    kill(program);
+    drop(program);
 }
 
 #[tokio::test]
@@ -249,5 +258,4 @@ async fn a_closed_node_ends_its_helper() {
     assert_eq!(processes_in(&namespace), [0u32; 0]);
     assert!(matches!(node.attach("b", routed(2)).await, Err(Error::Lost(_))));
     assert!(matches!(connect(&node, Place::Pod(&a), at(routed(2), 1)).await, Err(Error::Lost(_))));
-    let _ = children(std::process::id());
 }

@@ -136,20 +136,6 @@ pub(crate) fn printed(node: &Node, namespace: &Path, program: &[&str]) -> String
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The helpers of a process: its children.
-pub(crate) fn children(of: u32) -> Vec<u32> {
-    let text = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
-    let mut all: Vec<u32> = text.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
-    // those that another thread started
-    for task in std::fs::read_dir(format!("/proc/{of}/task")).into_iter().flatten().flatten() {
-        let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        all.extend(text.split_whitespace().map(|pid| pid.parse::<u32>().unwrap()));
-    }
-    all.sort_unstable();
-    all.dedup();
-    all
-}
-
 pub(crate) fn kill(pid: u32) {
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
 }
