@@ -28,7 +28,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("wasm", &["container"]),
     ("isolated", &["container", "wasm"]),
     ("runc", &["container"]),
-    ("network", &["api", "client", "container"]),
+    ("netns", &[]),
+    ("network", &["api", "client", "container", "netns"]),
     ("agent", &["api", "client", "container", "image"]),
     ("hollow", &["api", "client"]),
     (
@@ -43,6 +44,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "image",
             "isolated",
             "kinds",
+            "netns",
             "network",
             "runc",
             "scheduler",
@@ -293,7 +295,7 @@ fn the_page_shows_examples_that_run() {
 #[test]
 fn runtimes_know_no_kubernetes_and_the_agent_no_runtime() {
     for (path, text) in sources() {
-        let banned: &[&str] = if ["wasm", "isolated", "runc", "container"]
+        let banned: &[&str] = if ["wasm", "isolated", "runc", "netns", "container"]
             .iter()
             .any(|name| path.starts_with(format!("runtime/{name}/src")))
         {
