@@ -173,10 +173,10 @@ pub(crate) async fn prune(path: Option<&Path>, all: bool) -> anyhow::Result<()> 
     let (mut count, mut freed) = (0_usize, 0);
     for one in images.list().await? {
         if (all || one.names.is_empty()) && image_use::users_of(&users, &one).is_empty() {
-            images.remove(&one.digest.to_string()).await?;
+            freed += images.remove(&one.digest.to_string()).await?;
             let name = one.names.first().map_or_else(|| "<none>".to_owned(), |name| short(name).to_owned());
             out::say(&format!("removed {name} {}", one.digest));
-            (count, freed) = (count + 1, freed + one.size);
+            count += 1;
         }
     }
     let what = if count == 1 { "image" } else { "images" };
@@ -270,7 +270,8 @@ async fn remove_one(dir: &DataDir, images: &Images, name: &str, pods: &[Pod]) ->
         };
         bail!("conflict: unable to remove {name} (must force): {who}; delete {what}, or give --force");
     }
-    Ok(images.remove(meant).await?)
+    images.remove(meant).await?;
+    Ok(())
 }
 
 /// What the removal of a name or digest removes.

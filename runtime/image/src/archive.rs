@@ -3,10 +3,11 @@
 use crate::{
     Digest,
     content::Content,
+    decompress::suffix,
     error::Fault,
     images::Inner,
-    layer::{Budget, Entry, clean, walk},
-    manifest::{self, DOCKER_CONFIG, Descriptor, Document, Index, Manifest, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST},
+    manifest::{self, DOCKER_CONFIG, Descriptor, Document, Index, Manifest, OCI_INDEX, OCI_LAYER, OCI_MANIFEST},
+    walk::{Budget, Entry, clean_text, walk},
 };
 use serde::Deserialize;
 use std::{
@@ -21,15 +22,17 @@ const NAME: &str = "io.containerd.image.name";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Most descriptors that are followed in a layout.
 const MAX_DESCRIPTORS: usize = 10_000;
+/// Most images of one file.
+const MAX_IMAGES: usize = 256;
 
-/// A manifest or index whose blobs are in the store, and its name if it has one.
+/// A manifest or index whose blobs are in the store, and its names if it has any.
 pub(crate) struct Imported {
     pub document: Vec<u8>,
-    pub name: Option<String>,
+    pub names: Vec<String>,
 }
 
 /// Imports an OCI layout folder.
-pub(crate) fn folder(inner: &Inner, folder: &Path) -> Result<Imported, Fault> {
+pub(crate) fn folder(inner: &Inner, folder: &Path) -> Result<Vec<Imported>, Fault> {
     let limit = inner.options.limits.manifest;
     let root = folder.canonicalize().map_err(|error| Fault::content(error.to_string()))?;
     let index = read(&root, &folder.join("index.json"), limit).map_err(|fault| match fault {
@@ -39,7 +42,7 @@ pub(crate) fn folder(inner: &Inner, folder: &Path) -> Result<Imported, Fault> {
     let blob = |digest: &Digest| folder.join("blobs/sha256").join(digest.hex());
     let mut todo: Vec<Descriptor> = descriptors(&index)?;
     let mut seen = HashSet::new();
-    let mut left = inner.options.limits.unpacked;
+    let mut left = inner.options.limits.linux().unpacked;
     while let Some(descriptor) = todo.pop() {
         if !seen.insert(descriptor.digest)
             || inner.content.has(&descriptor.digest, descriptor.size) && !is_document(&descriptor)
@@ -98,21 +101,50 @@ fn read(root: &Path, path: &Path, limit: u64) -> Result<Vec<u8>, Fault> {
     }
 }
 
-/// The image of a layout: its only one, or all as the platforms of one.
-fn from_index(content: &Content, bytes: Vec<u8>, limit: u64) -> Result<Imported, Fault> {
+/// The images of a layout: those that have names, or else its only one, or all as the platforms of one. Descriptors of one name are the
+/// platforms of one, too.
+fn from_index(content: &Content, bytes: Vec<u8>, limit: u64) -> Result<Vec<Imported>, Fault> {
     let index: Index =
         serde_json::from_slice(&bytes).map_err(|error| Fault::content(format!("the index cannot be read: {error}")))?;
-    let [only] = &index.manifests[..] else {
-        return match index.manifests.is_empty() {
-            true => Err(Fault::content("the layout holds no image")),
-            false => Ok(Imported { document: bytes, name: None }),
-        };
+    let document = |only: &Descriptor| {
+        let lacks = |_| Fault::content(format!("the layout lacks its manifest {}", only.digest));
+        content.bytes(&only.digest, limit).map_err(lacks)
     };
-    let document = content
-        .bytes(&only.digest, limit)
-        .map_err(|_| Fault::content(format!("the layout lacks its manifest {}", only.digest)))?;
-    let name = only.annotations.get(NAME).or(only.annotations.get(REF_NAME)).filter(|name| name.contains(['/', ':']));
-    Ok(Imported { document, name: name.cloned() })
+    let mut by_name: BTreeMap<&String, Vec<&Descriptor>> = BTreeMap::new();
+    for descriptor in &index.manifests {
+        let told = descriptor.annotations.get(NAME).or(descriptor.annotations.get(REF_NAME));
+        if let Some(name) = told.filter(|name| name.contains(['/', ':'])) {
+            by_name.entry(name).or_default().push(descriptor);
+        }
+    }
+    if by_name.is_empty() {
+        let document = match &index.manifests[..] {
+            [] => return Err(Fault::content("the layout holds no image")),
+            [only] => document(only)?,
+            _ => bytes,
+        };
+        return Ok(vec![Imported { document, names: Vec::new() }]);
+    }
+    let mut images: BTreeMap<Vec<u8>, Vec<String>> = BTreeMap::new();
+    for (name, descriptors) in by_name {
+        let document = match descriptors[..] {
+            [only] => document(only)?,
+            ref platforms => {
+                let index = serde_json::json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": platforms});
+                serde_json::to_vec(&index).map_err(std::io::Error::other)?
+            }
+        };
+        images.entry(document).or_default().push(name.clone());
+        few(images.len())?;
+    }
+    Ok(images.into_iter().map(|(document, names)| Imported { document, names }).collect())
+}
+
+fn few(images: usize) -> Result<(), Fault> {
+    match images > MAX_IMAGES {
+        true => Err(Fault::content(format!("it holds more than {MAX_IMAGES} images"))),
+        false => Ok(()),
+    }
 }
 
 /// The files of an archive by path.
@@ -124,38 +156,40 @@ struct Files {
 }
 
 impl Files {
-    fn take(&mut self, inner: &Inner, entry: Entry<'_>) -> Result<(), Fault> {
+    fn take(&mut self, inner: &Inner, entry: Entry, data: &mut dyn Read) -> Result<(), Fault> {
         let limits = &inner.options.limits;
+        let path = String::from_utf8_lossy(&entry.path).into_owned();
         match entry.kind {
             EntryType::Regular | EntryType::Continuous => {}
             EntryType::Symlink | EntryType::Link => {
-                let folder = entry.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+                let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
                 let from = if entry.kind == EntryType::Link { "" } else { folder };
-                let climbs = || Fault::content(format!("the archive holds a link that climbs out: {:?}", entry.link));
-                let to = clean(from, &entry.link).ok_or_else(climbs)?;
-                self.links.insert(entry.path, to);
+                let link = String::from_utf8_lossy(&entry.link);
+                let climbs = || Fault::content(format!("the archive holds a link that climbs out: {link:?}"));
+                let to = clean_text(from, &link).ok_or_else(climbs)?;
+                self.links.insert(path, to);
                 return Ok(());
             }
             _ => return Ok(()),
         }
-        if matches!(&*entry.path, "index.json" | "manifest.json") {
+        if matches!(&*path, "index.json" | "manifest.json") {
             let mut bytes = Vec::new();
             if entry.size > limits.manifest {
-                return Err(Fault::content(format!("{} is longer than {} bytes", entry.path, limits.manifest)));
+                return Err(Fault::content(format!("{} is longer than {} bytes", path, limits.manifest)));
             }
-            entry.data.read_to_end(&mut bytes).map_err(crate::error::damaged)?;
-            self.small.insert(entry.path, bytes);
+            data.read_to_end(&mut bytes).map_err(crate::error::damaged)?;
+            self.small.insert(path, bytes);
             return Ok(());
         }
-        let expected = entry.path.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok());
-        let stored = inner.content.receive(entry.data, entry.size, limits.unpacked)?.commit(expected)?;
-        self.blobs.insert(entry.path, stored);
+        let expected = path.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok());
+        let stored = inner.content.receive(data, entry.size, limits.linux().unpacked)?.commit(expected)?;
+        self.blobs.insert(path, stored);
         Ok(())
     }
 
     fn blob(&self, path: &str) -> Result<(Digest, u64), Fault> {
         let missing = || Fault::content(format!("the archive lacks {path:?}"));
-        let mut path = clean("", path).ok_or_else(missing)?;
+        let mut path = clean_text("", path).ok_or_else(missing)?;
         for _ in 0..8 {
             match (self.blobs.get(&path), self.links.get(&path)) {
                 (Some(found), _) => return Ok(*found),
@@ -168,12 +202,12 @@ impl Files {
 }
 
 /// Imports an archive.
-pub(crate) fn file(inner: &Inner, path: &Path) -> Result<Imported, Fault> {
+pub(crate) fn file(inner: &Inner, path: &Path) -> Result<Vec<Imported>, Fault> {
     let mut files = Files::default();
-    let mut budget = Budget::new(&inner.options.limits);
+    let mut budget = Budget::new(&inner.options.limits.linux());
     let opened = File::open(path).map_err(|error| Fault::content(error.to_string()))?;
     let unknown = "it is none of: .wasm, .wat, an OCI layout folder, an OCI archive, a docker-save archive";
-    let walked = walk(opened, &mut budget, |entry| files.take(inner, entry));
+    let walked = walk(opened, &mut budget, |entry, data| files.take(inner, entry, data));
     if let Err(fault) = walked {
         return match fault {
             Fault::Content(text) if files.blobs.is_empty() && files.small.is_empty() => {
@@ -184,14 +218,18 @@ pub(crate) fn file(inner: &Inner, path: &Path) -> Result<Imported, Fault> {
     }
     let limit = inner.options.limits.manifest;
     match (files.small.remove("index.json"), files.small.remove("manifest.json")) {
-        (Some(index), _) => from_index(&inner.content, index, limit),
+        (Some(index), list) => match (from_index(&inner.content, index, limit), list) {
+            // Some versions of Docker forget manifests of their own.
+            (Err(Fault::Content(_)), Some(list)) => from_docker(inner, &files, &list),
+            (images, _) => images,
+        },
         (None, Some(list)) => from_docker(inner, &files, &list),
         (None, None) => Err(Fault::content(unknown)),
     }
 }
 
-/// The one image of a `docker save` archive, as an OCI manifest.
-fn from_docker(inner: &Inner, files: &Files, list: &[u8]) -> Result<Imported, Fault> {
+/// The images of a `docker save` archive, each as an OCI manifest.
+fn from_docker(inner: &Inner, files: &Files, list: &[u8]) -> Result<Vec<Imported>, Fault> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Saved {
@@ -202,28 +240,31 @@ fn from_docker(inner: &Inner, files: &Files, list: &[u8]) -> Result<Imported, Fa
     }
     let list: Vec<Saved> = serde_json::from_slice(list)
         .map_err(|error| Fault::content(format!("its manifest.json cannot be read: {error}")))?;
-    let [saved] = &list[..] else {
-        return Err(Fault::content(format!("the archive holds {} images, one is expected", list.len())));
-    };
-    if saved.layers.len() > inner.options.limits.layers {
-        return Err(Fault::content(format!("it has {} layers", saved.layers.len())));
+    if list.is_empty() {
+        return Err(Fault::content("the archive holds 0 images"));
     }
+    few(list.len())?;
     let descriptor = |path: &str, media_type: Option<&str>| {
         let (digest, size) = files.blob(path)?;
         let media_type = match media_type {
-            Some(media_type) => media_type,
-            None if inner.content.starts_with(&digest, &[0x1f, 0x8b])? => OCI_LAYER_GZIP,
-            None => OCI_LAYER,
+            Some(media_type) => media_type.to_owned(),
+            None => format!("{OCI_LAYER}{}", suffix(&inner.content.start(&digest)?)),
         };
-        Ok(Descriptor { media_type: media_type.into(), digest, size, platform: None, annotations: BTreeMap::new() })
+        Ok(Descriptor { media_type, digest, size, platform: None, annotations: BTreeMap::new() })
     };
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: Some(OCI_MANIFEST.into()),
-        config: descriptor(&saved.config, Some(DOCKER_CONFIG))?,
-        layers: saved.layers.iter().map(|path| descriptor(path, None)).collect::<Result<_, Fault>>()?,
-        annotations: BTreeMap::new(),
+    let image = |saved: Saved| {
+        if saved.layers.len() > inner.options.limits.layers {
+            return Err(Fault::content(format!("it has {} layers", saved.layers.len())));
+        }
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(OCI_MANIFEST.into()),
+            config: descriptor(&saved.config, Some(DOCKER_CONFIG))?,
+            layers: saved.layers.iter().map(|path| descriptor(path, None)).collect::<Result<_, Fault>>()?,
+            annotations: BTreeMap::new(),
+        };
+        let document = serde_json::to_vec(&manifest).map_err(std::io::Error::other)?;
+        Ok(Imported { document, names: saved.repo_tags.unwrap_or_default() })
     };
-    let document = serde_json::to_vec(&manifest).map_err(std::io::Error::other)?;
-    Ok(Imported { document, name: saved.repo_tags.as_ref().and_then(|tags| tags.first().cloned()) })
+    list.into_iter().map(image).collect()
 }

@@ -2,12 +2,15 @@
 
 use crate::{
     Digest, Error, Images, Reference,
-    content::{Content, Lock, blocking, clear, remove},
+    content::{Content, Lock, Record, blocking},
     error::Fault,
+    removal::{clear, remove, remove_all},
 };
+use rustix::fs::{FlockOperation, flock};
 use std::{
     collections::{HashMap, HashSet},
-    fs,
+    fs::{self, File},
+    path::Path,
     time::SystemTime,
 };
 
@@ -18,7 +21,7 @@ pub struct Listed {
     pub names: Vec<String>,
     /// Its digest.
     pub digest: Digest,
-    /// Bytes of its blobs; images may share some.
+    /// Bytes that it takes: of its blobs, and of its layers if they are unpacked; images may share some.
     pub size: u64,
     /// Which of the known layouts it has.
     pub layout: &'static str,
@@ -52,7 +55,7 @@ impl Images {
                 names: names.remove(&digest).unwrap_or_default(),
                 added: added(&digest),
                 digest,
-                size: record.blobs.iter().map(|(_, size)| size).sum(),
+                size: size(&content, &record),
                 layout: record.layout.text(),
             });
             Ok(list.collect::<Vec<_>>())
@@ -79,8 +82,9 @@ impl Images {
         tagged.await?.ok_or_else(|| Error::Refused(format!("{image}: no such image in the store")))
     }
 
-    /// Removes a name, or all names of an image given by its digest, and the image itself once it has no name. Waits for pulls.
-    pub async fn remove(&self, image: &str) -> Result<(), Error> {
+    /// Removes a name, or all names of an image given by its digest, and the image itself once it has no name. Waits for pulls. Returns the
+    /// freed bytes: what no other image has.
+    pub async fn remove(&self, image: &str) -> Result<u64, Error> {
         let by_digest = image.parse::<Digest>().ok();
         let reference = if by_digest.is_none() { Some(Reference::parse(image)?) } else { None };
         let lock = self.0.content.exclusive().await?;
@@ -101,8 +105,8 @@ impl Images {
             if kept.is_empty() {
                 remove(&content.record_path(&digest))?;
             }
-            sweep(&content, &lock, false)?;
-            Ok(known.then_some(()))
+            let freed = sweep(&content, &lock, false)?;
+            Ok(known.then_some(freed))
         });
         removed.await?.ok_or_else(|| Error::Refused(format!("{shown}: no such image in the store")))
     }
@@ -159,20 +163,58 @@ fn collect(content: &Content, lock: &Lock, in_use: &HashSet<Digest>, free: u64) 
     Ok(collected)
 }
 
-/// Deletes blobs that no image has, and files of interrupted writes; `partials`: also interrupted downloads. The exclusive lock guarantees that
+/// What an image takes, bytes.
+fn size(content: &Content, record: &Record) -> u64 {
+    let layers = record.layers.iter().flatten();
+    let unpacked = layers.filter_map(|layer| content.unpacked(&layer.chain).ok().flatten());
+    record.blobs.iter().map(|(_, size)| size).sum::<u64>() + unpacked.map(|layer| layer.taken).sum::<u64>()
+}
+
+/// Deletes blobs and layers that no image has, and files of interrupted writes; `partials`: also interrupted downloads. The exclusive lock guarantees that
 /// nothing else writes. Returns the freed bytes.
 fn sweep(content: &Content, _: &Lock, partials: bool) -> Result<u64, Fault> {
     let images = content.images()?;
     let used: HashSet<String> =
         images.iter().flat_map(|(_, record)| &record.blobs).map(|(digest, _)| digest.hex()).collect();
     let manifests: HashSet<String> = images.iter().map(|(_, record)| record.manifest.digest.hex()).collect();
-    let mut freed = clear(&content.blobs(), |name| used.contains(name))?;
-    freed += clear(&content.root().join("files"), |name| manifests.contains(name))?;
-    freed += clear(&content.root().join("tmp"), |_| false)?;
+    let root = content.root();
+    let mut freed = clear(&root.join("blobs/sha256"), |name| used.contains(name), remove)?;
+    freed += clear(&root.join("files"), |name| manifests.contains(name), |files| discard(content, files))?;
+    freed += clear_layers(content, &images)?;
+    freed += clear(&root.join("tmp"), |_| false, remove_all)?;
     if partials {
-        freed += clear(&content.root().join("partial"), |_| false)?;
+        freed += clear(&root.join("partial"), |_| false, remove)?;
     }
     Ok(freed)
+}
+
+/// Removes the layers that no image has, but those that somebody uses. Returns the freed bytes.
+fn clear_layers(content: &Content, images: &[(Digest, Record)]) -> Result<u64, Fault> {
+    let used: HashSet<String> =
+        images.iter().flat_map(|(_, record)| record.layers.iter().flatten()).map(|one| one.chain.hex()).collect();
+    let mut freed = 0;
+    for entry in fs::read_dir(content.root().join("layers"))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| !used.contains(*name)) else { continue };
+        let folder = File::open(entry.path().join("fs"));
+        if folder.is_ok_and(|folder| flock(folder, FlockOperation::NonBlockingLockExclusive).is_err()) {
+            tracing::debug!(layer = name, "a layer without an image is in use");
+            continue;
+        }
+        let known = format!("sha256:{name}").parse().ok().and_then(|chain| content.unpacked(&chain).ok().flatten());
+        discard(content, &entry.path())?;
+        freed += known.map_or(0, |known| known.taken);
+    }
+    Ok(freed)
+}
+
+/// Removes a folder, its name before its content: what is left by a crash is not taken for all of it.
+fn discard(content: &Content, path: &Path) -> Result<(), Fault> {
+    let ((), doomed) = content.temporary(|path| fs::create_dir(path))?;
+    // An empty folder is replaced.
+    fs::rename(path, &doomed)?;
+    remove_all(&doomed)
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! blobs/sha256/HEX    verified content: indexes, manifests, configs, layers, modules
 //! partial/HEX         a download that runs or was interrupted
 //! tmp/                files that are being written
-//! files/HEX/          the files of an image, by the digest of its manifest
+//! files/HEX/          the files of a Wasm image, by the digest of its manifest
+//! layers/HEX/         a layer of Linux images, by its chain ID
 //! images/HEX.json     a complete image, by the digest of its index or manifest ([`Record`])
 //! names/HEX.json      a name and the image it stands for; HEX is the digest of the name
 //! lock                held shared while an image is pulled or loaded, exclusively while something is deleted
@@ -16,9 +17,11 @@ use crate::{
     Config, Digest, Error,
     access::Access,
     cached::{Cached, read_json},
+    chain::{Layer, Unpacked},
     error::{Fault, damaged},
     manifest::Descriptor,
     recognise::Layout,
+    removal::{clear, remove, remove_all},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -51,6 +54,9 @@ pub(crate) struct Record {
     pub config: Config,
     /// Every stored blob that belongs to it, with its size.
     pub blobs: Vec<(Digest, u64)>,
+    /// Of a Linux image, the lowest first. `None` if they were not fetched, as earlier versions did not.
+    #[serde(default)]
+    pub layers: Option<Vec<Layer>>,
     #[serde(default)]
     pub access: Access,
 }
@@ -78,7 +84,8 @@ pub(crate) struct Content {
     next: Arc<AtomicU64>,
     /// The sum of the [`DiskReservation`]s of this process.
     reserved: Reserved,
-    /// Images and names that were looked up.
+    /// Layers, images and names that were looked up.
+    unpacked: Arc<Cached<Unpacked>>,
     records: Arc<Cached<Record>>,
     known: Arc<Cached<Name>>,
 }
@@ -119,11 +126,11 @@ pub(crate) struct Lock(#[allow(dead_code, reason = "closing it unlocks")] File);
 
 impl Content {
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
-        for folder in ["", "blobs/sha256", "partial", "tmp", "files", "images", "names"] {
+        for folder in ["", "blobs/sha256", "partial", "tmp", "files", "layers", "images", "names"] {
             DirBuilder::new().recursive(true).mode(0o700).create(root.join(folder))?;
         }
-        let (next, reserved, records, known) = Default::default();
-        Ok(Self { root: root.into(), next, reserved, records, known })
+        let (next, reserved, unpacked, records, known) = Default::default();
+        Ok(Self { root: root.into(), next, reserved, unpacked, records, known })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -136,10 +143,6 @@ impl Content {
 
     pub(crate) fn partial(&self, digest: &Digest) -> PathBuf {
         self.root.join("partial").join(digest.hex())
-    }
-
-    pub(crate) fn blobs(&self) -> PathBuf {
-        self.root.join("blobs/sha256")
     }
 
     /// Whether a verified blob of that size exists.
@@ -180,7 +183,7 @@ impl Content {
     /// Removes what a process that died has left half-made, unless another process is at work.
     pub(crate) fn clear_leftovers(&self) -> Result<(), Fault> {
         let Some(_lock) = self.try_exclusive()? else { return Ok(()) };
-        clear(&self.root.join("tmp"), |_| false).map(drop)
+        clear(&self.root.join("tmp"), |_| false, remove_all).map(drop)
     }
 
     /// Reserves so many bytes, if enough stays free beside the other reservations.
@@ -201,6 +204,16 @@ impl Content {
     /// The files of an image by the digest of its manifest.
     pub(crate) fn files(&self, manifest: &Digest) -> PathBuf {
         self.root.join("files").join(manifest.hex())
+    }
+
+    /// The folder of a layer.
+    pub(crate) fn layer(&self, chain: &Digest) -> PathBuf {
+        self.root.join("layers").join(chain.hex())
+    }
+
+    /// What is known of a layer, if it is unpacked.
+    pub(crate) fn unpacked(&self, chain: &Digest) -> Result<Option<Unpacked>, Fault> {
+        self.unpacked.read(&self.layer(chain).join("layer.json"))
     }
 
     /// Makes something new under `tmp`.
@@ -260,11 +273,11 @@ impl Content {
         Ok(digest)
     }
 
-    /// Whether a blob begins with these bytes.
-    pub(crate) fn starts_with(&self, digest: &Digest, start: &[u8]) -> Result<bool, Fault> {
+    /// The first four bytes of a blob.
+    pub(crate) fn start(&self, digest: &Digest) -> Result<Vec<u8>, Fault> {
         let mut found = Vec::new();
-        File::open(self.blob(digest))?.take(start.len() as u64).read_to_end(&mut found)?;
-        Ok(found == start)
+        File::open(self.blob(digest))?.take(4).read_to_end(&mut found)?;
+        Ok(found)
     }
 
     /// Reads a small blob.
@@ -402,50 +415,6 @@ impl Drop for Incoming {
             let _ = fs::remove_file(&self.path);
         }
     }
-}
-
-/// Removes a file, if it exists.
-pub(crate) fn remove(path: &Path) -> Result<(), Fault> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-/// Removes a folder of this store with its content, or a file, if it exists.
-pub(crate) fn remove_all(path: &Path) -> Result<(), Fault> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-/// The bytes of the files in a folder of this store, which is no deeper than its unpacker allows.
-fn size(path: &Path) -> u64 {
-    let Ok(found) = fs::symlink_metadata(path) else { return 0 };
-    if !found.is_dir() {
-        return found.len();
-    }
-    fs::read_dir(path).map_or(0, |entries| entries.flatten().map(|entry| size(&entry.path())).sum())
-}
-
-/// Removes what is in a folder, but the names to keep. Returns the freed bytes.
-pub(crate) fn clear(folder: &Path, keep: impl Fn(&str) -> bool) -> Result<u64, Fault> {
-    let mut freed = 0;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if !entry.file_name().to_str().is_some_and(&keep) {
-            let size = size(&entry.path());
-            remove_all(&entry.path())?;
-            freed += size;
-        }
-    }
-    Ok(freed)
 }
 
 /// Runs file work on a thread that may block.

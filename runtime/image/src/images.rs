@@ -6,7 +6,10 @@ use crate::{
     error::Fault,
     manifest::{self, Document},
     options::Options,
-    registry, unpack,
+    registry,
+    removal::remove_all,
+    turns::Turns,
+    unpack,
 };
 use futures::future::{BoxFuture, WeakShared};
 use parking_lot::Mutex;
@@ -44,7 +47,9 @@ pub(crate) struct Inner {
     pub pulls: Mutex<HashMap<(Reference, Keyring), WeakShared<Pull>>>,
     pub slots: Semaphore,
     /// Held while the files of an image are unpacked.
-    pub unpacking: tokio::sync::Mutex<()>,
+    pub unpacking: Arc<tokio::sync::Mutex<()>>,
+    /// Who unpacks layers of Linux images.
+    pub turns: Turns,
 }
 
 impl std::fmt::Debug for Images {
@@ -68,6 +73,7 @@ impl Images {
             pulls: Mutex::default(),
             slots,
             unpacking: Default::default(),
+            turns: Turns::default(),
         })))
     }
 
@@ -112,10 +118,14 @@ impl Images {
         if target.is_dir() {
             return Ok(Some(target));
         }
-        let _turn = self.0.unpacking.lock().await;
-        let _lock = self.0.content.shared().await?;
+        let held = (self.0.unpacking.clone().lock_owned().await, self.0.content.shared().await?);
         let (this, to) = (self.0.clone(), target.clone());
-        let unpacked = blocking(move || this.unpack(&manifest, &to)).await;
+        let unpack = move || {
+            // Whoever asked may be gone before it is done.
+            let _held = held;
+            this.unpack(&manifest, &to)
+        };
+        let unpacked = blocking(unpack).await;
         unpacked.map(|()| Some(target)).map_err(|fault| match fault {
             Fault::Store(text) => Error::Store(text),
             Fault::Content(cause) => Error::ErrImagePull { image: image.name.clone(), cause, hint: String::new() },
@@ -145,6 +155,10 @@ impl Inner {
             tracing::warn!(image = %reference, module = %wasm, "the module of a stored image is missing");
             return Ok(None);
         }
+        if record.wasm.is_none() && !self.has_layers(&record)? {
+            tracing::debug!(image = %reference, "a Linux image is stored without its layers");
+            return Ok(None);
+        }
         Ok(Some(self.pulled(reference, image, record)))
     }
 
@@ -167,10 +181,21 @@ impl Inner {
         let unpacked = unpack::unpack(&self.content, &layers, &path, limits);
         let placed = unpacked.and_then(|()| match content::rename(&path, target) {
             // another process was faster
-            Err(_) if target.is_dir() => content::remove_all(&path),
+            Err(_) if target.is_dir() => remove_all(&path),
             placed => Ok(placed?),
         });
-        placed.inspect_err(|_| drop(content::remove_all(&path)))
+        placed.inspect_err(|_| drop(remove_all(&path)))
+    }
+
+    /// Whether all layers of a Linux image are unpacked, or can be.
+    fn has_layers(&self, record: &Record) -> Result<bool, Fault> {
+        let Some(layers) = &record.layers else { return Ok(false) };
+        for layer in layers {
+            if self.content.unpacked(&layer.chain)?.is_none() && !self.content.blob(&layer.blob).is_file() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub(crate) fn permits(&self, reference: &Reference, image: &Digest, keyring: &Keyring) -> Result<bool, Fault> {

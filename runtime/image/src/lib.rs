@@ -16,22 +16,35 @@
 mod access;
 mod archive;
 mod auth;
+mod below;
 mod cached;
+mod chain;
 mod collect;
 mod content;
+mod decompress;
 mod digest;
+mod download;
 mod error;
 mod images;
 mod layer;
+mod layers;
 mod load;
+mod lower;
 mod manifest;
 mod options;
+mod owner;
+mod pax;
+mod platform;
 mod pull;
 mod push;
 mod recognise;
 mod reference;
 mod registry;
+mod removal;
+mod tree;
+mod turns;
 mod unpack;
+mod walk;
 
 pub use auth::{Credential, Keyring};
 pub use collect::{Collected, Listed};
@@ -59,7 +72,7 @@ pub struct Pulled {
     pub size: u64,
     /// Which of the known layouts the image has, in a word or two, for people.
     pub layout: &'static str,
-    /// The manifest whose layers are archives of files, one of them the module: [`Images::files`] unpacks them.
+    /// The manifest whose layers are archives of files with the module in them: [`Images::files`] unpacks them.
     pub files: Option<Digest>,
 }
 
@@ -83,7 +96,7 @@ pub enum Artifact {
         /// The digest of the file's content: the key for caches of what is made from it.
         digest: Digest,
     },
-    /// A Linux image. Its layers are not fetched.
+    /// A Linux image: [`Images::layers`] unpacks its layers.
     Linux {
         /// `linux/amd64`, with a variant if it has one.
         platform: String,

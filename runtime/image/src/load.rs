@@ -9,6 +9,7 @@ use crate::{
     images::Inner,
     manifest::{Descriptor, Manifest, OCI_MANIFEST},
     pull::{Source, assemble, keep},
+    registry::printable,
 };
 use std::{
     fs::File,
@@ -18,11 +19,22 @@ use std::{
 };
 
 impl Images {
-    /// Loads a `.wasm` or `.wat` file, an OCI layout folder, or an OCI or Docker archive (plain or compressed). Without `name` the image
-    /// has the name in the archive; a bare module is `localhost/` and the name of its file. A cluster may use the store at the same time.
+    /// Loads a `.wasm` or `.wat` file, an OCI layout folder, or an OCI or Docker archive (plain or compressed) of one image. Without `name`
+    /// the image has the names in the archive, of which the first is returned; a bare module is `localhost/` and the name of its file. A
+    /// cluster may use the store at the same time.
     pub async fn load(&self, path: impl AsRef<Path>, name: Option<&str>) -> Result<Pulled, Error> {
-        let path = path.as_ref().to_owned();
+        let path = path.as_ref();
         let given = name.map(Reference::parse).transpose()?;
+        let loaded = self.load_images(path, given, true).await?;
+        loaded.into_iter().next().ok_or_else(|| Error::Refused(format!("{}: it holds no image", path.display())))
+    }
+
+    /// Loads all images of a file or folder, as [`Images::load`] does, under all names that it gives them.
+    pub async fn load_all(&self, path: impl AsRef<Path>) -> Result<Vec<Pulled>, Error> {
+        self.load_images(path.as_ref(), None, false).await
+    }
+
+    async fn load_images(&self, path: &Path, given: Option<Reference>, one: bool) -> Result<Vec<Pulled>, Error> {
         let refused = |fault: Fault| match fault {
             Fault::Store(text) => Error::Store(text),
             other => match Error::from(other) {
@@ -31,21 +43,34 @@ impl Images {
             },
         };
         let _lock = self.0.content.shared().await?;
-        let (this, from) = (self.0.clone(), path.clone());
-        let imported = blocking(move || import(&this, &from)).await.map_err(refused)?;
-        let reference = match (given, imported.name) {
-            (Some(given), _) => given,
-            (None, Some(name)) => Reference::parse(&name)?,
-            (None, None) => return Err(Error::Refused(format!("{}: the image has no name, give one", path.display()))),
-        };
-        let (image, record) = assemble(&self.0, &Source::Stored, imported.document).await.map_err(refused)?;
-        // A module without a given name is also found by its digest alone.
-        Ok(keep(&self.0, &reference, image, record, Origin::Loaded).await?)
+        let (this, from) = (self.0.clone(), path.to_owned());
+        let images = blocking(move || import(&this, &from)).await.map_err(refused)?;
+        if one && images.len() > 1 {
+            let names: Vec<_> = images.iter().flat_map(|image| &image.names).map(|name| printable(name)).collect();
+            let text = format!("it holds {} images ({}), one is expected", images.len(), names.join(", "));
+            return Err(refused(Fault::content(text)));
+        }
+        let mut loaded = Vec::new();
+        for imported in images {
+            let names = match &given {
+                Some(given) => vec![given.clone()],
+                None => imported.names.iter().map(|name| Reference::parse(name)).collect::<Result<_, _>>()?,
+            };
+            if names.is_empty() {
+                return Err(refused(Fault::content("the image has no name, give one")));
+            }
+            let (image, record) = assemble(&self.0, &Source::Stored, imported.document).await.map_err(refused)?;
+            for name in names {
+                // A module without a given name is also found by its digest alone.
+                loaded.push(keep(&self.0, &name, image, record.clone(), Origin::Loaded).await?);
+            }
+        }
+        Ok(loaded)
     }
 }
 
 /// Stores the content of the file.
-fn import(inner: &Arc<Inner>, path: &PathBuf) -> Result<Imported, Fault> {
+fn import(inner: &Arc<Inner>, path: &PathBuf) -> Result<Vec<Imported>, Fault> {
     let unreadable = |error: std::io::Error| Fault::content(error.to_string());
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if metadata.is_dir() {
@@ -69,7 +94,7 @@ fn import(inner: &Arc<Inner>, path: &PathBuf) -> Result<Imported, Fault> {
         false => wat::parse_bytes(&bytes).map_err(|error| Fault::content(error.to_string()))?.into_owned(),
     };
     let name = format!("localhost/{}", file_name(path));
-    Ok(Imported { document: package(inner, &bytes)?, name: Some(name) })
+    Ok(vec![Imported { document: package(inner, &bytes)?, names: vec![name] }])
 }
 
 /// The name of a file as a component of an image's name.

@@ -8,6 +8,7 @@ pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(crate) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+#[cfg(test)]
 pub(crate) const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -119,6 +120,9 @@ pub struct Config {
     /// Ports on which the image listens by its own account, such as `8080/tcp`.
     #[serde(deserialize_with = "nullable")]
     pub exposed_ports: BTreeMap<String, serde_json::Value>,
+    /// Folders that are volumes by the image's own account.
+    #[serde(deserialize_with = "nullable")]
+    pub volumes: BTreeMap<String, serde_json::Value>,
     /// Labels.
     #[serde(deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
@@ -138,4 +142,13 @@ pub(crate) struct ImageConfig {
     pub platform: Platform,
     #[serde(default, deserialize_with = "nullable")]
     pub config: Config,
+    #[serde(default, deserialize_with = "nullable")]
+    pub rootfs: RootFs,
+}
+
+/// What the layers of an image are without compression.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct RootFs {
+    #[serde(default, deserialize_with = "nullable")]
+    pub diff_ids: Vec<String>,
 }

@@ -33,12 +33,18 @@ pub struct Limits {
     pub layers: usize,
     /// Bytes of all layers of an image as they are transferred.
     pub image: u64,
+    /// The same of a Linux image.
+    pub linux_image: u64,
     /// Bytes of one module or component.
     pub module: u64,
     /// Bytes that the layers of an image, or an archive, may unpack to.
     pub unpacked: u64,
+    /// The same of a Linux image.
+    pub linux_unpacked: u64,
     /// Entries of all tar archives of an image.
     pub entries: usize,
+    /// The same of a Linux image.
+    pub linux_entries: usize,
     /// Concurrent pulls; further ones wait.
     pub pulls: usize,
     /// Time to connect.
@@ -47,7 +53,7 @@ pub struct Limits {
     pub answer: Duration,
     /// Time between two chunks of a blob.
     pub idle: Duration,
-    /// Time for a pull.
+    /// Time for a pull, and for unpacking a layer.
     pub pull: Duration,
 }
 
@@ -57,14 +63,25 @@ impl Default for Limits {
             manifest: 4 << 20,
             layers: 128,
             image: 4 << 30,
+            linux_image: 16 << 30,
             module: 512 << 20,
             unpacked: 4 << 30,
+            linux_unpacked: 32 << 30,
             entries: 100_000,
+            linux_entries: 500_000,
             pulls: 4,
             connect: Duration::from_secs(10),
             answer: Duration::from_secs(30),
             idle: Duration::from_secs(30),
             pull: Duration::from_secs(1800),
         }
+    }
+}
+
+impl Limits {
+    /// Those of Linux images: whole systems, not single programs.
+    pub(crate) fn linux(&self) -> Self {
+        let (image, unpacked, entries) = (self.linux_image, self.linux_unpacked, self.linux_entries);
+        Self { image, unpacked, entries, ..self.clone() }
     }
 }

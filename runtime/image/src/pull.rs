@@ -1,31 +1,24 @@
 //! Pulling: resolves the name, fetches and verifies the required blobs, recognises the image, and records it.
 
 use crate::{
-    Credential, Digest, Error, Images, Keyring, Pulled, Reference,
+    Credential, Digest, Error, Images, Keyring, Limits, Pulled, Reference,
     access::Origin,
-    content::{Content, DiskReservation, Record, blocking},
+    chain,
+    content::{Content, Record, blocking},
+    download::download,
     error::Fault,
     images::{Inner, short},
     layer,
     manifest::{self, Descriptor, Document, Manifest},
-    recognise::{self, Layout, Plan},
+    recognise::{self, Layout, LinuxPlan, Plan},
     registry::{Session, is_loopback},
 };
-use futures::{FutureExt as _, future::Shared};
-use sha2::{Digest as _, Sha256};
-use std::{
-    fs::{self, File, TryLockError},
-    io::{self, Read, Write},
-    os::unix::fs::MetadataExt,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
-use tokio::time::{sleep, timeout};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::Shared, stream};
+use std::{fs::File, io::Read, path::PathBuf, sync::Arc};
+use tokio::time::timeout;
 
-/// How often a blob is requested when the connection breaks.
-const ATTEMPTS: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// How many layers of an image are fetched at a time, as other runtimes do.
+const LAYERS: usize = 3;
 
 impl Images {
     /// Pulls an image, even if it is stored. Calls for the same image with the same credentials share one pull, which continues as long as
@@ -221,15 +214,21 @@ fn check(inner: &Inner, manifest: &Manifest) -> Result<(), Fault> {
             manifest.config.size, limits.manifest
         )));
     }
+    check_layers(manifest, limits.image.max(limits.linux_image))
+}
+
+/// Refuses layers that are too large.
+fn check_layers(manifest: &Manifest, limit: u64) -> Result<(), Fault> {
     let size = manifest.layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size));
-    if size > limits.image {
-        return Err(Fault::content(format!("its layers have {size} bytes, {} are allowed", limits.image)));
+    match size > limit {
+        true => Err(Fault::content(format!("its layers have {size} bytes, {limit} are allowed"))),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Fetches the blobs of the plan. The caller sets the manifest of the record.
 async fn realise(inner: &Arc<Inner>, source: &Source<'_>, manifest: &Manifest, plan: Plan) -> Result<Record, Fault> {
+    let limits = &inner.options.limits;
     let mut record = Record {
         manifest: manifest.config.clone(),
         wasm: None,
@@ -237,12 +236,26 @@ async fn realise(inner: &Arc<Inner>, source: &Source<'_>, manifest: &Manifest, p
         layout: Layout::Linux,
         config: Default::default(),
         blobs: Vec::new(),
+        layers: None,
         access: Default::default(),
     };
     let (path, platform, config, layout) = match plan {
-        Plan::Linux { platform, config } => return Ok(Record { platform, config, ..record }),
+        Plan::Linux(linux) => return realise_linux(inner, source, manifest, linux, record).await,
+        Plan::Perhaps { path, linux } => {
+            check_layers(manifest, limits.linux_image)?;
+            fetch_layers(inner, source, manifest).await?;
+            let Some(found) = find(inner, manifest, &path, &limits.linux()).await? else {
+                linux.check().map_err(Fault::Content)?;
+                return realise_linux(inner, source, manifest, linux, record).await;
+            };
+            is_wasm(&inner.content, &found.0)?;
+            record.blobs = manifest.layers.iter().map(|layer| (layer.digest, layer.size)).chain([found]).collect();
+            let (platform, config, layout) = (linux.platform.to_string(), linux.config, Layout::Compat);
+            return Ok(Record { wasm: Some(found.0), layout, platform, config, ..record });
+        }
         Plan::Layer(layer, layout) => {
-            let limit = inner.options.limits.module;
+            check_layers(manifest, limits.image)?;
+            let limit = limits.module;
             if layer.size > limit {
                 return Err(Fault::content(format!("its module has {} bytes, {limit} are allowed", layer.size)));
             }
@@ -251,31 +264,59 @@ async fn realise(inner: &Arc<Inner>, source: &Source<'_>, manifest: &Manifest, p
             is_wasm(&inner.content, &layer.digest)?;
             return Ok(Record { wasm: Some(layer.digest), layout, platform: "wasi/wasm".into(), ..record });
         }
-        Plan::File { path, layout, platform, config } => (path, platform, config, Some(layout)),
-        Plan::Perhaps { path, platform, config } => (path, platform, config, None),
+        Plan::File { path, layout, platform, config } => (path, platform, config, layout),
     };
+    check_layers(manifest, limits.image)?;
+    fetch_layers(inner, source, manifest).await?;
+    record.blobs = manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
+    let Some((digest, size)) = find(inner, manifest, &path, limits).await? else {
+        let (this, layers) = (inner.clone(), paths(inner, manifest));
+        let held = blocking(move || layer::names(layers, &this.options.limits)).await?;
+        let text = format!("the image has no file {path:?}, which its entry point names; it holds {held}");
+        return Err(Fault::content(text));
+    };
+    is_wasm(&inner.content, &digest)?;
+    record.blobs.push((digest, size));
+    Ok(Record { wasm: Some(digest), layout, platform, config, ..record })
+}
+
+/// A Linux image is complete with its layers; they are unpacked when they are asked for.
+async fn realise_linux(
+    inner: &Arc<Inner>,
+    source: &Source<'_>,
+    manifest: &Manifest,
+    linux: LinuxPlan,
+    record: Record,
+) -> Result<Record, Fault> {
+    check_layers(manifest, inner.options.limits.linux_image)?;
+    let layers = chain::layers(manifest, &linux.diffs).map_err(Fault::Content)?;
+    fetch_layers(inner, source, manifest).await?;
+    let blobs = manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
+    let (platform, config) = (linux.platform.to_string(), linux.config);
+    Ok(Record { platform, config, blobs, layers: Some(layers), ..record })
+}
+
+async fn fetch_layers(inner: &Inner, source: &Source<'_>, manifest: &Manifest) -> Result<(), Fault> {
+    let mut fetches = Vec::new();
     for layer in &manifest.layers {
-        source.blob(inner, layer).await?;
-        record.blobs.push((layer.digest, layer.size));
+        fetches.push(source.blob(inner, layer).boxed());
     }
-    let layers: Vec<_> = manifest.layers.iter().map(|layer| inner.content.blob(&layer.digest)).collect();
-    let (this, wanted) = (inner.clone(), path.clone());
-    let find = move || layer::find(&this.content, &layers, &wanted, &this.options.limits);
-    match (blocking(find).await?, layout) {
-        (Some((digest, size)), layout) => {
-            is_wasm(&inner.content, &digest)?;
-            record.blobs.push((digest, size));
-            Ok(Record { wasm: Some(digest), layout: layout.unwrap_or(Layout::Compat), platform, config, ..record })
-        }
-        (None, Some(_)) => {
-            let layers: Vec<_> = manifest.layers.iter().map(|layer| inner.content.blob(&layer.digest)).collect();
-            let this = inner.clone();
-            let held = blocking(move || layer::names(layers, &this.options.limits)).await?;
-            let text = format!("the image has no file {path:?}, which its entry point names; it holds {held}");
-            Err(Fault::content(text))
-        }
-        (None, None) => Ok(Record { platform, config, ..record }),
-    }
+    stream::iter(fetches).buffer_unordered(LAYERS).try_collect().await
+}
+
+fn paths(inner: &Inner, manifest: &Manifest) -> Vec<PathBuf> {
+    manifest.layers.iter().map(|layer| inner.content.blob(&layer.digest)).collect()
+}
+
+/// Finds the module in the layers.
+async fn find(
+    inner: &Arc<Inner>,
+    manifest: &Manifest,
+    path: &str,
+    limits: &Limits,
+) -> Result<Option<(Digest, u64)>, Fault> {
+    let (this, layers, path, limits) = (inner.clone(), paths(inner, manifest), path.to_owned(), limits.clone());
+    blocking(move || layer::find(&this.content, &layers, &path, &limits)).await
 }
 
 /// Refuses content that is not WebAssembly, such as code that was compiled elsewhere.
@@ -288,143 +329,6 @@ fn is_wasm(content: &Content, digest: &Digest) -> Result<(), Fault> {
             Err(Fault::content(format!("the module has the unknown version {version:02x?}")))
         }
         _ => Err(Fault::content("the module is not WebAssembly")),
-    }
-}
-
-/// Fetches one blob: verified while it arrives, resumed where an earlier attempt ended.
-async fn download(content: &Content, session: &Session, blob: &Descriptor) -> Result<(), Fault> {
-    let mut pause = FIRST_PAUSE;
-    for attempt in 1.. {
-        match attempt_download(content, session, blob).await {
-            Err(fault @ (Fault::Network(_) | Fault::Unavailable(_))) if attempt < ATTEMPTS => {
-                tracing::debug!(blob = %blob.digest, ?fault, attempt, "a download broke off");
-                sleep(pause).await;
-                pause *= 2;
-            }
-            result => return result,
-        }
-    }
-    unreachable!("the last attempt returns")
-}
-
-async fn attempt_download(content: &Content, session: &Session, blob: &Descriptor) -> Result<(), Fault> {
-    let Some(mut partial) = Partial::open(content, blob).await? else { return Ok(()) };
-    if partial.size < blob.size {
-        let (mut response, start) = match session.blob(&blob.digest, partial.size).await {
-            Err(Fault::Content(_)) if partial.size > 0 => {
-                partial.restart()?; // the registry refuses the offset
-                session.blob(&blob.digest, 0).await?
-            }
-            other => other?,
-        };
-        match start {
-            start if start == partial.size => {}
-            0 => partial.restart()?,
-            start => return Err(Fault::content(format!("the registry sent byte {start} on, not {}", partial.size))),
-        }
-        loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) => partial.write(&chunk)?,
-                Ok(None) => break,
-                Err(error) => {
-                    let text = crate::registry::chain(&error);
-                    return Err(Fault::Network(format!("the download of {} broke off: {text}", blob.digest)));
-                }
-            }
-        }
-    }
-    if partial.size < blob.size {
-        let text = format!("the download of {} ended after {} of {} bytes", blob.digest, partial.size, blob.size);
-        return Err(Fault::Network(text));
-    }
-    blocking(move || partial.finish()).await
-}
-
-/// A blob that is being downloaded, locked against other downloads of it.
-struct Partial {
-    content: Content,
-    file: File,
-    path: PathBuf,
-    hasher: Sha256,
-    size: u64,
-    expected: Digest,
-    limit: u64,
-    /// For the bytes that have not arrived.
-    room: DiskReservation,
-}
-
-impl Partial {
-    /// Opens the file of an earlier attempt, once no other download has its lock. `None`: the blob is stored by now.
-    async fn open(content: &Content, blob: &Descriptor) -> Result<Option<Self>, Fault> {
-        let (content, expected, limit) = (content.clone(), blob.digest, blob.size);
-        blocking(move || {
-            let path = content.partial(&expected);
-            loop {
-                let mut file = File::options().create(true).truncate(false).read(true).write(true).open(&path)?;
-                if let Err(error) = file.try_lock() {
-                    match error {
-                        TryLockError::WouldBlock => file.lock()?,
-                        TryLockError::Error(error) => return Err(error.into()),
-                    }
-                }
-                if content.has(&expected, limit) {
-                    let _ = fs::remove_file(&path);
-                    return Ok(None);
-                }
-                // The previous holder of the lock may have moved or removed the file.
-                if !fs::metadata(&path).is_ok_and(|found| file.metadata().is_ok_and(|own| own.ino() == found.ino())) {
-                    continue;
-                }
-                let mut hasher = Sha256::new();
-                let size = io::copy(&mut file, &mut hasher)?;
-                let room = content.reserve(limit.saturating_sub(size));
-                let room = room.inspect_err(|_| drop(fs::remove_file(&path)))?;
-                let mut partial = Self { content, file, path, hasher, size, expected, limit, room };
-                if size > limit {
-                    partial.restart()?;
-                }
-                return Ok(Some(partial));
-            }
-        })
-        .await
-    }
-
-    fn restart(&mut self) -> Result<(), Fault> {
-        self.file.set_len(0)?;
-        io::Seek::rewind(&mut self.file)?;
-        self.hasher = Sha256::new();
-        self.size = 0;
-        self.room.spend(self.limit);
-        self.room = self.content.reserve(self.limit).inspect_err(|_| self.give_up())?;
-        Ok(())
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
-        self.size += bytes.len() as u64;
-        if self.size > self.limit {
-            self.give_up();
-            return Err(Fault::content(format!("the blob {} has more than its {} bytes", self.expected, self.limit)));
-        }
-        self.hasher.update(bytes);
-        // A full disk needs the space, and the last write may be incomplete.
-        self.file.write_all(bytes).inspect_err(|_| self.give_up())?;
-        self.room.spend(bytes.len() as u64);
-        Ok(())
-    }
-
-    /// Removes the received bytes.
-    fn give_up(&self) {
-        let _ = fs::remove_file(&self.path);
-    }
-
-    fn finish(self) -> Result<(), Fault> {
-        let found = Digest::finish(self.hasher);
-        if found != self.expected {
-            fs::remove_file(&self.path)?;
-            return Err(Fault::content(format!("the content of {} has digest {found}", self.expected)));
-        }
-        self.file.sync_data()?;
-        Ok(crate::content::rename(&self.path, &self.content.blob(&self.expected))?)
     }
 }
 

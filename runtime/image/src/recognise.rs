@@ -6,9 +6,12 @@
 //! | older and draft Wasm artifacts | a layer of one of [`WASM_LAYERS`] | that layer |
 //! | WASI platform image | config with architecture `wasm` | the file that the entry point names |
 //! | Wasm in a Linux image ("compat") | a `.wasm` entry point, the compat annotation, or only `plugin.wasm` | that file |
-//! | Linux image | `linux/amd64` otherwise | nothing here |
+//! | Linux image | `linux/amd64` otherwise | its files, by another runtime |
 
-use crate::manifest::{Config, DOCKER_CONFIG, Descriptor, ImageConfig, Index, Manifest, OCI_CONFIG, Platform};
+use crate::{
+    manifest::{Config, DOCKER_CONFIG, Descriptor, ImageConfig, Index, Manifest, OCI_CONFIG, Platform},
+    platform::fit,
+};
 use serde::{Deserialize, Serialize};
 
 /// Media types of layers that are a module or component.
@@ -57,9 +60,27 @@ pub(crate) enum Plan {
     /// The module is this file in the unpacked layers.
     File { path: String, layout: Layout, platform: String, config: Config },
     /// As above, but a Linux image if the file is not there.
-    Perhaps { path: String, platform: String, config: Config },
+    Perhaps { path: String, linux: LinuxPlan },
     /// A Linux image.
-    Linux { platform: String, config: Config },
+    Linux(LinuxPlan),
+}
+
+/// A Linux image.
+#[derive(Debug, PartialEq)]
+pub(crate) struct LinuxPlan {
+    pub(crate) platform: Platform,
+    pub(crate) config: Config,
+    pub(crate) diffs: Vec<String>,
+}
+
+impl LinuxPlan {
+    /// Refuses what this machine does not run.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match fit(&self.platform) {
+            Some(_) => Ok(()),
+            None => Err(format!("no match for platform in manifest: the image is for {}", self.platform)),
+        }
+    }
 }
 
 /// Whether the config is required to recognise the image.
@@ -91,7 +112,7 @@ pub(crate) fn recognise(manifest: &Manifest, config: &[u8]) -> Result<Plan, Stri
 }
 
 fn image_plan(manifest: &Manifest, image: ImageConfig) -> Result<Plan, String> {
-    let ImageConfig { platform, config } = image;
+    let ImageConfig { platform, config, rootfs } = image;
     let entry = config.entrypoint.first().or(config.cmd.first()).cloned();
     let compat = manifest.annotations.get(VARIANT).or(config.labels.get(VARIANT)).is_some();
     let text = platform.to_string();
@@ -104,11 +125,14 @@ fn image_plan(manifest: &Manifest, image: ImageConfig) -> Result<Plan, String> {
             Ok(Plan::File { path, layout: Layout::Compat, platform: text, config })
         }
         None if compat => Ok(Plan::File { path: PLUGIN.into(), layout: Layout::Compat, platform: text, config }),
-        None if (1..=FEW_LAYERS).contains(&manifest.layers.len()) => {
-            Ok(Plan::Perhaps { path: PLUGIN.into(), platform: text, config })
+        entry => {
+            let linux = LinuxPlan { platform, config, diffs: rootfs.diff_ids };
+            if entry.is_none() && (1..=FEW_LAYERS).contains(&manifest.layers.len()) {
+                return Ok(Plan::Perhaps { path: PLUGIN.into(), linux });
+            }
+            linux.check()?;
+            Ok(Plan::Linux(linux))
         }
-        _ if is_here(&platform) => Ok(Plan::Linux { platform: text, config }),
-        _ => Err(format!("no match for platform in manifest: the image is for {text}")),
     }
 }
 
@@ -125,13 +149,13 @@ pub(crate) fn choose(index: &Index) -> Result<&Descriptor, String> {
 }
 
 fn rank(entry: &Descriptor) -> Option<u8> {
-    let Some(platform) = &entry.platform else { return Some(5) };
+    let Some(platform) = &entry.platform else { return Some(u8::MAX) };
     match platform.os.as_str() {
         "wasip2" if is_wasm_platform(platform) => Some(0),
         "wasip1" if is_wasm_platform(platform) => Some(1),
         "wasi" if is_wasm_platform(platform) => Some(2),
         _ if is_wasm_platform(platform) => Some(3),
-        _ => is_here(platform).then_some(4),
+        _ => fit(platform).map(|fit| 4 + fit),
     }
 }
 
@@ -141,15 +165,6 @@ fn is_wasm(layer: &Descriptor) -> bool {
 
 fn is_wasm_platform(platform: &Platform) -> bool {
     platform.architecture.starts_with("wasm")
-}
-
-fn is_here(platform: &Platform) -> bool {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    platform.os == "linux" && platform.architecture == architecture
 }
 
 #[cfg(test)]
@@ -178,8 +193,8 @@ mod tests {
         match recognise(manifest, config.as_bytes()) {
             Ok(Plan::Layer(layer, layout)) => format!("{}: {}", layout.text(), layer.media_type),
             Ok(Plan::File { path, layout, platform, .. }) => format!("{}: {path} {platform}", layout.text()),
-            Ok(Plan::Perhaps { path, platform, .. }) => format!("perhaps {path} {platform}"),
-            Ok(Plan::Linux { platform, .. }) => format!("Linux image: {platform}"),
+            Ok(Plan::Perhaps { path, linux }) => format!("perhaps {path} {}", linux.platform),
+            Ok(Plan::Linux(linux)) => format!("Linux image: {}", linux.platform),
             Err(error) => error,
         }
     }

@@ -1,6 +1,7 @@
 //! Local files become images, with or without others at work in the same store.
 
 #![allow(clippy::unwrap_used, reason = "tests: a panic is the answer")]
+#![allow(clippy::disallowed_methods, reason = "a test is told by its environment what it must not skip")]
 
 mod support;
 
@@ -10,6 +11,7 @@ use std::{
     collections::HashSet,
     fs,
     path::Path,
+    process::Command,
     time::{Duration, SystemTime},
 };
 use support::*;
@@ -107,6 +109,138 @@ async fn layouts_and_archives_of_every_kind_are_loaded() {
     let loaded = images.load(&file, None).await.unwrap();
     assert_eq!((&*loaded.name, loaded.layout), ("docker.io/team/app:v2", "Wasm in a Linux image"));
     assert_eq!(wasm(&images, "team/app:v2"), code);
+}
+
+/// What `docker save` has written since version 25 (both lists), before it (folders of layers), and `podman save` (links).
+#[tokio::test]
+async fn archives_of_several_images_are_loaded_under_all_names() {
+    let folder = tempdir().unwrap();
+    let (one, two) = (raw(&[Raw::file("one", b"1")]), raw(&[Raw::file("two", b"2")]));
+    let mut blobs = Blobs::default();
+    let first = blobs.linux(&[(TAR, one.clone())]);
+    let second = blobs.linux(&[(TAR, one.clone()), (TAR, two.clone())]);
+    let config = |manifest: &serde_json::Value| {
+        let bytes = &blobs.0.iter().find(|(blob, _)| *blob == digest(manifest)).unwrap().1;
+        let manifest: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        format!("blobs/sha256/{}", digest(&manifest["config"]).hex())
+    };
+    let path = |layer: &[u8]| format!("blobs/sha256/{}", image::Digest::of(layer).hex());
+    let named = |descriptor: &serde_json::Value, full: &str, short: &str| {
+        let mut named = descriptor.clone();
+        named["annotations"] = json!({"io.containerd.image.name": full, "org.opencontainers.image.ref.name": short});
+        named
+    };
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [
+        named(&first, "docker.io/library/one:1", "1"),
+        named(&first, "docker.io/library/one:latest", "latest"),
+        named(&second, "example.com/two:2", "2"),
+        second.clone(),
+    ]});
+    let manifests = json!([
+        {"Config": config(&first), "RepoTags": ["one:1", "one:latest"], "Layers": [path(&one)]},
+        {"Config": config(&second), "RepoTags": ["example.com/two:2"], "Layers": [path(&one), path(&two)]},
+    ]);
+    let (index, manifests) = (index.to_string(), manifests.to_string());
+    let all: Vec<_> = blobs.0.iter().map(|(digest, bytes)| (format!("blobs/sha256/{}", digest.hex()), bytes)).collect();
+    let all: Vec<_> = all.iter().map(|(name, bytes)| Raw::file(name, bytes)).collect();
+    let (index, list) = (Raw::file("index.json", index.as_bytes()), Raw::file("manifest.json", manifests.as_bytes()));
+    let without_manifests: Vec<_> =
+        all.iter().filter(|blob| !blob.data.starts_with(br#"{"config""#)).cloned().collect();
+    assert_eq!(without_manifests.len(), all.len() - 2);
+    let cases = [
+        ("oci", [&all[..], std::slice::from_ref(&index)].concat()),
+        ("both", [&[list.clone()][..], &all, std::slice::from_ref(&index)].concat()),
+        ("docker", [&all[..], std::slice::from_ref(&list)].concat()),
+        ("lacking", [&[index][..], &without_manifests, &[list]].concat()),
+    ];
+    for (kind, entries) in cases {
+        let images = store(&folder.path().join(kind), |_| {});
+        let file = folder.path().join(format!("{kind}.tar"));
+        fs::write(&file, gzip(&raw(&entries))).unwrap();
+        let error = refused(&images, &file, Some("x")).await;
+        assert!(error.contains("it holds 2 images (") && error.contains("example.com/two:2"), "{error}");
+        assert_eq!(images.list().await.unwrap(), [], "{kind}");
+        let mut names: Vec<_> = images.load_all(&file).await.unwrap().into_iter().map(|one| one.name).collect();
+        names.sort();
+        assert_eq!(names, ["docker.io/library/one:1", "docker.io/library/one:latest", "example.com/two:2"], "{kind}");
+        let get = |name: &str| images.get(name).unwrap().unwrap();
+        assert_eq!(get("one:1").digest, get("one").digest);
+        let [ones, twos] = [get("one"), get("example.com/two:2")];
+        let ones = images.layers(&ones).await.unwrap().unwrap();
+        let twos = images.layers(&twos).await.unwrap().unwrap();
+        assert_eq!((ones.len(), twos.len(), &ones[0]), (1, 2, &twos[0]), "{kind}");
+        assert_eq!(fs::read(twos[1].join("two")).unwrap(), b"2");
+        // One image is loaded by either.
+        assert_eq!(images.list().await.unwrap().len(), 2);
+    }
+    // The platforms of one name are one image.
+    let foreign = json!({"mediaType": MANIFEST, "digest": image::Digest::of(b"left out"), "size": 8, "platform": {
+        "os": "linux", "architecture": "s390x"}});
+    let mut own = first.clone();
+    own["platform"] = json!({"os": "linux", "architecture": here().split_once('/').unwrap().1});
+    let manifests = [named(&foreign, "one:1", "1"), named(&own, "one:1", "1")];
+    let index = json!({"schemaVersion": 2, "manifests": manifests}).to_string();
+    let file = folder.path().join("platforms.tar");
+    fs::write(&file, raw(&[&all[..], &[Raw::file("index.json", index.as_bytes())]].concat())).unwrap();
+    let images = store(&folder.path().join("platforms"), |_| {});
+    let loaded = images.load(&file, None).await.unwrap();
+    assert_eq!(images.layers(&loaded).await.unwrap().unwrap().len(), 1);
+    // A list that climbs.
+    let list =
+        json!([{"Config": config(&first), "RepoTags": ["a:1"], "Layers": ["../../../../etc/passwd"]}]).to_string();
+    let file = folder.path().join("climbs.tar");
+    fs::write(&file, raw(&[&all[..], &[Raw::file("manifest.json", list.as_bytes())]].concat())).unwrap();
+    assert!(refused(&images, &file, None).await.contains("the archive lacks \"../../../../etc/passwd\""));
+    let list = json!(vec![json!({"Config": "c", "Layers": []}); 257]).to_string();
+    fs::write(&file, raw(&[Raw::file("manifest.json", list.as_bytes())])).unwrap();
+    assert!(refused(&images, &file, None).await.contains("it holds more than 256 images"));
+}
+
+/// What others write, as they write it.
+#[tokio::test]
+async fn archives_of_skopeo_are_loaded() {
+    let folder = tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (one, two) = (raw(&[Raw::file("one", b"1")]), raw(&[Raw::file("two", b"2")]));
+    let mut blobs = Blobs::default();
+    let top = blobs.linux(&[(GZIP, one.clone()), (GZIP, two), (GZIP, one)]);
+    blobs.layout(&folder.path().join("layout"), &top);
+    let from = format!("oci:{}", path("layout"));
+    for (kind, to, name, more) in [
+        (
+            "docker",
+            format!("docker-archive:{}:box:1", path("docker")),
+            "docker.io/library/box:1",
+            &["--additional-tag=box:2"][..],
+        ),
+        ("oci", format!("oci-archive:{}:example.com/box:1", path("oci")), "example.com/box:1", &[]),
+        ("plain", format!("oci-archive:{}:box:1", path("plain")), "docker.io/library/box:1", &["--dest-decompress"]),
+        (
+            "zstd",
+            format!("oci-archive:{}:box:1", path("zstd")),
+            "docker.io/library/box:1",
+            &["--dest-compress-format=zstd"],
+        ),
+    ] {
+        let skopeo = Command::new("skopeo").args(["--insecure-policy", "copy"]).args(more).args([&from, &to]).output();
+        let Ok(output) = skopeo else {
+            let text = "SKIPPED: skopeo is not installed";
+            assert!(std::env::var("SAMPAN_TEST_REQUIRE").as_deref() != Ok("all"), "{text}");
+            eprintln!("{text}");
+            return;
+        };
+        assert!(output.status.success(), "{kind}: {}", String::from_utf8_lossy(&output.stderr));
+        let images = store(&folder.path().join(format!("store-{kind}")), |_| {});
+        let loaded = images.load_all(path(kind)).await.unwrap();
+        assert_eq!((loaded[0].name.as_str(), loaded[0].layout), (name, "Linux image"), "{kind}");
+        if kind == "docker" {
+            assert_eq!(loaded[1].name, "docker.io/library/box:2");
+        }
+        let layers = images.layers(&loaded[0]).await.unwrap().unwrap();
+        let held: Vec<_> =
+            ["one", "two", "one"].iter().zip(&layers).map(|(name, layer)| layer.join(name).exists()).collect();
+        assert_eq!((held, layers.len()), (vec![true; 3], 3), "{kind}");
+    }
 }
 
 #[tokio::test]

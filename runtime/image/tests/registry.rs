@@ -197,21 +197,45 @@ async fn every_layout_is_pulled_by_tag_and_by_digest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_linux_image_is_recognised_without_its_layers() {
+async fn a_linux_image_is_pulled_with_its_layers_whatever_its_format_and_pushed() {
     if !tools() {
         return;
     }
     let (registry, _) = Registry::start(false);
-    let folder = tempdir().unwrap();
-    let images = store(folder.path(), |_| {});
-    let here = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
     let mut blobs = Blobs::default();
-    let layer = gzip(&tar(&[Item::File("bin/sh", &vec![7; 100_000])]));
-    let top = blobs.image(config(here, &["/bin/sh"]), &[(GZIP, layer.clone())]);
-    registry.fill("linux:v1", &blobs, &top);
-    let pulled = images.pull(&registry.name("linux:v1"), &Keyring::new()).await.unwrap();
-    assert_eq!(pulled.artifact, Artifact::Linux { platform: here.into() });
-    assert!(!folder.path().join("blobs/sha256").join(image::Digest::of(&layer).hex()).exists());
+    let base = raw(&[Raw::folder("bin"), Raw { mode: 0o755, ..Raw::file("bin/sh", &vec![7; 100_000]) }]);
+    let upper = raw(&[Raw::file("etc/motd", b"hello")]);
+    let top = blobs.linux(&[(GZIP, base), (GZIP, upper)]);
+    let index = blobs.index(&[("linux/s390x", blobs.clone().linux(&[])), (here(), top.clone())]);
+    let mut only = blobs.clone();
+    only.0.retain(|(blob, _)| *blob != digest(&index));
+    registry.fill("linux:oci", &only, &top);
+    let from = format!("docker://{}", registry.name("linux:oci"));
+    for (tag, arguments) in [
+        ("linux:docker", &["--format", "v2s2"][..]),
+        ("linux:zstd", &["--format", "oci", "--dest-compress-format", "zstd"]),
+        ("linux:plain", &["--format", "oci", "--dest-decompress"]),
+    ] {
+        let to = format!("docker://{}", registry.name(tag));
+        let both = ["copy", "--src-tls-verify=false", "--dest-tls-verify=false", &from, &to];
+        registry.skopeo(&both.iter().chain(arguments).copied().collect::<Vec<_>>());
+    }
+    for tag in ["linux:oci", "linux:docker", "linux:zstd", "linux:plain"] {
+        let folder = tempdir().unwrap();
+        let images = store(folder.path(), |_| {});
+        let name = registry.name(tag);
+        let pulled = images.pull(&name, &Keyring::new()).await.unwrap_or_else(|error| panic!("{tag}: {error}"));
+        assert_eq!(pulled.artifact, Artifact::Linux { platform: here().into() });
+        let layers = images.layers(&pulled).await.unwrap().unwrap();
+        assert_eq!(layers.len(), 2, "{tag}");
+        assert_eq!(fs::read(layers[0].join("bin/sh")).unwrap(), [7; 100_000]);
+        assert_eq!(fs::read_to_string(layers[1].join("etc/motd")).unwrap(), "hello");
+        assert_eq!(images.ensure(&name, Policy::Never, &Keyring::new()).await.unwrap(), pulled);
+        // It goes back as it came.
+        let to = registry.name("back:v1");
+        assert_eq!(images.push(&name, Some(&to), &Keyring::new()).await.unwrap(), pulled.digest, "{tag}");
+        assert_eq!(images.pull(&to, &Keyring::new()).await.unwrap().digest, pulled.digest);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

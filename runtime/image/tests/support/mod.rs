@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod fake;
+pub mod scene;
 
 use flate2::{Compression, write::GzEncoder};
 use image::{Digest, Images, Limits, Options};
@@ -71,6 +72,98 @@ pub fn tar(items: &[Item<'_>]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
+/// An entry of an archive, to the letter.
+#[derive(Clone)]
+pub struct Raw<'a> {
+    pub name: &'a [u8],
+    pub kind: u8,
+    pub link: &'a [u8],
+    pub mode: u32,
+    pub owner: (u64, u64),
+    pub modified: u64,
+    pub device: (u32, u32),
+    pub data: &'a [u8],
+    /// Records of an extended header before it.
+    pub pax: &'a [(&'a str, &'a [u8])],
+}
+
+impl<'a> Raw<'a> {
+    pub fn new(name: &'a str, kind: u8) -> Self {
+        let mode = if kind == b'5' { 0o755 } else { 0o644 };
+        let (owner, modified, device) = ((0, 0), 1_000_000_000, (0, 0));
+        Self { name: name.as_bytes(), kind, link: b"", mode, owner, modified, device, data: b"", pax: &[] }
+    }
+
+    pub fn file(name: &'a str, data: &'a [u8]) -> Self {
+        Self { data, ..Self::new(name, b'0') }
+    }
+
+    pub fn folder(name: &'a str) -> Self {
+        Self::new(name, b'5')
+    }
+
+    pub fn symlink(name: &'a str, link: &'a str) -> Self {
+        Self { link: link.as_bytes(), ..Self::new(name, b'2') }
+    }
+
+    pub fn hard_link(name: &'a str, link: &'a str) -> Self {
+        Self { link: link.as_bytes(), ..Self::new(name, b'1') }
+    }
+}
+
+/// A record of an extended header.
+pub fn record(key: &str, value: &[u8]) -> Vec<u8> {
+    let rest = key.len() + value.len() + 3;
+    let length = (1..).find(|length: &usize| length.to_string().len() + rest == *length).unwrap();
+    [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
+}
+
+/// An archive of these entries. Names beyond 100 bytes get a header of their own.
+pub fn raw(entries: &[Raw<'_>]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    for entry in entries {
+        let mut records: Vec<u8> = entry.pax.iter().flat_map(|(key, value)| record(key, value)).collect();
+        if entry.name.len() > 100 {
+            records.extend(record("path", entry.name));
+        }
+        if entry.link.len() > 100 {
+            records.extend(record("linkpath", entry.link));
+        }
+        if !records.is_empty() {
+            block(&mut archive, &Raw { data: &records, ..Raw::new("pax", b'x') });
+        }
+        block(&mut archive, entry);
+    }
+    archive.extend([0; 1024]);
+    archive
+}
+
+fn block(archive: &mut Vec<u8>, entry: &Raw<'_>) {
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(entry.mode);
+    header.set_uid(entry.owner.0);
+    header.set_gid(entry.owner.1);
+    header.set_mtime(entry.modified);
+    header.set_size(entry.data.len() as u64);
+    header.set_device_major(entry.device.0).unwrap();
+    header.set_device_minor(entry.device.1).unwrap();
+    let old = header.as_old_mut();
+    old.linkflag = [entry.kind];
+    let length = entry.name.len().min(100);
+    old.name[..length].copy_from_slice(&entry.name[..length]);
+    let linked = entry.link.len().min(100);
+    old.linkname[..linked].copy_from_slice(&entry.link[..linked]);
+    header.set_cksum();
+    archive.extend(header.as_bytes());
+    archive.extend(entry.data);
+    archive.resize(archive.len().next_multiple_of(512), 0);
+}
+
+/// The architecture of this machine, as images call it.
+pub fn here() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" }
+}
+
 /// Content-addressed documents, to be written as a layout or served.
 #[derive(Clone, Default)]
 pub struct Blobs(pub Vec<(Digest, Vec<u8>)>);
@@ -88,6 +181,19 @@ impl Blobs {
         let layers: Vec<_> = layers.iter().map(|(media_type, bytes)| self.add(media_type, bytes.clone())).collect();
         let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers });
         self.add(MANIFEST, manifest.to_string().into_bytes())
+    }
+
+    /// A Linux image of these archives, packed as their type says.
+    pub fn linux(&mut self, layers: &[(&'static str, Vec<u8>)]) -> Value {
+        let (media_type, mut config) = config(here(), &["/bin/sh"]);
+        config["rootfs"]["diff_ids"] = layers.iter().map(|(_, plain)| json!(Digest::of(plain))).collect();
+        let pack = |(media_type, plain): &(&'static str, Vec<u8>)| match *media_type {
+            GZIP => (GZIP, gzip(plain)),
+            ZSTD => (ZSTD, zstd(plain)),
+            other => (other, plain.clone()),
+        };
+        let layers: Vec<_> = layers.iter().map(pack).collect();
+        self.image((media_type, config), &layers)
     }
 
     /// A plain artifact of the CNCF layout.
@@ -142,5 +248,5 @@ pub fn store(folder: &Path, change: impl FnOnce(&mut Options)) -> Images {
 }
 
 pub fn small() -> Limits {
-    Limits { unpacked: 1 << 20, module: 1 << 19, entries: 100, ..Limits::default() }
+    Limits { unpacked: 1 << 20, linux_unpacked: 1 << 20, module: 1 << 19, entries: 100, ..Limits::default() }
 }
