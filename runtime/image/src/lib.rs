@@ -4,8 +4,8 @@
 //! that are verified while they arrive and appear by atomic renames, so that `sampan image load` works with the cluster up or down. It
 //! collects unused images.
 //!
-//! It compiles and runs nothing, and knows no Pod. Images are hostile input: every size, count and time is limited ([`Limits`]), and native
-//! code in an image is never used.
+//! It compiles and runs nothing, and knows no Pod. Images are hostile input: every size, count and time is limited ([`Limits`]). Native code
+//! beside a module is never used; layers of Linux images are unpacked for the runtime that runs them ([`Images::layers`]).
 //!
 //! It follows the pages *Images* (names, pull policies, imagePullSecrets) and *Garbage Collection* of the Kubernetes
 //! documentation, the OCI image and distribution specifications, and the CNCF "Wasm OCI artifact layout".

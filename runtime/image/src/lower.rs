@@ -348,7 +348,12 @@ impl Lower<'_> {
         }
         let at = self.parent(name)?;
         self.tree.spend(ENTRY_BYTES)?;
-        mknodat(&at, name.last, FileType::CharacterDevice, Mode::empty(), makedev(0, 0)).map_err(io)
+        match mknodat(&at, name.last, FileType::CharacterDevice, Mode::empty(), makedev(0, 0)) {
+            Err(Errno::PERM) => Err(Fault::Store(
+                "its file system takes no whiteouts, as one that is an overlay itself: put the data directory on a volume".into(),
+            )),
+            made => made.map_err(io),
+        }
     }
 }
 

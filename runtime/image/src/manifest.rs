@@ -26,7 +26,7 @@ pub(crate) struct Descriptor {
     pub size: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -54,9 +54,9 @@ pub(crate) struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
     pub config: Descriptor,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub layers: Vec<Descriptor>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -98,7 +98,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Document, String> {
     }
 }
 
-/// How an image is run. All fields are empty for plain Wasm artifacts.
+/// How an image is run, as it says itself: nothing is checked, and paths may climb. All fields are empty for plain Wasm artifacts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct Config {
@@ -120,7 +120,7 @@ pub struct Config {
     /// Ports on which the image listens by its own account, such as `8080/tcp`.
     #[serde(deserialize_with = "nullable")]
     pub exposed_ports: BTreeMap<String, serde_json::Value>,
-    /// Folders that are volumes by the image's own account.
+    /// Folders that are volumes by the image's own account. Who makes them resolves each beneath the root: `/../../x` is a name too.
     #[serde(deserialize_with = "nullable")]
     pub volumes: BTreeMap<String, serde_json::Value>,
     /// Labels.
@@ -151,4 +151,50 @@ pub(crate) struct ImageConfig {
 pub(crate) struct RootFs {
     #[serde(default, deserialize_with = "nullable")]
     pub diff_ids: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Go writes what is empty.
+    #[test]
+    fn nothing_may_be_null() {
+        let text = format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"x","digest":"{}","size":1,"annotations":null,"platform":null}},
+                "layers":null,"annotations":null}}"#,
+            Digest::of(b"")
+        );
+        let Ok(Document::Manifest(manifest)) = read(text.as_bytes()) else { panic!("it is read") };
+        assert!(manifest.layers.is_empty() && manifest.annotations.is_empty());
+    }
+
+    #[test]
+    fn a_config_is_what_docker_writes_and_no_more() {
+        let text = r#"{"architecture":"arm64","variant":"v8","os":"linux","os.version":"x","created":"2024-01-01T00:00:00Z","author":null,
+            "config":{"Hostname":"","User":"app:web","AttachStdin":false,"ExposedPorts":{"80/tcp":{},"53/udp":{}},"Tty":false,
+                "Env":["PATH=/bin","A=b=c"],"Cmd":["-x"],"Healthcheck":{"Test":["CMD","true"],"Interval":1},"ArgsEscaped":true,
+                "Image":"sha256:0","Volumes":{"/data":{}},"WorkingDir":"/srv","Entrypoint":["/run"],"OnBuild":["RUN x"],
+                "Labels":{"a":"b"},"StopSignal":"SIGQUIT","Shell":["sh"]},
+            "rootfs":{"type":"layers","diff_ids":["sha256:1"]},"history":[{"empty_layer":true}]}"#;
+        let image: ImageConfig = serde_json::from_str(text).expect("a config");
+        assert_eq!(image.platform.to_string(), "linux/arm64/v8");
+        assert_eq!(image.rootfs.diff_ids, ["sha256:1"]);
+        let Config { entrypoint, cmd, env, working_dir, user, exposed_ports, volumes, labels, stop_signal } =
+            image.config;
+        assert_eq!((entrypoint, cmd), (vec!["/run".to_owned()], vec!["-x".to_owned()]));
+        assert_eq!(env, ["PATH=/bin", "A=b=c"]);
+        assert_eq!((&*working_dir, &*user, &*stop_signal), ("/srv", "app:web", "SIGQUIT"));
+        assert_eq!(exposed_ports.keys().collect::<Vec<_>>(), ["53/udp", "80/tcp"]);
+        assert_eq!((volumes.keys().next().map(String::as_str), labels["a"].as_str()), (Some("/data"), "b"));
+        for empty in [
+            r#"{"architecture":"amd64","os":"linux"}"#,
+            r#"{"config":null,"rootfs":null}"#,
+            r#"{"config":{"Entrypoint":null,"Cmd":null,"Env":null,"Volumes":null,"Labels":null,"ExposedPorts":null,"User":null},
+                "rootfs":{"diff_ids":null}}"#,
+        ] {
+            let image: ImageConfig = serde_json::from_str(empty).expect("a config");
+            assert_eq!((image.config, image.rootfs), (Config::default(), RootFs::default()), "{empty}");
+        }
+    }
 }

@@ -273,7 +273,8 @@ mod tests {
     fn an_index_prefers_wasm_and_skips_attestations() {
         let entry = |platform: &str, attestation: bool| {
             let (os, architecture) = platform.split_once('/').unwrap_or_default();
-            let platform = Platform { os: os.into(), architecture: architecture.into(), variant: String::new() };
+            let (architecture, variant) = architecture.split_once('/').unwrap_or((architecture, ""));
+            let platform = Platform { os: os.into(), architecture: architecture.into(), variant: variant.into() };
             Descriptor {
                 media_type: crate::manifest::OCI_MANIFEST.into(),
                 digest: Digest::of(b""),
@@ -286,7 +287,11 @@ mod tests {
             }
         };
         let here = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
-        let cases: [(&[&str], Result<&str, &str>); 5] = [
+        let (baseline, better) = if cfg!(target_arch = "aarch64") { ("v8", "v9") } else { ("v1", "v2") };
+        let (baseline, better) = (format!("{here}/{baseline}"), format!("{here}/{better}"));
+        let cases: [(&[&str], Result<&str, &str>); 7] = [
+            (&["linux/arm/v7", &better, &baseline, "linux/s390x"], Ok(&baseline)),
+            (&[&better, "", here], Ok(here)),
             (&[here, "wasi/wasm", "wasip2/wasm", "wasip1/wasm"], Ok("wasip2/wasm")),
             (&[here, "wasi/wasm"], Ok("wasi/wasm")),
             (&["linux/s390x", here], Ok(here)),

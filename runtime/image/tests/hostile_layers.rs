@@ -7,8 +7,13 @@ mod support;
 use image::{Error, Images, Keyring, Options, Policy};
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, symlink},
+        process::ExitStatusExt,
+    },
     path::Path,
+    process::{Command, Stdio},
+    time::Duration,
 };
 use support::{scene::*, *};
 use tempfile::tempdir;
@@ -215,6 +220,78 @@ async fn layers_are_what_the_config_says() {
         };
         assert!(error.contains(why), "{error}");
     }
+}
+
+/// A process that unpacks is killed, again and again: what it has not completed is not there, and what it has is whole.
+#[tokio::test]
+#[allow(clippy::disallowed_methods, reason = "a test finds out where it runs")]
+async fn who_is_killed_while_it_unpacks_leaves_nothing_half() {
+    const STORE: &str = "SAMPAN_TEST_STORE";
+    if let Some(folder) = std::env::var_os(STORE) {
+        let images = Images::open(folder, Options::default()).unwrap();
+        let image = images.get("a:1").unwrap().unwrap();
+        images.layers(&image).await.unwrap();
+        return;
+    }
+    let scene = Scene::new(|_| {});
+    let names: Vec<String> = (0..500).map(|n| format!("folder{}/file{n}", n % 50)).collect();
+    let many: Vec<_> = names.iter().map(|name| Raw::file(name, name.as_bytes())).collect();
+    let layers = [(GZIP, raw(&many)), (ZSTD, raw(&[many, vec![Raw::file("folder7/.wh.gone", b"")]].concat()))];
+    let loaded = scene.load("a:1", &layers).await.unwrap();
+    let root = scene.folder.path().join("store");
+    let test = "who_is_killed_while_it_unpacks_leaves_nothing_half";
+    let mut killed = 0;
+    for after in [0, 4, 9, 15, 25] {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut child = command.args(["--exact", test]).env(STORE, &root).stdout(Stdio::null()).spawn().unwrap();
+        // from the moment on when there is something
+        while scene.left("tmp") == 0 && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(after));
+        child.kill().unwrap();
+        killed += usize::from(child.wait().unwrap().signal().is_some());
+        let whole =
+            |layer: &Path| names.iter().all(|name| fs::read(layer.join(name)).is_ok_and(|it| it == name.as_bytes()));
+        for layer in fs::read_dir(root.join("layers")).unwrap() {
+            assert!(whole(&layer.unwrap().path().join("fs")), "after {after} ms");
+        }
+        // The next one clears up, and completes it.
+        let images = Images::open(&root, Options::default()).unwrap();
+        assert_eq!(scene.left("tmp"), 0);
+        assert!(images.layers(&loaded).await.unwrap().unwrap().iter().all(|layer| whole(layer)));
+        for layer in fs::read_dir(root.join("layers")).unwrap() {
+            // not removed: some file systems are slow to make what was just removed
+            let layer = layer.unwrap();
+            fs::rename(layer.path(), scene.folder.path().join(format!("{after}-{}", layer.file_name().display())))
+                .unwrap();
+        }
+    }
+    assert!(killed > 2, "{killed}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_freed() {
+    if !alone("a_full_disk_is_told_and_freed") {
+        return;
+    }
+    let scene = Scene::new(|_| {});
+    let disk = scene.folder.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&disk).status();
+    assert!(mount.unwrap().success());
+    let images = store(&disk.join("store"), |_| {});
+    let mut blobs = Blobs::default();
+    let small = raw(&[Raw::file("small", &[1; 1 << 20])]);
+    let top = blobs.linux(&[(GZIP, small), (GZIP, raw(&[Raw::file("large", &[2; 9 << 20])]))]);
+    blobs.layout(&scene.folder.path().join("layout"), &top);
+    let loaded = images.load(scene.folder.path().join("layout"), Some("a:1")).await.unwrap();
+    let error = images.layers(&loaded).await.unwrap_err().to_string();
+    assert!(error.contains("no space left on device") && error.contains("sampan image prune"), "{error}");
+    let left = |folder: &str| fs::read_dir(disk.join("store").join(folder)).unwrap().count();
+    assert_eq!((left("tmp"), left("layers")), (0, 1));
+    images.remove("a:1").await.unwrap();
+    assert_eq!((left("layers"), left("blobs/sha256")), (0, 0));
 }
 
 #[tokio::test]

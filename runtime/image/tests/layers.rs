@@ -41,23 +41,6 @@ fn mounted(layers: &[PathBuf], script: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Whether this test has a mount namespace of its own; if not, it is run again in one.
-fn alone(name: &str) -> bool {
-    const INSIDE: &str = "SAMPAN_TEST_MOUNTS";
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let kind = if is_root() { "-m" } else { "-Urm" };
-    if !Command::new("unshare").args([kind, "true"]).status().is_ok_and(|status| status.success()) {
-        skip("no mount namespace");
-        return false;
-    }
-    let mut command = Command::new("unshare");
-    command.arg(kind).arg(std::env::current_exe().unwrap()).args(["--exact", name, "--nocapture"]);
-    assert!(command.env(INSIDE, "1").status().unwrap().success(), "{name} failed in its mount namespace");
-    false
-}
-
 /// What the kernel shows of layers, in a test that is [`alone`].
 fn shown(layers: &[PathBuf]) -> String {
     let (nothing, at) = (tempdir().unwrap(), tempdir().unwrap());

@@ -206,10 +206,10 @@ async fn a_linux_image_is_pulled_with_its_layers_whatever_its_format_and_pushed(
     let base = raw(&[Raw::folder("bin"), Raw { mode: 0o755, ..Raw::file("bin/sh", &vec![7; 100_000]) }]);
     let upper = raw(&[Raw::file("etc/motd", b"hello")]);
     let top = blobs.linux(&[(GZIP, base), (GZIP, upper)]);
-    let index = blobs.index(&[("linux/s390x", blobs.clone().linux(&[])), (here(), top.clone())]);
-    let mut only = blobs.clone();
-    only.0.retain(|(blob, _)| *blob != digest(&index));
-    registry.fill("linux:oci", &only, &top);
+    registry.fill("linux:oci", &blobs, &top);
+    let foreign = blobs.linux(&[(GZIP, raw(&[Raw::file("foreign", b"")]))]);
+    let index = blobs.index(&[("linux/s390x", foreign), (here(), top)]);
+    registry.fill("linux:index", &blobs, &index);
     let from = format!("docker://{}", registry.name("linux:oci"));
     for (tag, arguments) in [
         ("linux:docker", &["--format", "v2s2"][..]),
@@ -220,7 +220,7 @@ async fn a_linux_image_is_pulled_with_its_layers_whatever_its_format_and_pushed(
         let both = ["copy", "--src-tls-verify=false", "--dest-tls-verify=false", &from, &to];
         registry.skopeo(&both.iter().chain(arguments).copied().collect::<Vec<_>>());
     }
-    for tag in ["linux:oci", "linux:docker", "linux:zstd", "linux:plain"] {
+    for tag in ["linux:oci", "linux:docker", "linux:zstd", "linux:plain", "linux:index"] {
         let folder = tempdir().unwrap();
         let images = store(folder.path(), |_| {});
         let name = registry.name(tag);
@@ -231,10 +231,12 @@ async fn a_linux_image_is_pulled_with_its_layers_whatever_its_format_and_pushed(
         assert_eq!(fs::read(layers[0].join("bin/sh")).unwrap(), [7; 100_000]);
         assert_eq!(fs::read_to_string(layers[1].join("etc/motd")).unwrap(), "hello");
         assert_eq!(images.ensure(&name, Policy::Never, &Keyring::new()).await.unwrap(), pulled);
-        // It goes back as it came.
+        // It goes back as it came; of an index what is here.
         let to = registry.name("back:v1");
-        assert_eq!(images.push(&name, Some(&to), &Keyring::new()).await.unwrap(), pulled.digest, "{tag}");
-        assert_eq!(images.pull(&to, &Keyring::new()).await.unwrap().digest, pulled.digest);
+        let pushed = images.push(&name, Some(&to), &Keyring::new()).await.unwrap();
+        assert_eq!(pushed == pulled.digest, tag != "linux:index", "{tag}");
+        let back = images.pull(&to, &Keyring::new()).await.unwrap();
+        assert_eq!((back.digest, images.layers(&back).await.unwrap().unwrap()), (pushed, layers));
     }
 }
 

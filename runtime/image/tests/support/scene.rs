@@ -6,6 +6,7 @@ use rustix::fs::lgetxattr;
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 use tempfile::{TempDir, tempdir};
 
@@ -62,4 +63,22 @@ pub fn attribute(path: &Path, name: &str) -> Option<Vec<u8>> {
     let length = lgetxattr(path, name, &mut value).ok()?;
     value.truncate(length);
     Some(value)
+}
+
+/// Whether this test has a mount namespace of its own; if not, it is run again in one.
+#[allow(clippy::disallowed_methods, reason = "a test finds out where it runs")]
+pub fn alone(name: &str) -> bool {
+    const INSIDE: &str = "SAMPAN_TEST_MOUNTS";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let kind = if is_root() { "-m" } else { "-Urm" };
+    if !Command::new("unshare").args([kind, "true"]).status().is_ok_and(|status| status.success()) {
+        skip("no mount namespace");
+        return false;
+    }
+    let mut command = Command::new("unshare");
+    command.arg(kind).arg(std::env::current_exe().unwrap()).args(["--exact", name, "--nocapture"]);
+    assert!(command.env(INSIDE, "1").status().unwrap().success(), "{name} failed in its mount namespace");
+    false
 }
