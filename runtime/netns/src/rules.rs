@@ -7,7 +7,6 @@
 
 use crate::{
     Layout,
-    sockets::LOOPBACK,
     table::{Elements, Table},
 };
 use ipnet::Ipv4Net;
@@ -18,8 +17,8 @@ use std::{
     time::Duration,
 };
 
-/// The port at which [`crate::Egress`] listens, on the loopback address of the node's namespace.
-pub(crate) const EGRESS_PORT: u16 = 15001;
+/// Where [`crate::Egress`] listens in the node's namespace: at a loopback address, which no pod reaches.
+pub(crate) const EGRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 15001);
 
 /// Most clients that a Service remembers for one endpoint. They are pods of this node.
 const MAX_CLIENTS: u32 = 65_535;
@@ -108,7 +107,7 @@ impl Rules {
         table.chain(
             "outside",
             None,
-            vec![format!("meta l4proto {{ tcp, udp }} tproxy to {LOOPBACK}:{EGRESS_PORT} accept"), REFUSE.into()],
+            vec![format!("meta l4proto {{ tcp, udp }} tproxy to {EGRESS} accept"), REFUSE.into()],
         );
         table.chain(
             "divert",
