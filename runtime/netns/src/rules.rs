@@ -115,11 +115,6 @@ impl Rules {
             self.divert(layout),
         );
         table.chain(
-            "forward",
-            Some("type filter hook forward priority filter; policy drop;"),
-            vec![format!("ip saddr {0} ip daddr {0} accept", layout.routed)],
-        );
-        table.chain(
             "hide",
             Some("type nat hook postrouting priority srcnat; policy accept;"),
             vec![format!("ip saddr . ip daddr @itself snat to {}", layout.node)],
@@ -134,7 +129,7 @@ impl Rules {
 
     fn divert(&self, layout: &Layout) -> Vec<String> {
         let mut rules = vec![
-            // first what is most, and with the least work: between pods
+            // first what is most, and with the least work: between pods. What is for others is not forwarded, since there is no other link.
             format!("ip daddr {} accept", layout.routed),
             "iif lo accept".into(),
             // the node's own address is served as an address elsewhere; answers to what the node dialled are answers

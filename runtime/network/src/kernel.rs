@@ -97,7 +97,7 @@ impl Inner {
         let caller = self.pod_at(from.ip()).filter(|caller| caller.routed);
         let (place, source) = match &caller {
             _ if by_loopback => (Place::Pod(&pod.spec.id), None),
-            Some(caller) => (Place::Pod(&*caller.spec.id), None),
+            Some(caller) => (Place::Pod(&caller.spec.id), None),
             None => (Place::Node, self.source(from)),
         };
         let Some(kernel) = self.kernel.get() else { return Err(Error::Unreachable(to.to_string())) };

@@ -15,11 +15,14 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+/// A socket, and the task that receives by it.
+pub(super) type Received = (Arc<UdpSocket>, AbortOnDropHandle<()>);
+
 /// The network namespace of the node.
 pub(crate) struct Kernel {
     pub(crate) node: Node,
     /// UDP sockets of virtual pods, each with the task that receives.
-    pub(super) datagrams: AsyncMutex<HashMap<SocketAddrV4, (Arc<UdpSocket>, AbortOnDropHandle<()>)>>,
+    pub(super) datagrams: AsyncMutex<HashMap<SocketAddrV4, Received>>,
 }
 
 /// An address as the kernel's network has it: of IPv4.
