@@ -1,10 +1,10 @@
 //! What pods send to anywhere else: connections and datagrams, with the address that they meant.
 
 use crate::{
-    Node, Result,
+    Result,
+    node::{Node, Place},
     protocol::Kind,
-    rules::EGRESS_PORT,
-    sockets::{LOOPBACK, Place},
+    rules::EGRESS,
 };
 use nix::{
     cmsg_space,
@@ -122,10 +122,9 @@ impl Node {
     /// # Errors
     /// Somebody listens already, or there is no helper.
     pub async fn egress(&self) -> Result<Egress> {
-        let at = SocketAddrV4::new(LOOPBACK, EGRESS_PORT);
         let [stream, datagrams] = [
-            transparent(self.socket(Place::Node, Kind::Tcp).await?, at)?,
-            transparent(self.socket(Place::Node, Kind::Udp).await?, at)?,
+            transparent(self.socket(Place::Node, Kind::Tcp).await?, EGRESS)?,
+            transparent(self.socket(Place::Node, Kind::Udp).await?, EGRESS)?,
         ];
         listen(&stream, BACKLOG).map_err(io::Error::from)?;
         setsockopt(&datagrams, options::Ipv4OrigDstAddr, &true).map_err(io::Error::from)?;

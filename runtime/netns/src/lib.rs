@@ -47,6 +47,7 @@ pub mod helper;
 mod layout;
 mod link;
 mod node;
+mod options;
 mod packet;
 mod process;
 mod protocol;
@@ -56,9 +57,10 @@ mod table;
 
 pub use egress::{Egress, Flow, Outgoing};
 pub use layout::Layout;
-pub use node::{Node, Options, Pod};
+pub use node::{Node, Place, Pod};
+pub use options::Options;
 pub use rules::{Behind, Endpoint, Protocol, Rules, Service};
-pub use sockets::{Place, connect_bound, listen_bound};
+pub use sockets::{connect_bound, listen_bound, stop_listening};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]

@@ -3,16 +3,15 @@
 use crate::{
     Error, Layout, Result, Rules,
     link::{Gone, done},
+    options::Options,
     process::{Namespaces, Process},
     protocol::{Answer, Ask, Kind},
-    sockets::Place,
     table::Table,
 };
 use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use std::{
     collections::BTreeMap,
-    ffi::OsString,
     fs::File,
     io::{Seek, Write},
     net::Ipv4Addr,
@@ -35,22 +34,6 @@ const TRANSACTION: usize = 48 << 10;
 
 /// Sockets of a kind that are in stock.
 const STOCK: u8 = 32;
-
-/// How a [`Node`] is made.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The program whose main function calls [`crate::helper::main`] with these arguments.
-    pub program: PathBuf,
-    /// See `program`.
-    pub args: Vec<OsString>,
-    /// The environment of the program, which is empty otherwise but for a path.
-    pub env: Vec<(OsString, OsString)>,
-    /// A private folder, in which a helper is found that outlived another process. Without one, the helper ends with this process. One process at a
-    /// time may use it.
-    pub folder: Option<PathBuf>,
-    /// The addresses.
-    pub layout: Layout,
-}
 
 /// The namespace of a pod. Its path is valid as long as this value exists.
 #[derive(Debug)]
@@ -78,6 +61,15 @@ impl Pod {
 
 fn path_of(descriptor: &OwnedFd) -> PathBuf {
     format!("/proc/{}/fd/{}", std::process::id(), descriptor.as_raw_fd()).into()
+}
+
+/// Where a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// In the node's namespace.
+    Node,
+    /// In the namespace of a pod, by its id.
+    Pod(&'a str),
 }
 
 /// The node's network namespace. Cheap to clone; it is given up with the last clone.

@@ -1,9 +1,10 @@
 //! The helper's process: its start, and its socket in the folder.
 
 use crate::{
-    Error, Options, Result,
+    Error, Result,
     helper::SOCKET,
     link::{Gone, Link, done},
+    options::Options,
     packet,
     protocol::{Answer, Ask, Hello, VERSION},
 };
@@ -14,8 +15,12 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use std::{
+    fs::DirBuilder,
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::DirBuilderExt,
+    },
     process::Stdio,
     time::Duration,
 };
@@ -42,7 +47,10 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a helper that enters the namespaces, or makes new ones.
     pub(crate) async fn start(options: &Options, enter: Option<&Namespaces>) -> Result<(Self, Namespaces)> {
-        let (own, its) = packet::pair().map_err(Error::Io)?;
+        if let Some(folder) = &options.folder {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        let (own, its) = packet::pair()?;
         let mut command = Command::new(&options.program);
         command
             .args(&options.args)

@@ -7,7 +7,6 @@
 
 use crate::{
     Layout,
-    sockets::LOOPBACK,
     table::{Elements, Table},
 };
 use ipnet::Ipv4Net;
@@ -18,8 +17,8 @@ use std::{
     time::Duration,
 };
 
-/// The port at which [`crate::Egress`] listens, on the loopback address of the node's namespace.
-pub(crate) const EGRESS_PORT: u16 = 15001;
+/// Where [`crate::Egress`] listens in the node's namespace: at a loopback address, which no pod reaches.
+pub(crate) const EGRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 15001);
 
 /// Most clients that a Service remembers for one endpoint. They are pods of this node.
 const MAX_CLIENTS: u32 = 65_535;
@@ -108,17 +107,12 @@ impl Rules {
         table.chain(
             "outside",
             None,
-            vec![format!("meta l4proto {{ tcp, udp }} tproxy to {LOOPBACK}:{EGRESS_PORT} accept"), REFUSE.into()],
+            vec![format!("meta l4proto {{ tcp, udp }} tproxy to {EGRESS} accept"), REFUSE.into()],
         );
         table.chain(
             "divert",
             Some("type filter hook prerouting priority dstnat + 10; policy drop;"),
             self.divert(layout),
-        );
-        table.chain(
-            "forward",
-            Some("type filter hook forward priority filter; policy drop;"),
-            vec![format!("ip saddr {0} ip daddr {0} accept", layout.routed)],
         );
         table.chain(
             "hide",
@@ -135,7 +129,7 @@ impl Rules {
 
     fn divert(&self, layout: &Layout) -> Vec<String> {
         let mut rules = vec![
-            // first what is most, and with the least work: between pods
+            // first what is most, and with the least work: between pods. What is for others is not forwarded, since there is no other link.
             format!("ip daddr {} accept", layout.routed),
             "iif lo accept".into(),
             // the node's own address is served as an address elsewhere; answers to what the node dialled are answers

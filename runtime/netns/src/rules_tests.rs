@@ -40,20 +40,19 @@ fn what_is_always_there() {
         add set ip sampan unserved { type ipv4_addr . inet_proto . inet_service; }
         add chain ip sampan balance { type nat hook prerouting priority dstnat; policy accept; }
         add chain ip sampan divert { type filter hook prerouting priority dstnat + 10; policy drop; }
-        add chain ip sampan forward { type filter hook forward priority filter; policy drop; }
         add chain ip sampan hide { type nat hook postrouting priority srcnat; policy accept; }
         add chain ip sampan outside
         add chain ip sampan unserved
         add rule ip sampan balance ip daddr . meta l4proto . th dport vmap @services
+        add rule ip sampan divert ip daddr 10.32.128.0/17 accept
         add rule ip sampan divert iif lo accept
         add rule ip sampan divert ip daddr 10.32.0.1 ct direction original goto outside
-        add rule ip sampan divert ip daddr { 10.32.0.0/17, 10.32.128.0/17 } accept
+        add rule ip sampan divert ip daddr 10.32.0.0/17 accept
         add rule ip sampan divert ip daddr . meta l4proto . th dport @unserved goto unserved
         add rule ip sampan divert ip daddr . meta l4proto . th dport @diverted goto outside
         add rule ip sampan divert ip daddr 10.96.0.0/16 goto unserved
         add rule ip sampan divert ip daddr { 127.0.0.0/8, 169.254.0.0/16 } reject with icmp admin-prohibited
         add rule ip sampan divert goto outside
-        add rule ip sampan forward ip saddr 10.32.128.0/17 ip daddr 10.32.128.0/17 accept
         add rule ip sampan hide ip saddr . ip daddr @itself snat to 10.32.0.1
         add rule ip sampan outside meta l4proto { tcp, udp } tproxy to 127.0.0.1:15001 accept
         add rule ip sampan outside reject with icmp admin-prohibited

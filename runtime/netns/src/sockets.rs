@@ -1,29 +1,24 @@
 //! What is done with sockets of a namespace, in this process.
 
-use crate::{Node, Result, protocol::Kind};
+use crate::{
+    Result,
+    node::{Node, Place},
+    protocol::Kind,
+};
 use nix::sys::socket::{setsockopt, sockopt::IpTransparent};
 use rustix::{
     io::Errno,
-    net::{bind, connect, listen, sockopt},
+    net::{Shutdown, bind, connect, listen, shutdown, sockopt},
 };
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddrV4},
-    os::fd::OwnedFd,
+    net::SocketAddrV4,
+    os::fd::{AsFd, OwnedFd},
 };
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 /// Connections that wait for accept.
 const BACKLOG: i32 = 1024;
-
-/// Where a socket is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place<'a> {
-    /// In the node's namespace.
-    Node,
-    /// In the namespace of a pod, by its id.
-    Pod(&'a str),
-}
 
 impl Node {
     /// Connects to an address inside. `from` is the source: of a local pod, of the pod in whose namespace the socket is, or in the node's namespace
@@ -88,6 +83,14 @@ pub fn listen_bound(socket: OwnedFd) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// Stops a listener at once, though a task that accepts has it still.
+///
+/// # Errors
+/// As those of shutdown(2).
+pub fn stop_listening(listener: impl AsFd) -> io::Result<()> {
+    Ok(shutdown(listener, Shutdown::Both)?)
+}
+
 /// Connects a socket of [`Node::bind`], which is the source.
 ///
 /// # Errors
@@ -104,6 +107,3 @@ pub async fn connect_bound(socket: OwnedFd, to: SocketAddrV4) -> io::Result<TcpS
         Some(error) => Err(error),
     }
 }
-
-/// The loopback address of the node's namespace, which no pod reaches.
-pub(crate) const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;

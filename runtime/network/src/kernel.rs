@@ -5,53 +5,21 @@ mod mirror;
 mod outgoing;
 mod rules;
 mod sockets;
+pub(crate) mod state;
 
 use crate::{network::Inner, pod::Pod};
 use container::net::{Error, Result, Stream};
-use mirror::Datagrams;
 use netns::{Node, Options, Place};
+use state::{Kernel, error_at, v4, without_delay};
 use std::{
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     path::PathBuf,
     sync::Arc,
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
 pub(crate) use sockets::NamespaceSockets;
-
-/// The network namespace of the node.
-pub(crate) struct Kernel {
-    pub(crate) node: Node,
-    datagrams: Datagrams,
-}
-
-/// An address as the kernel's network has it: of IPv4.
-fn v4(address: SocketAddr) -> Result<SocketAddrV4> {
-    let ip = match crate::egress::unmap(address.ip()) {
-        IpAddr::V4(ip) => ip,
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv4Addr::UNSPECIFIED,
-        IpAddr::V6(ip) if ip.is_loopback() => Ipv4Addr::LOCALHOST,
-        IpAddr::V6(ip) => return Err(Error::Unreachable(format!("{ip}: pods have addresses of IPv4"))),
-    };
-    Ok(SocketAddrV4::new(ip, address.port()))
-}
-
-/// The error of a socket that is or shall be at an address, or go there.
-fn error_at(error: netns::Error, at: SocketAddr) -> Error {
-    match error {
-        netns::Error::Io(error) => match error.kind() {
-            ErrorKind::ConnectionRefused => Error::Refused(at.to_string()),
-            ErrorKind::AddrInUse => Error::AddressInUse(at),
-            ErrorKind::AddrNotAvailable => Error::NotAvailable(at),
-            ErrorKind::TimedOut => Error::TimedOut(at.to_string()),
-            ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Error::Reset(at.to_string()),
-            _ => Error::Unreachable(format!("{at}: {error}")),
-        },
-        netns::Error::Unsupported(text) => Error::Unsupported(text),
-        other => Error::Unreachable(format!("{at}: {other}")),
-    }
-}
 
 impl Inner {
     /// The kernel's part, which is made now if it is not there.
@@ -76,7 +44,7 @@ impl Inner {
         let own = SocketAddr::new(layout.node.into(), 0);
         let node = Node::open(options).await.map_err(|error| error_at(error, own))?;
         let egress = Arc::new(node.egress().await.map_err(|error| error_at(error, own))?);
-        let kernel = Arc::new(Kernel { node, datagrams: Datagrams::default() });
+        let kernel = Arc::new(Kernel { node, datagrams: Default::default() });
         // from now on pods are connected with what is here; the rest follows at once, and again when something changes
         kernel.node.apply(&rules::of(self)).await.map_err(|error| error_at(error, own))?;
         self.run(rules::run(self.clone(), kernel.clone()));
@@ -129,7 +97,7 @@ impl Inner {
         let caller = self.pod_at(from.ip()).filter(|caller| caller.routed);
         let (place, source) = match &caller {
             _ if by_loopback => (Place::Pod(&pod.spec.id), None),
-            Some(caller) => (Place::Pod(&*caller.spec.id), None),
+            Some(caller) => (Place::Pod(&caller.spec.id), None),
             None => (Place::Node, self.source(from)),
         };
         let Some(kernel) = self.kernel.get() else { return Err(Error::Unreachable(to.to_string())) };
@@ -158,13 +126,7 @@ impl Inner {
         to: SocketAddr,
     ) -> Result<()> {
         let kernel = self.kernel().await?;
-        let socket = kernel.datagrams.at(self, kernel, v4(SocketAddr::new(pod.address, port))?).await?;
+        let socket = mirror::datagrams(self, kernel, v4(SocketAddr::new(pod.address, port))?).await?;
         socket.send_to(data, to).await.map(drop).map_err(|error| error_at(error.into(), to))
     }
-}
-
-/// Small writes must not be delayed; a socket without the option still works.
-fn without_delay(stream: TcpStream) -> TcpStream {
-    let _ = stream.set_nodelay(true);
-    stream
 }

@@ -4,7 +4,7 @@ use crate::{
     config::Config,
     egress::{self, Egress},
     hold::{Bounds, Holds},
-    kernel::Kernel,
+    kernel::state::Kernel,
     lookup::Lookups,
     metrics::Metrics,
     names::{self, Known},

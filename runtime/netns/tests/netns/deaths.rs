@@ -121,7 +121,7 @@ fn a_node() {
         let ((_, first), (b, _)) = (pod(&node, 1).await, pod(&node, 2).await);
         let listener = node.listen(Place::Pod(&b), any(80)).await.unwrap();
         let program = std::env::var("NETNS_PROGRAM").unwrap();
-        let child = inside(&node, &first.path(), &["sleep", &program]).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = inside(&node, &first.path(), &["sleep", &program]).stdout(Stdio::null()).spawn().unwrap();
         // it has entered, or has ended already
         until("the program is there", || program == "0" || !processes_in(&number_of(&first.path())).is_empty()).await;
         let told =
@@ -130,6 +130,7 @@ fn a_node() {
         fs::rename(Path::new(&folder).join("told.part"), Path::new(&folder).join("told")).unwrap();
         drop(listener);
         sleep(Duration::from_secs(600)).await;
+        let _ = child.wait();
     });
 }
 

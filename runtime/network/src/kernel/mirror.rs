@@ -1,12 +1,13 @@
 //! What virtual pods open, the kernel has too: a listener or a UDP socket at the pod's address, so that pods with a namespace reach them.
 //! Level-driven: after each change the ports that are open are compared with those that are there.
 
-use super::{Kernel, error_at, v4, without_delay};
+use super::state::{Kernel, error_at, v4, without_delay};
 use crate::{
     network::Inner,
     pod::{Bound, Guarded},
 };
 use container::net::{Connection, Peer, Result, Via};
+use netns::Place;
 use std::{
     collections::{HashMap, HashSet},
     net::{SocketAddr, SocketAddrV4},
@@ -15,7 +16,6 @@ use std::{
 };
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::Mutex as AsyncMutex,
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -32,10 +32,10 @@ pub(super) async fn run(inner: Arc<Inner>, kernel: Arc<Kernel>) {
     loop {
         let (tcp, udp) = open_ports(&inner);
         listeners.retain(|at, _| tcp.contains(at));
-        kernel.datagrams.open.lock().await.retain(|at, _| udp.contains(at));
+        kernel.datagrams.lock().await.retain(|at, _| udp.contains(at));
         let missing: Vec<SocketAddrV4> = tcp.into_iter().filter(|at| !listeners.contains_key(at)).collect();
         for at in missing {
-            match kernel.node.listen(netns::Place::Node, at).await {
+            match kernel.node.listen(Place::Node, at).await {
                 Ok(listener) => {
                     let task = tokio::spawn(serve(inner.clone(), listener, at));
                     listeners.insert(at, AbortOnDropHandle::new(task));
@@ -44,7 +44,7 @@ pub(super) async fn run(inner: Arc<Inner>, kernel: Arc<Kernel>) {
             }
         }
         for at in udp {
-            if let Err(error) = kernel.datagrams.at(&inner, &kernel, at).await {
+            if let Err(error) = datagrams(&inner, &kernel, at).await {
                 tracing::warn!(%error, %at, "a port of a pod is not reachable from network namespaces");
             }
         }
@@ -94,25 +94,17 @@ async fn give(inner: &Inner, stream: TcpStream, from: SocketAddr, at: SocketAddr
     }
 }
 
-/// The kernel's UDP sockets of virtual pods.
-#[derive(Default)]
-pub(super) struct Datagrams {
-    open: AsyncMutex<HashMap<SocketAddrV4, (Arc<UdpSocket>, AbortOnDropHandle<()>)>>,
-}
-
-impl Datagrams {
-    /// The socket at the address of a pod's port, which is made now if it is not there.
-    pub(super) async fn at(&self, inner: &Arc<Inner>, kernel: &Kernel, at: SocketAddrV4) -> Result<Arc<UdpSocket>> {
-        let mut open = self.open.lock().await;
-        if let Some((socket, _)) = open.get(&at) {
-            return Ok(socket.clone());
-        }
-        let socket = kernel.node.bind_udp(netns::Place::Node, at).await.map_err(|error| error_at(error, at.into()))?;
-        let socket = Arc::new(socket);
-        let task = tokio::spawn(receive(inner.clone(), socket.clone(), at));
-        open.insert(at, (socket.clone(), AbortOnDropHandle::new(task)));
-        Ok(socket)
+/// The UDP socket at the address of a virtual pod's port, which is made now if it is not there.
+pub(super) async fn datagrams(inner: &Arc<Inner>, kernel: &Kernel, at: SocketAddrV4) -> Result<Arc<UdpSocket>> {
+    let mut open = kernel.datagrams.lock().await;
+    if let Some((socket, _)) = open.get(&at) {
+        return Ok(socket.clone());
     }
+    let socket = kernel.node.bind_udp(Place::Node, at).await.map_err(|error| error_at(error, at.into()))?;
+    let socket = Arc::new(socket);
+    let task = tokio::spawn(receive(inner.clone(), socket.clone(), at));
+    open.insert(at, (socket.clone(), AbortOnDropHandle::new(task)));
+    Ok(socket)
 }
 
 /// Gives datagrams to the guest that has the port.

@@ -1,6 +1,6 @@
 //! The service table as rules of the kernel.
 
-use super::{Kernel, v4};
+use super::state::{Kernel, v4};
 use crate::{egress::unmap, network::Inner, table};
 use netns::{Behind, Endpoint, Protocol, Rules, Service};
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -1,7 +1,7 @@
 //! The view of a pod that has a network namespace: its sockets are in it, for guests of this process that share a pod with containers. Services
 //! and the way out are the kernel's, as for the containers.
 
-use super::{error_at, v4, without_delay};
+use super::state::{error_at, v4, without_delay};
 use crate::{
     http,
     network::VirtualNetwork,
@@ -13,7 +13,7 @@ use container::net::{
     BoundPort, Connection, Datagrams, Error, HttpHandler, Listener, Peer, Request, Response, Result, Serving, Sockets,
     Stream, Via,
 };
-use netns::{Node, Place, connect_bound, listen_bound};
+use netns::{Node, Place, connect_bound, listen_bound, stop_listening};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
@@ -129,11 +129,13 @@ impl Sockets for NamespaceSockets {
         // the kernel's for containers and other pods with a namespace, and ours for calls in this process
         let (taken, local) = self.take(at).await.map(|taken| (taken.socket, taken.local))?;
         let lease = self.pod.bind_tcp(local, Bound::Http(handler.clone()))?;
-        let listener = listen_bound(taken).map_err(|error| error_at(error.into(), at))?;
+        let listener = Arc::new(listen_bound(taken).map_err(|error| error_at(error.into(), at))?);
+        let accepting = listener.clone();
         let node = self.network.node_internal();
         let task = tokio::spawn(async move {
             loop {
-                match listener.accept().await.and_then(|(stream, from)| Ok((without_delay(stream).into_std()?, from))) {
+                match accepting.accept().await.and_then(|(stream, from)| Ok((without_delay(stream).into_std()?, from)))
+                {
                     Ok((socket, address)) => {
                         let via = if address.ip() == node { Via::Cluster } else { Via::Pod };
                         handler.serve(Connection::Tcp(socket), Peer { address, via });
@@ -142,13 +144,21 @@ impl Sockets for NamespaceSockets {
                 }
             }
         });
-        Ok(Box::new(NamespaceServing { lease, _task: AbortOnDropHandle::new(task) }))
+        Ok(Box::new(NamespaceServing { lease, listener, _task: AbortOnDropHandle::new(task) }))
     }
 }
 
 struct NamespaceServing {
     lease: Lease,
+    listener: Arc<TcpListener>,
     _task: AbortOnDropHandle<()>,
+}
+
+impl Drop for NamespaceServing {
+    fn drop(&mut self) {
+        // the task ends a moment later; who calls meanwhile is refused
+        let _ = stop_listening(&self.listener);
+    }
 }
 
 impl Serving for NamespaceServing {
