@@ -19,6 +19,10 @@ pub struct Command {
     pub env: Vec<(String, String)>,
     /// Working directory.
     pub working_dir: Option<String>,
+    /// `user[:group]`, each a name or a number; empty for user 0. Of Linux images.
+    pub user: String,
+    /// The signal that stops the program, such as `SIGQUIT`; empty for SIGTERM. Of Linux images.
+    pub stop_signal: String,
 }
 
 /// An image on the node.
@@ -121,6 +125,8 @@ impl Pulled {
             arguments: pulled.config.cmd,
             env: pulled.config.env.into_iter().filter_map(pair).collect(),
             working_dir: Some(pulled.config.working_dir).filter(|folder| !folder.is_empty()),
+            user: pulled.config.user,
+            stop_signal: pulled.config.stop_signal,
         };
         Self { artifact, image_id, size: pulled.size, command, platform }
     }

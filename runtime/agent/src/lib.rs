@@ -28,6 +28,7 @@ pub mod expand;
 mod handle;
 mod hook;
 pub mod images;
+pub mod linux;
 pub mod logs;
 mod metrics;
 pub mod node;

@@ -27,6 +27,14 @@ pub fn limits(container: &Container) -> Limits {
     of(container.resources.as_ref())
 }
 
+/// The bytes of memory that a container requests: its limit, if it says nothing else.
+pub fn memory_request(container: &Container) -> i64 {
+    let resources = container.resources.as_ref();
+    let requests = amount(resources.and_then(|r| r.requests.as_ref()), "memory");
+    let amount = requests.or_else(|| amount(resources.and_then(|r| r.limits.as_ref()), "memory"));
+    amount.map_or(0, |amount| amount.value())
+}
+
 /// The limits that a runtime enforces for the whole pod.
 pub fn pod_limits(pod: &Pod) -> Limits {
     of(pod::spec(pod).resources.as_ref())

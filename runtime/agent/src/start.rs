@@ -5,21 +5,24 @@ use crate::{
     env::{self, Environment, Sources},
     handle::{Handle, Message},
     images::{self, Keyring, Policy, Pulled},
-    pod, policy,
+    linux, pod, policy,
     resize::Given,
     resources,
     shared::Shared,
     termination::{self, TerminationMessage},
-    volumes::{self, MountRequest, SyncedVolume, mounts},
+    volumes::{self, MountRequest, PrivateDir, SyncedVolume, mounts},
 };
 use client::EventType;
 use container::{
-    Artifact, ContainerSpec, DEFAULT_HTTP_PORT, Folder, Port, Prepared, Progress, Protocol, RootFolder, Runtime,
-    SandboxSpec, Stdin, net::Attachment,
+    Artifact, ContainerSpec, DEFAULT_HTTP_PORT, Folder, LinuxContainer, Mount, Port, Prepared, Progress, Protocol,
+    RootFolder, Runtime, SandboxSpec, Stdin, net::Attachment,
 };
 use k8s_openapi::api::core::v1::{Container, Pod, Secret, VolumeMount};
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 use tokio_util::sync::CancellationToken;
+
+/// The file with the names that a Linux container knows by itself.
+const HOSTS: &str = "/etc/hosts";
 
 /// The input of a start.
 pub(crate) struct Start {
@@ -66,6 +69,41 @@ pub(crate) enum Retry {
     Later,
     /// Never: the start was cancelled.
     Cancelled,
+}
+
+/// What is done on the disk for the mounts of a container.
+struct MakeMounts {
+    pod: Arc<Pod>,
+    container: String,
+    volumes: Arc<BTreeMap<String, SyncedVolume>>,
+    variables: Vec<(String, String)>,
+    private: PrivateDir,
+    scratch: PathBuf,
+    messages: PathBuf,
+    written: PathBuf,
+    single_files: bool,
+    /// The text of [`HOSTS`], where the container gets that file.
+    hosts: Option<String>,
+}
+
+impl MakeMounts {
+    fn make(self) -> std::result::Result<(Vec<Mount>, Option<TerminationMessage>), String> {
+        let Self { pod, container: name, volumes, variables, private, scratch, messages, written, .. } = &self;
+        let (container, _) = pod::container(pod, name).ok_or_else(|| format!("container {name} not found"))?;
+        volumes::tree::remove(written)
+            .map_err(|error| format!("failed to remove what an earlier attempt has written: {error}"))?;
+        let (container, single_files) = (&*container, self.single_files);
+        let mut mounts = mounts(&MountRequest { pod, container, volumes, variables, scratch, private, single_files })?;
+        if let Some(hosts) = self.hosts.as_ref().filter(|_| !mounts.iter().any(|mount| mount.target == HOSTS)) {
+            let written = std::fs::create_dir_all(scratch).and_then(|()| std::fs::write(scratch.join("hosts"), hosts));
+            let made = written
+                .map_err(|error| error.to_string())
+                .and_then(|()| Mount::file(scratch, "hosts", HOSTS, false).map_err(|error| error.to_string()));
+            mounts.push(made.map_err(|error| format!("failed to prepare {HOSTS}: {error}"))?);
+        }
+        let message = termination::prepare(container, &mut mounts, messages, single_files);
+        Ok((mounts, message.map_err(|e| format!("failed to prepare the termination message file: {e}"))?))
+    }
 }
 
 impl StartError {
@@ -263,22 +301,25 @@ impl Start {
             Some(true) => RootFolder::ReadOnly,
             _ => RootFolder::Writable(written.join(self.log.to_string())),
         };
-        let (pod, name, volumes) = (self.pod.clone(), self.container.clone(), self.volumes.clone());
-        let (variables, private) = (environment.variables.clone(), self.shared.private.clone());
-        let made = tokio::task::spawn_blocking(move || {
-            let (container, _) = pod::container(&pod, &name).ok_or_else(|| format!("container {name} not found"))?;
-            let (variables, scratch, private) = (&variables[..], &*scratch, &private);
-            let container = &*container;
-            volumes::tree::remove(&written)
-                .map_err(|error| format!("failed to remove what an earlier attempt has written: {error}"))?;
-            let mut mounts =
-                mounts(&MountRequest { pod: &pod, container, volumes: &volumes, variables, scratch, private })?;
-            let termination_message = termination::prepare(container, &mut mounts, &messages);
-            Ok((
-                mounts,
-                termination_message.map_err(|e| format!("failed to prepare the termination message file: {e}"))?,
-            ))
-        });
+        let linux = match pulled.artifact {
+            Artifact::Linux { .. } => Some(Box::new(self.linux(container, pulled).map_err(invalid)?)),
+            Artifact::Wasm { .. } => None,
+        };
+        let single_files = linux.is_some();
+        let hosts = linux.as_ref().and_then(|_| self.hosts());
+        let made = MakeMounts {
+            pod: self.pod.clone(),
+            container: self.container.clone(),
+            volumes: self.volumes.clone(),
+            variables: environment.variables.clone(),
+            private: self.shared.private.clone(),
+            scratch,
+            messages,
+            written,
+            single_files,
+            hosts,
+        };
+        let made = tokio::task::spawn_blocking(move || made.make());
         let made = made.await.map_err(|e| e.to_string()).and_then(|made| made);
         let (mounts, termination_message) =
             made.map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
@@ -296,15 +337,26 @@ impl Start {
             log: self.shared.log_file(&self.pod, &self.container, self.log),
             core_dump,
             http,
-            stdin: match (container.stdin, container.stdin_once) {
-                (Some(true), Some(true)) => Stdin::Once,
-                (Some(true), _) => Stdin::Open,
-                _ => Stdin::Empty,
-            },
+            stdin: stdin(container),
             tty: container.tty.unwrap_or(false),
-            linux: None,
+            linux,
         };
         Ok((spec, termination_message))
+    }
+
+    /// What the pod asks for a Linux container.
+    fn linux(&self, container: &Container, pulled: &Pulled) -> std::result::Result<LinuxContainer, String> {
+        let profiles = self.shared.options.data_dir.join("seccomp");
+        let memory = self.shared.allocatable.get("memory").and_then(resources::quantity).map_or(0, |it| it.value());
+        linux::container(&self.pod, container, &pulled.command, &profiles, memory)
+    }
+
+    /// The text of `/etc/hosts`, unless that of the host is seen.
+    fn hosts(&self) -> Option<String> {
+        let spec = pod::spec(&self.pod);
+        let aliases = spec.host_aliases.as_deref().unwrap_or_default();
+        let own = spec.host_network != Some(true);
+        own.then(|| linux::hosts(&self.addresses, &pod::hostname(&self.pod), aliases))
     }
 
     async fn launch(&self, runtime: &Arc<dyn Runtime>, spec: ContainerSpec, started: Started) -> Result<Started> {
@@ -318,7 +370,7 @@ impl Start {
             limits: resources::pod_limits(&self.pod),
             network: self.attachment.sandbox.clone(),
             folders: self.folders(&spec.artifact),
-            linux: Default::default(),
+            linux: linux::sandbox(&self.pod),
         };
         if let Err(error) = runtime.sandbox(room, self.attachment.sockets.clone()).await {
             let message = format!("Failed to create pod sandbox: {error}");
@@ -387,6 +439,14 @@ fn declared(port: &k8s_openapi::api::core::v1::ContainerPort) -> Option<Port> {
     };
     let number = u16::try_from(port.container_port).ok()?;
     Some(Port { name: port.name.clone().unwrap_or_default(), number, protocol })
+}
+
+fn stdin(container: &Container) -> Stdin {
+    match (container.stdin, container.stdin_once) {
+        (Some(true), Some(true)) => Stdin::Once,
+        (Some(true), _) => Stdin::Open,
+        _ => Stdin::Empty,
+    }
 }
 
 fn describe(progress: &Progress) -> String {

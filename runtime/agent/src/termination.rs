@@ -12,6 +12,7 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::PermissionsExt,
     path::{Component, Path, PathBuf},
     time::SystemTime,
 };
@@ -86,11 +87,13 @@ fn stamp(file: &File) -> Option<(SystemTime, u64)> {
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-/// Creates and mounts the file. `folder` belongs to the container's termination message and is emptied first. Blocks on the disk.
+/// Creates and mounts the file: by itself with `single_files`. `folder` belongs to the container's termination message and is emptied first.
+/// Blocks on the disk.
 pub(crate) fn prepare(
     container: &Container,
     mounts: &mut Vec<Mount>,
     folder: &Path,
+    single_files: bool,
 ) -> io::Result<Option<TerminationMessage>> {
     let path = container.termination_message_path.as_deref().filter(|p| !p.is_empty()).unwrap_or(DEFAULT_PATH);
     let path = Path::new(path);
@@ -110,7 +113,14 @@ pub(crate) fn prepare(
         std::fs::create_dir_all(folder)?;
         File::create(folder.join(name))?;
     }
-    mounts.push(Mount::new(folder, "", parent.to_string_lossy(), false).map_err(io::Error::other)?);
+    let mount = if single_files {
+        // every user of the container may write it
+        std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(0o666))?;
+        Mount::file(folder, name, path.to_string_lossy(), false)
+    } else {
+        Mount::new(folder, "", parent.to_string_lossy(), false)
+    };
+    mounts.push(mount.map_err(io::Error::other)?);
     Ok(Some(TerminationMessage::new(folder.to_owned(), name.into())))
 }
 
@@ -133,7 +143,7 @@ mod tests {
         let folder = dir.path().join("own");
         for text in ["why", "", "again"] {
             let mut mounts = vec![mount(dir.path(), "/dev/shm")];
-            let message = prepare(&container(None), &mut mounts, &folder).unwrap().unwrap();
+            let message = prepare(&container(None), &mut mounts, &folder, false).unwrap().unwrap();
             assert_eq!((mounts.len(), mounts[1].target.as_str()), (2, "/dev"));
             let file = mounts[1].root.join("termination-log");
             assert_eq!(std::fs::read_to_string(&file).unwrap(), "");
@@ -146,7 +156,8 @@ mod tests {
     fn the_end_of_a_long_message_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let mut mounts = Vec::new();
-        let message = prepare(&container(Some("/a/b/c")), &mut mounts, &dir.path().join("own")).unwrap().unwrap();
+        let message =
+            prepare(&container(Some("/a/b/c")), &mut mounts, &dir.path().join("own"), false).unwrap().unwrap();
         assert_eq!(mounts[0].target, "/a/b");
         std::fs::write(mounts[0].root.join("c"), "x".repeat(5000) + "end").unwrap();
         let text = message.read();
@@ -162,7 +173,7 @@ mod tests {
         let own = dir.path().join("own");
         let at = |path: &str| {
             let mut mounts = vec![mount(&data, "/data")];
-            let message = prepare(&container(Some(path)), &mut mounts, &own).unwrap().unwrap();
+            let message = prepare(&container(Some(path)), &mut mounts, &own, false).unwrap().unwrap();
             assert_eq!(mounts.len(), 1);
             message
         };
@@ -182,7 +193,7 @@ mod tests {
         std::fs::create_dir(&secret).unwrap();
         std::fs::write(secret.join("why"), "secret").unwrap();
         let mut mounts = vec![mount(&data, "/data")];
-        let message = prepare(&container(Some("/data/sub/why")), &mut mounts, dir.path()).unwrap().unwrap();
+        let message = prepare(&container(Some("/data/sub/why")), &mut mounts, dir.path(), false).unwrap().unwrap();
         std::fs::remove_file(data.join("sub/why")).unwrap();
         symlink(secret.join("why"), data.join("sub/why")).unwrap();
         assert_eq!(message.read(), "");

@@ -8,6 +8,7 @@ mod ephemeral;
 mod eviction;
 mod fake_api;
 mod lifecycle;
+mod linux;
 mod mounted;
 mod named;
 mod node;

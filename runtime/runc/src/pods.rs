@@ -38,7 +38,8 @@ const WORDS: &str = "shim.log";
 /// Attempts to kill what forks, and the time between them.
 const ATTEMPTS: (u32, Duration) = (200, Duration::from_millis(5));
 /// What makes the allocator small: a shim has one thread and little memory.
-const ALLOCATOR: &str = "background_thread:false,narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0";
+const ALLOCATOR: &str =
+    "background_thread:false,percpu_arena:disabled,narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0";
 
 /// A process, told from others that get its number later.
 #[derive(Serialize, Deserialize)]

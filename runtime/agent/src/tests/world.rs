@@ -122,10 +122,18 @@ impl World {
     }
 
     pub(super) async fn scripted(scripts: impl Fn(&str, u32) -> Script + Send + Sync + 'static) -> Self {
+        Self::of("wasmtime", scripts).await
+    }
+
+    /// A node with a runtime of that name.
+    pub(super) async fn of(
+        runtime: &'static str,
+        scripts: impl Fn(&str, u32) -> Script + Send + Sync + 'static,
+    ) -> Self {
         elapsed();
         let mut world = Self {
             api: FakeApi::new(),
-            runtime: FakeRuntime::new("wasmtime", container::Clock::new(|| now().into()), scripts),
+            runtime: FakeRuntime::new(runtime, container::Clock::new(|| now().into()), scripts),
             network: FakeNetwork::default(),
             images: Arc::default(),
             short: Arc::default(),

@@ -9,8 +9,8 @@ use super::{
     beneath::{self, Found},
     tree,
 };
-use crate::{expand::expand, pod};
-use container::Mount;
+use crate::{expand::expand, linux::propagation, pod};
+use container::{FileId, Mount};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use rustix::fs::{FileType, Mode, OFlags, openat};
 use std::{
@@ -19,7 +19,7 @@ use std::{
     fs::{File, OpenOptions, Permissions},
     io,
     os::{
-        fd::OwnedFd,
+        fd::{AsRawFd, OwnedFd},
         unix::fs::{OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
@@ -39,6 +39,8 @@ pub struct MountRequest<'a> {
     pub scratch: &'a Path,
     /// The folder that no mount may expose.
     pub private: &'a PrivateDir,
+    /// Whether single files are mounted by themselves: a WebAssembly guest sees whole folders.
+    pub single_files: bool,
 }
 
 /// Single files with the same parent folder of `mountPath`.
@@ -74,6 +76,13 @@ pub fn mounts(request: &MountRequest<'_>) -> Result<Vec<Mount>, String> {
         };
         let (root, found) = find(volume, Path::new(&sub), request.private).map_err(|e| failed(&e))?;
         let (root, below) = match found {
+            Found::File(file) if request.single_files => {
+                let mut made = single_file(mount, volume, file, read_only, &scratch.join(format!("file-{number}")))
+                    .map_err(|e| failed(&e))?;
+                made.propagation = propagation(mount);
+                out.push(made);
+                continue;
+            }
             Found::File(file) => {
                 let number = files.len();
                 add_file(mount, file, read_only, &scratch.join(format!("files-{number}")), &mut files)?;
@@ -86,7 +95,9 @@ pub fn mounts(request: &MountRequest<'_>) -> Result<Vec<Mount>, String> {
             }
             Found::Folder(below, _) => (root, below),
         };
-        out.push(Mount::new(root, below, &*mount.mount_path, read_only).map_err(|e| failed(&e))?);
+        let mut made = Mount::new(root, below, &*mount.mount_path, read_only).map_err(|e| failed(&e))?;
+        made.propagation = propagation(mount);
+        out.push(made);
     }
     for (target, Files { folder, read_only }) in files {
         if out.iter().any(|m| m.target == target) {
@@ -99,6 +110,34 @@ pub fn mounts(request: &MountRequest<'_>) -> Result<Vec<Mount>, String> {
         );
     }
     Ok(out)
+}
+
+/// Mounts a file by itself. Of a volume whose old versions are removed, a copy is mounted.
+fn single_file(
+    mount: &VolumeMount,
+    volume: &SyncedVolume,
+    file: File,
+    read_only: bool,
+    folder: &Path,
+) -> Result<Mount, String> {
+    let target = &*mount.mount_path;
+    if volume.owner == Owner::Agent {
+        std::fs::create_dir_all(folder)
+            .and_then(|()| copy_file(file, &folder.join("file")))
+            .map_err(|e| format!("failed to copy the file: {e}"))?;
+        return Mount::file(folder, "file", target, read_only).map_err(|e| e.to_string());
+    }
+    // where it is without links; what is mounted must be this very file
+    let found = FileId::of(&file).map_err(|e| e.to_string())?;
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|e| e.to_string())?;
+    let real = volume.path.canonicalize().map_err(|e| format!("the volume is not there: {e}"))?;
+    let (root, below) = match path.strip_prefix(&real) {
+        Ok(below) if !below.as_os_str().is_empty() => (real, below.to_owned()),
+        // the volume is the file itself
+        _ => (path.parent().unwrap_or(Path::new("/")).to_owned(), path.file_name().unwrap_or_default().into()),
+    };
+    let made = Mount::file(root, below, target, read_only).map_err(|e| e.to_string())?;
+    if made.id == found { Ok(made) } else { Err("the file was replaced meanwhile".into()) }
 }
 
 /// `subPath`, or the expanded `subPathExpr`. The messages are those of upstream's `makeMounts` and `ExpandContainerVolumeMounts`.

@@ -43,6 +43,7 @@ impl Node {
         let container = json!({"name": "c", "volumeMounts": mounts});
         let variables: Vec<_> = variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         super::mounts(&MountRequest {
+            single_files: false,
             pod: &Pod::default(),
             container: &serde_json::from_value(container).expect("a container"),
             volumes: &volumes.into(),
