@@ -6,13 +6,16 @@
 //!  │                                             │ routes, rules (nft)
 //!  ├─ sockets of the namespace, ready to use ◄───┤ makes sockets, and passes them out
 //!  ├─ listeners at any address of local pods     │
-//!  ├─ egress: what leaves the node's range       ├── podXXXXXXXX ═══ eth0   namespace of a pod, /32
-//!  └─ descriptors of all namespaces              └── podXXXXXXXX ═══ eth0   namespace of another
+//!  ├─ egress: what leaves the node's range       ├── pod0a208005 ═══ eth0   namespace of a pod, /32
+//!  └─ descriptors of all namespaces              └── pod0a208006 ═══ eth0   namespace of another
 //! ```
 //!
 //! * [`Node`] makes the namespaces of pods, and sockets in them and in the node's: connections, listeners, datagrams.
 //! * [`Rules`] say what is behind the addresses of Services: one transaction of nftables.
 //! * [`Egress`] gives what a pod sends to anywhere else, with the pod's true address and the address that it meant; its owner decides and dials.
+//!
+//! The program that is started as the helper calls [`helper::main`] first, while it has one thread: an allocator with threads of its own must have
+//! none there (the environment of the helper says so to jemalloc), or the kernel refuses a user namespace.
 //!
 //! # Who may do this
 //! Root, and everybody where user namespaces are allowed: then the network namespace is owned by a user namespace, in which this user is root.
