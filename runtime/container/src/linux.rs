@@ -1,7 +1,6 @@
 //! What only a Linux container has: users, capabilities, namespaces, devices. Plain data, in the words of Kubernetes; a runtime for another kind of
 //! artifact ignores it.
 
-use crate::Mount;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -52,8 +51,6 @@ pub struct LinuxContainer {
     pub seccomp: Seccomp,
     /// Whether `/proc` is shown whole, with nothing masked or read-only (`procMount: Unmasked`).
     pub unmasked_proc: bool,
-    /// Files of the host to mount, such as `/etc/hosts`; made by [`Mount::file`].
-    pub files: Vec<Mount>,
     /// Devices of the host, by their paths.
     pub devices: Vec<Device>,
     /// Resource limits of its processes, such as `RLIMIT_NOFILE`: soft and hard. What is not named is the runtime's choice.

@@ -160,7 +160,7 @@ pub struct ContainerSpec {
     pub cwd: Option<String>,
     /// Its root folder.
     pub root: RootFolder,
-    /// Folders of the host to mount.
+    /// Folders of the host to mount; for a Linux container also files.
     pub mounts: Vec<Mount>,
     /// Declared ports, in order.
     pub ports: Vec<Port>,

@@ -13,7 +13,7 @@ use std::{os::fd::OwnedFd, path::PathBuf};
 /// The attribute of folders that hide all that is below them, for overlays mounted with `userxattr`.
 pub(crate) const OPAQUE_ATTRIBUTE: &str = "user.overlay.opaque";
 
-/// Handles of unpacked layers, the lowest first.
+/// Handles of unpacked layers, the lowest first. Those that a root hides are not among them.
 pub(crate) struct Below(Vec<OwnedFd>);
 
 /// What is at a path.
@@ -63,7 +63,7 @@ impl Below {
 /// What one layer has at a path. `ENOTDIR`: nothing, and layers below do not count either.
 fn look(layer: &OwnedFd, path: &[u8]) -> Result<Option<Stat>, Errno> {
     let mut at = None;
-    let mut hides = is_opaque(layer)?;
+    let mut hides = false;
     let mut todo = parts(path).peekable();
     while let Some(part) = todo.next() {
         let folder = at.as_ref().unwrap_or(layer);

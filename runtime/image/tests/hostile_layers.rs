@@ -31,6 +31,8 @@ async fn refused(layer: &[Raw<'_>], change: impl FnOnce(&mut Options)) -> String
 async fn no_layer_reaches_what_is_outside() {
     let outside = tempdir().unwrap();
     fs::write(outside.path().join("kept"), "mine").unwrap();
+    fs::create_dir(outside.path().join("deep")).unwrap();
+    fs::write(outside.path().join("deep/kept"), "mine").unwrap();
     fs::set_permissions(outside.path().join("kept"), fs::Permissions::from_mode(0o600)).unwrap();
     let out = &outside.path().display().to_string();
     let kept = &format!("{out}/kept");
@@ -55,6 +57,9 @@ async fn no_layer_reaches_what_is_outside() {
         (&[Raw::symlink("a", out), Raw::new("a/x", b'6')], folder),
         (&[Raw::symlink("a", out), Raw { device: (1, 3), ..Raw::new("a/x", b'3') }, Raw::file("a/y", b"")], folder),
         (&[Raw::folder("a"), Raw::symlink("a", out), Raw::file("a/kept", b"")], folder),
+        (&[Raw::symlink("a", out), Raw::file("a/deep/x", b"")], folder),
+        (&[Raw::symlink("a", out), Raw::folder("a/deep/x")], folder),
+        (&[Raw::symlink("a", out), Raw::hard_link("h", "a/deep/kept")], "which is no file"),
         (&[Raw::file("a/b/x", b""), Raw::symlink("a", out), Raw::file("a/b/x", b"")], folder),
         (&[Raw::symlink("a", "b"), Raw::folder("b"), Raw::file("a/x", b"")], folder),
         (&[Raw::new("p", b'6'), Raw::file("p/x", b"")], folder),
@@ -111,6 +116,8 @@ async fn no_layer_reaches_what_is_outside() {
         },
         Raw::file("a/.wh.kept", b""),
         Raw::file("a/.wh..wh..opq", b""),
+        Raw::file("a/deep/.wh.kept", b""),
+        Raw::file("a/deep/.wh..wh..opq", b""),
         Raw { pax: &[("mtime", b"9223372036854775807")], ..Raw::file("late", b"") },
         Raw { pax: &[("mtime", b"-9223372036854775808")], ..Raw::folder("early") },
     ]);
@@ -119,7 +126,9 @@ async fn no_layer_reaches_what_is_outside() {
     let found = fs::metadata(kept).unwrap();
     assert_eq!((found.mode() & 0o7777, found.uid(), fs::read(kept).unwrap()), (0o600, me().0, b"mine".to_vec()));
     assert!(found.mtime() > 1 && attribute(Path::new(kept), "user.x").is_none());
-    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
+    let held = |folder: &Path| fs::read_dir(folder).unwrap().count();
+    let deep = outside.path().join("deep");
+    assert_eq!((held(outside.path()), held(&deep), attribute(&deep, "user.overlay.opaque")), (2, 1, None));
 }
 
 /// The size of an extended header decides where the next entry begins, for all who read (CVE-2025-62518 of other readers).

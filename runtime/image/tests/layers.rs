@@ -13,6 +13,7 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 use support::{scene::*, *};
 use tempfile::tempdir;
@@ -389,14 +390,17 @@ async fn what_a_layer_leaves_open_comes_from_below() {
         Raw { mode: 0o1777, owner: (1, 2), ..Raw::folder("tmp") },
         Raw { mode: 0o700, owner: (3, 4), ..Raw::folder("home/user") },
         Raw { mode: 0o700, owner: (5, 5), ..Raw::folder("gone") },
+        Raw { mode: 0o700, owner: (5, 5), ..Raw::folder("opaque/folder") },
     ]);
-    let middle = raw(&[Raw::file(".wh.gone", b""), Raw::symlink("link", "tmp")]);
+    let middle = [Raw::file(".wh.gone", b""), Raw::symlink("link", "tmp"), Raw::file("opaque/.wh..wh..opq", b"")];
+    let middle = raw(&middle);
     let upper = raw(&[
         Raw::file("tmp/x", b""),
         Raw::file("home/user/.wh..wh..opq", b""),
         Raw::file("gone/x", b""),
         Raw::file("link/x", b""),
         Raw::file("new/x", b""),
+        Raw::file("opaque/folder/x", b""),
     ]);
     let layers = scene.layers(&[below, middle, upper]).await.unwrap();
     for (name, want) in [
@@ -407,6 +411,7 @@ async fn what_a_layer_leaves_open_comes_from_below() {
         ("gone", (0o755, 0, 0, 0)),
         ("link", (0o755, 0, 0, 0)),
         ("new", (0o755, 0, 0, 0)),
+        ("opaque/folder", (0o755, 0, 0, 0)),
     ] {
         let found = fs::symlink_metadata(layers[2].join(name)).unwrap();
         let time = if want.3 == 0 { 0 } else { found.mtime() };
@@ -469,7 +474,16 @@ async fn images_share_layers_and_keep_them_until_the_last_goes() {
     assert!(!twos[0].exists() && twos[1].join("two").exists());
     assert_eq!(scene.images.collect(HashSet::new(), 0).await.unwrap().freed, 0);
     drop(lock);
-    assert!(scene.images.collect(HashSet::new(), 0).await.unwrap().freed >= 20_000);
+    // Other tests start programs, which have copies of all locks until they are programs.
+    let mut freed = 0;
+    for _ in 0..200 {
+        freed += scene.images.collect(HashSet::new(), 0).await.unwrap().freed;
+        if freed > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!((20_000..40_000).contains(&freed), "{freed}");
     assert_eq!((scene.left("layers"), scene.left("blobs/sha256"), scene.left("tmp")), (0, 0, 0));
     let error = scene.images.layers(&second).await.unwrap_err().to_string();
     assert!(error.contains("no longer in the store"), "{error}");

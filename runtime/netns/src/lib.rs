@@ -58,7 +58,7 @@ pub use egress::{Egress, Flow, Outgoing};
 pub use layout::Layout;
 pub use node::{Node, Options, Pod};
 pub use rules::{Behind, Endpoint, Protocol, Rules, Service};
-pub use sockets::Place;
+pub use sockets::{Place, connect_bound, listen_bound};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]

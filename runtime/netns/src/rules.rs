@@ -135,10 +135,12 @@ impl Rules {
 
     fn divert(&self, layout: &Layout) -> Vec<String> {
         let mut rules = vec![
+            // first what is most, and with the least work: between pods
+            format!("ip daddr {} accept", layout.routed),
             "iif lo accept".into(),
             // the node's own address is served as an address elsewhere; answers to what the node dialled are answers
             format!("ip daddr {} ct direction original goto outside", layout.node),
-            format!("ip daddr {{ {}, {} }} accept", layout.local, layout.routed),
+            format!("ip daddr {} accept", layout.local),
             "ip daddr . meta l4proto . th dport @unserved goto unserved".into(),
             "ip daddr . meta l4proto . th dport @diverted goto outside".into(),
             format!("ip daddr {} goto unserved", layout.services),

@@ -1,6 +1,7 @@
 //! What is done with sockets of a namespace, in this process.
 
 use crate::{Node, Result, protocol::Kind};
+use nix::sys::socket::{setsockopt, sockopt::IpTransparent};
 use rustix::{
     io::Errno,
     net::{bind, connect, listen, sockopt},
@@ -25,8 +26,9 @@ pub enum Place<'a> {
 }
 
 impl Node {
-    /// Connects to an address inside. `from` is the source: an address of a local pod, or of the pod in whose namespace the socket is; without
-    /// one the kernel chooses the node's address, or the pod's. There is no time limit but the kernel's.
+    /// Connects to an address inside. `from` is the source: of a local pod, of the pod in whose namespace the socket is, or in the node's namespace
+    /// any address elsewhere, to which the answers come back here: a pod sees the client for whom this dials. Without one the kernel
+    /// chooses the node's address, or the pod's. There is no time limit but the kernel's.
     ///
     /// # Errors
     /// As those of connect(2), or there is no helper.
@@ -35,18 +37,12 @@ impl Node {
         if let Some(from) = from {
             // the port may be one that a connection had a moment ago
             sockopt::set_socket_reuseaddr(&socket, from.port() != 0).map_err(io::Error::from)?;
+            if place == Place::Node && !self.layout().is_of_node(*from.ip()) {
+                setsockopt(&socket, IpTransparent, &true).map_err(io::Error::from)?;
+            }
             bind(&socket, &from).map_err(io::Error::from)?;
         }
-        match connect(&socket, &to) {
-            Ok(()) | Err(Errno::INPROGRESS) => {}
-            Err(error) => return Err(io::Error::from(error).into()),
-        }
-        let stream = TcpStream::from_std(socket.into())?;
-        stream.writable().await?;
-        match stream.take_error()? {
-            None => Ok(stream),
-            Some(error) => Err(error.into()),
-        }
+        Ok(connect_bound(socket, to).await?)
     }
 
     /// Takes a TCP port, without listening. The port 0 chooses one.
@@ -57,6 +53,8 @@ impl Node {
         let socket = self.socket(place, Kind::Tcp).await?;
         sockopt::set_socket_reuseaddr(&socket, true).map_err(io::Error::from)?;
         bind(&socket, &at).map_err(io::Error::from)?;
+        // from now on nobody else gets it, not even who is content with an address that does not listen
+        sockopt::set_socket_reuseaddr(&socket, false).map_err(io::Error::from)?;
         Ok(socket)
     }
 
@@ -65,9 +63,7 @@ impl Node {
     /// # Errors
     /// As those of bind(2) and listen(2), or there is no helper.
     pub async fn listen(&self, place: Place<'_>, at: SocketAddrV4) -> Result<TcpListener> {
-        let socket = self.bind(place, at).await?;
-        listen(&socket, BACKLOG).map_err(io::Error::from)?;
-        Ok(TcpListener::from_std(socket.into())?)
+        Ok(listen_bound(self.bind(place, at).await?)?)
     }
 
     /// A UDP socket at an address. The port 0 chooses one.
@@ -78,6 +74,34 @@ impl Node {
         let socket = self.socket(place, Kind::Udp).await?;
         bind(&socket, &at).map_err(io::Error::from)?;
         Ok(UdpSocket::from_std(socket.into())?)
+    }
+}
+
+/// Listens with a socket of [`Node::bind`].
+///
+/// # Errors
+/// As those of listen(2).
+pub fn listen_bound(socket: OwnedFd) -> io::Result<TcpListener> {
+    // connections of before that have not quite ended have its port too
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    listen(&socket, BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Connects a socket of [`Node::bind`], which is the source.
+///
+/// # Errors
+/// As those of connect(2).
+pub async fn connect_bound(socket: OwnedFd, to: SocketAddrV4) -> io::Result<TcpStream> {
+    match connect(&socket, &to) {
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    stream.writable().await?;
+    match stream.take_error()? {
+        None => Ok(stream),
+        Some(error) => Err(error),
     }
 }
 

@@ -2,9 +2,12 @@
 
 use container::net::Error;
 use ipnet::IpNet;
+use netns::Layout;
 use rustls::pki_types::CertificateDer;
 use std::{
+    ffi::OsString,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -33,8 +36,22 @@ pub struct Config {
     pub cluster_roots: Vec<CertificateDer<'static>>,
     /// Trusted authorities of `https` requests outside of the cluster.
     pub roots: Roots,
+    /// The network namespace of the node, for pods that need the kernel's network. It is made when the first one comes. Half of the node's
+    /// range is theirs.
+    pub kernel: Option<KernelMode>,
     /// Bounds.
     pub limits: Limits,
+}
+
+/// How the helper of the node's network namespace is started.
+#[derive(Clone, Debug)]
+pub struct KernelMode {
+    /// The program that calls [`netns::helper::main`] with these arguments.
+    pub program: PathBuf,
+    /// See `program`.
+    pub args: Vec<OsString>,
+    /// A private folder, in which a later process finds the namespaces of pods that outlive this one.
+    pub folder: Option<PathBuf>,
 }
 
 /// Where the API server is.
@@ -120,6 +137,7 @@ impl Config {
             allow_egress: Vec::new(),
             cluster_roots: Vec::new(),
             roots: Roots::default(),
+            kernel: None,
             limits: Limits::default(),
         }
     }
@@ -129,6 +147,14 @@ impl Config {
         match self.node_cidr.network() {
             IpAddr::V4(v4) => Ipv4Addr::from(u32::from(v4) + 1).into(),
             IpAddr::V6(v6) => std::net::Ipv6Addr::from(u128::from(v6) + 1).into(),
+        }
+    }
+
+    /// The addresses of the node's network namespace, if it may have one: the range must be of IPv4.
+    pub(crate) fn layout(&self) -> Option<Layout> {
+        match (self.kernel.is_some(), self.node_cidr, self.service_cidr) {
+            (true, IpNet::V4(range), IpNet::V4(services)) => Layout::halves(range.trunc(), services.trunc()),
+            _ => None,
         }
     }
 

@@ -2,7 +2,7 @@
 //! after names are resolved: for connects, UDP, HTTP, redirects and hostAliases.
 
 use container::net::Error;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// The egress rules.
@@ -88,6 +88,18 @@ impl Egress {
         Err(Error::Denied(format!(
             "pods may not reach {to}: it is {what}; to allow it, start with --allow-egress {to}/{prefix}"
         )))
+    }
+
+    /// Ranges of IPv4 whose addresses are all refused: the kernel may say so at once. What a flag allows in part is not among them.
+    pub(crate) fn refused(&self) -> Vec<Ipv4Net> {
+        let nets =
+            [([127, 0, 0, 0], 8), ([169, 254, 0, 0], 16), ([224, 0, 0, 0], 4), ([0, 0, 0, 0], 8), ([240, 0, 0, 0], 4)];
+        let nets = nets.into_iter().filter_map(|(address, prefix)| Ipv4Net::new(address.into(), prefix).ok());
+        let allowed = |net: &Ipv4Net| {
+            let net = IpNet::V4(*net);
+            self.allow.iter().any(|allowed| allowed.contains(&net) || net.contains(allowed))
+        };
+        nets.filter(|net| !allowed(net)).collect()
     }
 }
 
@@ -181,6 +193,19 @@ mod tests {
         }
         for outside in ["10.64.0.1", "10.97.0.1", "64:ff9b::10.64.0.1"] {
             assert_eq!(rules.check(ip(outside), |_| false), Ok(ip(outside)));
+        }
+    }
+
+    #[test]
+    fn ranges_that_are_refused_whole_are_known() {
+        for (net, rules) in [("127.0.0.0/8", Egress::default()), ("169.254.0.0/16", Egress::default())] {
+            let net: Ipv4Net = net.parse().expect("a network");
+            assert!(rules.refused().contains(&net));
+            let allow = vec![IpNet::V4(Ipv4Net::new(net.addr(), 32).expect("an address"))];
+            assert!(!Egress { allow, ..Egress::default() }.refused().contains(&net), "a part is allowed");
+            for address in [net.network(), net.broadcast()] {
+                assert!(rules.check(address.into(), |_| false).is_err());
+            }
         }
     }
 

@@ -167,4 +167,5 @@ fn update(
         network.table().write().replace(&name, entry);
         network.inner.holds.changed(&format!("{}/{}", name.0, name.1));
     }
+    network.services_changed();
 }

@@ -5,7 +5,7 @@
 //! * [`Egress`] decides what guests may reach outside; names are resolved first and exactly the checked address is dialled.
 //!
 //! A connection to a pod is an in-memory pipe with bounded buffers; an HTTP request to a local handler is a function call. There is no
-//! network namespace, no DNS server and no proxy process. Kernel mode (bridges, nftables) is another implementation of the same seam.
+//! network namespace, no DNS server and no proxy process, until a pod needs the network of the kernel: see below.
 //!
 //! A connection to a Service whose Deployment was scaled to zero because it was idle (its EndpointSlices say so) waits, and [`Waker`] asks for
 //! the Deployment; a Service without endpoints for any other reason refuses.
@@ -20,6 +20,16 @@
 //! half-close is `shutdown` of the stream; a UDP `stream(remote)` filters what `receive` yields; `resolve-addresses` is `resolve`. A
 //! socket bound to an IPv6 wildcard takes IPv4 peers too and shows them mapped (`::ffff:`), since pods have IPv4 addresses.
 
+//!
+//! # Kernel mode
+//! A pod whose containers are processes gets a network namespace ([`VirtualNetwork::attach_namespace`], [`netns`]), beside the pods that exist
+//! only here. From then on the kernel has, in the node's namespace:
+//! * for each port that a virtual pod opens, a listener at the pod's address, whose connections go to the guest as sockets (`kernel::mirror`);
+//! * what is behind each Service, as rules of nftables from the same [`ServiceTable`] (`kernel::rules`);
+//! * a way out: what leaves the node's range comes here, to the function that decides for guests (`kernel::outgoing`).
+//!
+//! In the other direction, guests and the cluster dial pods with a namespace by sockets of the node's.
+
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
@@ -33,6 +43,7 @@ mod hold_tests;
 #[cfg(test)]
 mod host_tests;
 mod http;
+mod kernel;
 mod lookup;
 mod metrics;
 mod names;
@@ -57,7 +68,7 @@ mod wake;
 pub const HONOURED: &[&str] =
     &["service.spec.externalTrafficPolicy", "service.spec.internalTrafficPolicy", "service.spec.trafficDistribution"];
 
-pub use config::{Api, Config, Limits, Roots};
+pub use config::{Api, Config, KernelMode, Limits, Roots};
 pub use egress::{Egress, is_host_address, unmap};
 pub use follow::run;
 pub use health::{HealthPorts, HealthReport};

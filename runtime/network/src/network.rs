@@ -4,6 +4,7 @@ use crate::{
     config::Config,
     egress::{self, Egress},
     hold::{Bounds, Holds},
+    kernel::Kernel,
     lookup::Lookups,
     metrics::Metrics,
     names::{self, Known},
@@ -16,6 +17,7 @@ use crate::{
     unavailable,
 };
 use container::net::{Connection, Error, Peer, Result, Stream};
+use ipnet::IpNet;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use std::{
@@ -25,7 +27,7 @@ use std::{
 };
 use tokio::{
     net::TcpStream,
-    sync::Semaphore,
+    sync::{Notify, OnceCell, Semaphore},
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -44,12 +46,19 @@ pub(crate) struct Inner {
     pub(crate) table: RwLock<ServiceTable>,
     pub(crate) tls: Tls,
     /// Connections that are relayed byte by byte.
-    relayed: Relayed,
+    pub(crate) relayed: Relayed,
     pub(crate) tasks: TaskTracker,
     pub(crate) token: CancellationToken,
-    egress: Egress,
+    pub(crate) egress: Egress,
     pub(crate) pods: RwLock<Pods>,
-    pub(crate) pool: Mutex<AddressPool>,
+    /// The addresses of pods in this process, and of those with a namespace.
+    pub(crate) pools: [Mutex<AddressPool>; 2],
+    /// The network namespace of the node, once a pod needed it.
+    pub(crate) kernel: OnceCell<Arc<Kernel>>,
+    /// Told when ports of pods change.
+    pub(crate) ports_changed: Arc<Notify>,
+    /// Told when Services change.
+    pub(crate) services_changed: Notify,
     lookups: Lookups,
     /// Connections that wait for Services that are scaled to zero.
     pub(crate) holds: Holds,
@@ -113,7 +122,10 @@ impl VirtualNetwork {
             token,
             egress: Egress { inside, allow: config.allow_egress.clone() },
             pods: RwLock::default(),
-            pool: Mutex::new(AddressPool::new(config.node_cidr)),
+            pools: pools(&config),
+            kernel: OnceCell::new(),
+            ports_changed: Arc::default(),
+            services_changed: Notify::new(),
             refusing: Arc::new(Semaphore::new(unavailable::MOST)),
             lookups: Lookups::new(config.limits.lookups),
             metrics: Metrics::default(),
@@ -144,9 +156,14 @@ impl VirtualNetwork {
         });
     }
 
-    /// The service table, to read or to change.
+    /// The service table, to read or to change. After a change, [`VirtualNetwork::services_changed`] is due.
     pub fn table(&self) -> &RwLock<ServiceTable> {
         &self.inner.table
+    }
+
+    /// Brings the rules of the node's network namespace, if there is one, up to the service table.
+    pub fn services_changed(&self) {
+        self.inner.services_changed.notify_one();
     }
 }
 
@@ -319,7 +336,10 @@ impl Inner {
     /// Opens a byte stream along a route.
     pub(crate) async fn open(&self, route: &Route, peer: Peer) -> Result<Stream> {
         match route {
-            Route::Pod { pod, port, by_loopback } => pod.connect(*port, *by_loopback, peer).await,
+            Route::Pod { pod, port, by_loopback } => match pod.tcp(*port, *by_loopback)? {
+                Bound::Kernel => self.dial(pod, *port, *by_loopback, peer.address).await,
+                _ => pod.connect(*port, *by_loopback, peer).await,
+            },
             Route::Host { to, .. } => Ok(Box::new(self.open_host(*to).await?)),
         }
     }
@@ -362,6 +382,12 @@ impl Inner {
         let limit = self.config.limits.connect_timeout;
         timeout(limit, ask).await.unwrap_or_else(|_| Err(Error::TimedOut(format!("looking up {name}"))))
     }
+}
+
+/// One pool, or two where half of the range is of pods with a namespace.
+fn pools(config: &Config) -> [Mutex<AddressPool>; 2] {
+    let halves = config.layout().map(|layout| [layout.local, layout.routed].map(IpNet::V4));
+    halves.unwrap_or([config.node_cidr; 2]).map(|range| Mutex::new(AddressPool::new(range)))
 }
 
 fn v4_first(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {

@@ -16,9 +16,10 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 /// The first ephemeral port.
 const FIRST_FREE_PORT: u16 = 32768;
@@ -47,6 +48,8 @@ pub(crate) enum Bound {
     Nothing,
     Listener(mpsc::Sender<(Stream, SocketAddr)>),
     Http(Arc<dyn HttpHandler>),
+    /// What the kernel has there: only a dial shows it.
+    Kernel,
 }
 
 struct Binding<T> {
@@ -103,6 +106,12 @@ pub(crate) struct Pod {
     pub(crate) spec: PodNetwork,
     pub(crate) address: IpAddr,
     pub(crate) limits: Limits,
+    /// Whether it has a network namespace of the kernel. Then the ports here are only those of HTTP handlers in this process.
+    pub(crate) routed: bool,
+    /// Cancelled when it leaves the network.
+    pub(crate) left: CancellationToken,
+    /// Told when what is bound changes.
+    changed: Arc<Notify>,
     ports: Mutex<Ports>,
     next_id: AtomicU64,
     next_port: AtomicU16,
@@ -135,6 +144,7 @@ impl Lease {
         let bindings = ports.tcp.get_mut(&self.local.port());
         let binding = bindings.and_then(|list| list.iter_mut().find(|binding| binding.id == self.id));
         binding.ok_or_else(|| self.pod.gone())?.value = Bound::Listener(backlog);
+        self.pod.changed.notify_one();
         Ok(())
     }
 
@@ -160,6 +170,7 @@ impl Drop for Lease {
             Table::Tcp => remove(tcp, self.local.port(), self.id),
             Table::Udp => remove(udp, self.local.port(), self.id),
         }
+        self.pod.changed.notify_one();
     }
 }
 
@@ -173,12 +184,22 @@ fn remove<T>(map: &mut HashMap<u16, Vec<Binding<T>>>, port: u16, id: u64) {
 }
 
 impl Pod {
-    pub(crate) fn new(spec: PodNetwork, address: IpAddr, limits: Limits) -> Arc<Self> {
+    /// A pod without sockets. `routed`, `changed`: see the fields.
+    pub(crate) fn new(
+        spec: PodNetwork,
+        address: IpAddr,
+        limits: Limits,
+        routed: bool,
+        changed: Arc<Notify>,
+    ) -> Arc<Self> {
         let ports = Ports { tcp: HashMap::new(), udp: HashMap::new(), closed: false };
         Arc::new(Self {
             spec,
             address,
             limits,
+            routed,
+            left: CancellationToken::new(),
+            changed,
             ports: Mutex::new(ports),
             next_id: AtomicU64::new(0),
             next_port: AtomicU16::new(FIRST_FREE_PORT),
@@ -273,6 +294,7 @@ impl Pod {
         };
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         map.entry(port).or_default().push(Binding { id, scope, value });
+        self.changed.notify_one();
         Ok((SocketAddr::new(at.ip(), port), id, permit))
     }
 
@@ -280,7 +302,18 @@ impl Pod {
     pub(crate) fn tcp(&self, port: u16, by_loopback: bool) -> Result<Bound> {
         let ports = self.ports.lock();
         let refused = || Error::Refused(format!("pod {} does not listen on {port}", self.label()));
-        find(&ports.tcp, port, by_loopback).filter(|bound| !matches!(bound, Bound::Nothing)).ok_or_else(refused)
+        let found = find(&ports.tcp, port, by_loopback).filter(|bound| !matches!(bound, Bound::Nothing));
+        found.or_else(|| self.routed.then_some(Bound::Kernel)).ok_or_else(refused)
+    }
+
+    /// The ports that are reachable from other pods: of TCP those that listen, and of UDP.
+    pub(crate) fn open_ports(&self) -> (Vec<u16>, Vec<u16>) {
+        fn open<T>(map: &HashMap<u16, Vec<Binding<T>>>, is_open: impl Fn(&T) -> bool) -> Vec<u16> {
+            let meets = |binding: &Binding<T>| binding.scope.meets(Scope::Pod) && is_open(&binding.value);
+            map.iter().filter(|(_, list)| list.iter().any(meets)).map(|(port, _)| *port).collect()
+        }
+        let ports = self.ports.lock();
+        (open(&ports.tcp, |bound| !matches!(bound, Bound::Nothing)), open(&ports.udp, |_| true))
     }
 
     /// Delivers a datagram; it is lost when the port is not bound or the queue is full.
@@ -294,6 +327,8 @@ impl Pod {
     /// Unbinds everything: listeners and UDP sockets end with a reset.
     pub(crate) fn close(&self) {
         self.sockets.close();
+        self.left.cancel();
+        self.changed.notify_one();
         let mut ports = self.ports.lock();
         ports.closed = true;
         ports.tcp.clear();
@@ -308,7 +343,10 @@ impl Pod {
                 handler.serve(Connection::Stream(Box::new(theirs)), peer);
                 Ok(Box::new(ours))
             }
-            Bound::Nothing => Err(Error::Refused(format!("pod {} does not listen on {port}", self.label()))),
+            // whose dials are of `kernel`
+            Bound::Nothing | Bound::Kernel => {
+                Err(Error::Refused(format!("pod {} does not listen on {port}", self.label())))
+            }
             Bound::Listener(backlog) => {
                 let permit = self.permit()?;
                 let (ours, theirs) = tokio::io::duplex(self.limits.buffer);

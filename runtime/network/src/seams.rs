@@ -2,8 +2,9 @@
 
 use crate::{
     http,
-    network::{Route, Source, VirtualNetwork},
-    pod::Pod,
+    kernel::NamespaceSockets,
+    network::{Inner, Route, Source, VirtualNetwork},
+    pod::{Bound, Pod},
     sockets::PodSockets,
     table::Protocol,
 };
@@ -20,39 +21,23 @@ use std::{
 #[async_trait::async_trait]
 impl Network for VirtualNetwork {
     async fn attach(&self, spec: PodNetwork) -> Result<Attachment> {
-        let inner = &self.inner;
-        let mut pods = inner.pods.write();
-        let pod = match pods.by_id.get(&spec.id) {
-            Some(pod) => pod.clone(),
-            None => {
-                let mut pool = inner.pool.lock();
-                let wanted = spec.address.filter(|address| pool.claim(*address));
-                let full = || Error::Exhausted(format!("all addresses of {} are taken", inner.config.node_cidr));
-                let address = wanted.or_else(|| pool.take()).ok_or_else(full)?;
-                let pod = Pod::new(spec, address, inner.config.limits);
-                pods.by_address.insert(address, pod.clone());
-                pods.by_id.insert(pod.spec.id.clone(), pod.clone());
-                pod
-            }
+        let pod = self.inner.join(spec, false)?;
+        let sandbox = match self.inner.namespace(&pod).await? {
+            Some(path) => Sandbox::Namespace(path),
+            None => Sandbox::Virtual,
         };
-        drop(pods);
-        let addresses = vec![pod.address];
-        let sockets: Arc<dyn Sockets> = Arc::new(PodSockets::new(self.clone(), pod));
-        Ok(Attachment { addresses, sockets, sandbox: Sandbox::Virtual })
+        Ok(Attachment { addresses: vec![pod.address], sockets: self.sockets(pod), sandbox })
     }
 
     async fn detach(&self, id: &str) {
-        let mut pods = self.inner.pods.write();
-        if let Some(pod) = pods.by_id.remove(id) {
-            pods.by_address.remove(&pod.address);
-            pod.close();
-            self.inner.pool.lock().free(pod.address);
-        }
+        let Some(pod) = self.inner.leave(id) else { return };
+        self.inner.disconnect(&pod).await;
+        self.inner.pools[usize::from(pod.routed)].lock().free(pod.address);
     }
 
     fn view(&self, id: &str) -> Option<Arc<dyn Sockets>> {
         let pod = self.inner.pods.read().by_id.get(id).cloned()?;
-        Some(Arc::new(PodSockets::new(self.clone(), pod)))
+        Some(self.sockets(pod))
     }
 
     fn list(&self) -> Vec<(Arc<str>, IpAddr)> {
@@ -69,7 +54,10 @@ impl Dialer for VirtualNetwork {
 
     async fn reachable(&self, to: SocketAddr) -> Result<()> {
         match self.cluster_route(to)? {
-            Route::Pod { pod, port, by_loopback } => pod.tcp(port, by_loopback).map(drop),
+            Route::Pod { pod, port, by_loopback } => match pod.tcp(port, by_loopback)? {
+                Bound::Kernel => self.inner.dial(&pod, port, by_loopback, self.cluster_peer().address).await.map(drop),
+                _ => Ok(()),
+            },
             Route::Host { to, .. } => self.inner.open_host(to).await.map(drop),
         }
     }
@@ -90,6 +78,32 @@ impl Dialer for VirtualNetwork {
 }
 
 impl VirtualNetwork {
+    /// As [`Network::attach`], of a pod that needs the kernel's network: it gets a network namespace. A pod that is attached already stays what
+    /// it is.
+    ///
+    /// # Errors
+    /// Also when this machine allows no namespaces; the text says what is missing.
+    pub async fn attach_namespace(&self, spec: PodNetwork) -> Result<Attachment> {
+        self.inner.kernel().await?;
+        let id = spec.id.clone();
+        let former = self.inner.former_address(&id).await;
+        let spec = PodNetwork { address: former.or(spec.address), ..spec };
+        let is_new = !self.inner.pods.read().by_id.contains_key(&id);
+        self.inner.join(spec.clone(), true)?;
+        let attached = self.attach(spec).await;
+        if attached.is_err() && is_new {
+            self.detach(&id).await;
+        }
+        attached
+    }
+
+    fn sockets(&self, pod: Arc<Pod>) -> Arc<dyn Sockets> {
+        match pod.routed {
+            true => Arc::new(NamespaceSockets::new(self.clone(), pod)),
+            false => Arc::new(PodSockets::new(self.clone(), pod)),
+        }
+    }
+
     fn cluster_route(&self, to: SocketAddr) -> Result<Route> {
         self.inner.route(Source::Cluster(self.node_internal()), to, Protocol::Tcp)
     }
@@ -100,5 +114,32 @@ impl VirtualNetwork {
 
     fn cluster_peer(&self) -> Peer {
         Peer { address: SocketAddr::new(self.node_internal(), 0), via: Via::Cluster }
+    }
+}
+
+impl Inner {
+    /// The pod of an id; a new one gets an address.
+    fn join(&self, spec: PodNetwork, routed: bool) -> Result<Arc<Pod>> {
+        let mut pods = self.pods.write();
+        if let Some(pod) = pods.by_id.get(&spec.id) {
+            return Ok(pod.clone());
+        }
+        let mut pool = self.pools[usize::from(routed)].lock();
+        let wanted = spec.address.filter(|address| pool.claim(*address));
+        let full = || Error::Exhausted(format!("all addresses of {} are taken", self.config.node_cidr));
+        let address = wanted.or_else(|| pool.take()).ok_or_else(full)?;
+        let pod = Pod::new(spec, address, self.config.limits, routed, self.ports_changed.clone());
+        pods.by_address.insert(address, pod.clone());
+        pods.by_id.insert(pod.spec.id.clone(), pod.clone());
+        Ok(pod)
+    }
+
+    /// Removes a pod, which keeps its address for now.
+    fn leave(&self, id: &str) -> Option<Arc<Pod>> {
+        let mut pods = self.pods.write();
+        let pod = pods.by_id.remove(id)?;
+        pods.by_address.remove(&pod.address);
+        pod.close();
+        Some(pod)
     }
 }

@@ -24,6 +24,8 @@ use tokio::{
 
 /// The largest datagram.
 const MAX_DATAGRAM: usize = 65_507;
+/// Most ports that are tried as the source of a connection.
+const MAX_TRIES: usize = 16;
 /// Peers that a UDP socket remembers: it accepts only their datagrams, and shows them under the Service address that was used.
 const MAX_PEERS: usize = 256;
 
@@ -52,9 +54,15 @@ impl Sockets for PodSockets {
     async fn connect(&self, to: SocketAddr) -> Result<(Stream, SocketAddr)> {
         let permit = self.pod.permit()?;
         let route = self.network.inner.route_awake(Source::Pod(&self.pod), to).await?;
-        let local = self.pod.source(egress::unmap(to.ip()));
-        let stream = self.network.inner.open(&route, Peer { address: local, via: Via::Pod }).await?;
-        Ok((Box::new(Guarded::new(stream, permit)), mapped(local, to)))
+        let mut tries = 0;
+        loop {
+            let local = self.pod.source(egress::unmap(to.ip()));
+            match self.network.inner.open(&route, Peer { address: local, via: Via::Pod }).await {
+                // the kernel has the port still, of a connection that has ended
+                Err(Error::AddressInUse(_)) if tries < MAX_TRIES => tries += 1,
+                opened => return Ok((Box::new(Guarded::new(opened?, permit)), mapped(local, to))),
+            }
+        }
     }
 
     async fn bind_udp(&self, at: SocketAddr) -> Result<Box<dyn Datagrams>> {
@@ -88,7 +96,7 @@ impl Sockets for PodSockets {
 }
 
 /// An address in the family of another: a guest's IPv6 socket sees IPv4 peers mapped.
-fn mapped(address: SocketAddr, like: SocketAddr) -> SocketAddr {
+pub(crate) fn mapped(address: SocketAddr, like: SocketAddr) -> SocketAddr {
     match (address.ip(), like.ip()) {
         (IpAddr::V4(v4), IpAddr::V6(_)) => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
         _ => address,
@@ -196,6 +204,13 @@ impl Datagrams for PodDatagrams {
         }
         let used = SocketAddr::new(egress::unmap(to.ip()), to.port());
         match self.network.inner.route(Source::Pod(&self.pod), used, Protocol::Udp)? {
+            Route::Pod { pod, port, .. } if pod.routed => {
+                let real = SocketAddr::new(pod.address, port);
+                if real != used {
+                    self.peers.lock().note(real, used);
+                }
+                self.network.inner.send_datagram(&self.pod, self.lease.local.port(), &data, real).await
+            }
             Route::Pod { pod, port, by_loopback } => {
                 let real = SocketAddr::new(if by_loopback { used.ip() } else { pod.address }, port);
                 if real != used {

@@ -113,6 +113,11 @@ impl Port {
         self.outside.as_ref().filter(|_| outside).unwrap_or(&self.endpoints)
     }
 
+    /// How long a client keeps its endpoint.
+    pub(crate) fn affinity(&self) -> Option<Duration> {
+        self.affinity
+    }
+
     /// Whether connections wait: no endpoint is there because the Deployments were scaled to zero while they were idle.
     pub fn is_asleep(&self, outside: bool) -> bool {
         self.asleep && self.endpoints(outside).is_empty()
@@ -384,6 +389,11 @@ impl ServiceTable {
         }
         let owner = self.owners.get(&to.ip());
         owner.map_or(Found::Nothing, |(namespace, name)| Found::NoPort(format!("{namespace}/{name}")))
+    }
+
+    /// All ports of Services at each of their addresses.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = (Protocol, SocketAddr, &Port)> {
+        self.by_address.iter().map(|((protocol, at), port)| (*protocol, *at, &**port))
     }
 
     /// The service port of a node port.

@@ -8,6 +8,7 @@ mod init;
 mod life;
 mod namespaces;
 mod output;
+mod owner;
 mod reap;
 mod signal;
 pub(crate) mod tool;

@@ -2,11 +2,18 @@
 //! neither stack nor descriptors run out. No link is followed and no mount entered: what is mounted below is somebody's data.
 
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, open, openat2, renameat, statat, unlinkat},
+    fs::{
+        AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, chmod, open, openat, openat2, renameat, statat, unlinkat,
+    },
     io::Errno,
     path::Arg,
 };
-use std::{ffi::CString, io, os::fd::OwnedFd, path::Path};
+use std::{
+    ffi::CString,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
+};
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -48,10 +55,21 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 
 fn enter<P: Arg + Copy>(at: &OwnedFd, name: P) -> io::Result<OwnedFd> {
     let stay = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
-    openat2(at, name, FOLDER, Mode::empty(), stay).map_err(|errno| match errno {
+    let open = || openat2(at, name, FOLDER, Mode::empty(), stay);
+    let opened = match open() {
+        Err(Errno::ACCESS) => permit(at, name).and_then(|()| open()),
+        opened => opened,
+    };
+    opened.map_err(|errno| match errno {
         Errno::XDEV => io::Error::new(io::ErrorKind::CrossesDevices, "something is mounted there"),
         other => other.into(),
     })
+}
+
+/// Lets this user into a folder of its own: an overlay makes some that only root may read, write and move.
+fn permit<P: Arg>(at: &OwnedFd, name: P) -> rustix::io::Result<()> {
+    let handle = openat(at, name, FOLDER | OFlags::PATH, Mode::empty())?;
+    chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU)
 }
 
 /// The names in a folder, and whether each is a folder.
@@ -84,7 +102,15 @@ fn empty(top: &OwnedFd, name: &CString, fresh: &mut u64) -> io::Result<()> {
             *fresh += 1;
             let to = format!("..{fresh}");
             match statat(top, &to, AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => break renameat(&folder, &name, top, &to)?,
+                Err(Errno::NOENT) => {
+                    break match renameat(&folder, &name, top, &to) {
+                        Err(Errno::ACCESS) => {
+                            permit(&folder, &name)?;
+                            renameat(&folder, &name, top, &to)?;
+                        }
+                        moved => moved?,
+                    };
+                }
                 // a container may have taken some of the names
                 taken => drop(taken?),
             }

@@ -129,7 +129,10 @@ impl HttpHandler for Echo {
 
     fn serve(&self, connection: Connection, peer: Peer) {
         self.record(peer);
-        let Connection::Stream(mut stream) = connection else { return };
+        let mut stream: Stream = match connection {
+            Connection::Stream(stream) => stream,
+            Connection::Tcp(socket) => Box::new(tokio::net::TcpStream::from_std(socket).expect("a socket")),
+        };
         tokio::spawn(async move {
             stream.write_all(b"all").await.expect("written");
             stream.shutdown().await.expect("closed");

@@ -112,6 +112,7 @@ async fn nothing_is_left_on_the_host_and_nothing_was_changed() {
 /// Not a test: a node that dies. It makes a pod with a program in it, says so, and waits.
 #[test]
 #[ignore = "started by other tests as a node"]
+#[expect(clippy::zombie_processes, reason = "the program outlives this process, and is killed by the test")]
 fn a_node() {
     let Ok(folder) = std::env::var("NETNS_FOLDER") else { return };
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -41,6 +41,25 @@ async fn a_connection_to_elsewhere_is_given_with_what_was_meant() {
 }
 
 #[tokio::test]
+async fn a_pod_sees_the_client_for_whom_the_node_dials() {
+    if !can(&["nft"]) {
+        return;
+    }
+    let node = node().await;
+    let (a, _) = pod(&node, 1).await;
+    let listener = node.listen(Place::Pod(&a), any(80)).await.unwrap();
+    for with_egress in [false, true] {
+        let _egress = if with_egress { Some(node.egress().await.unwrap()) } else { None };
+        let client = at(WEB, 50_000);
+        let mut near =
+            timeout(LIMIT, node.connect(Place::Node, Some(client), at(routed(1), 80))).await.unwrap().unwrap();
+        let (mut far, peer) = crate::support::accept(&listener).await;
+        assert_eq!(peer, client);
+        talk(&mut near, &mut far).await;
+    }
+}
+
+#[tokio::test]
 async fn datagrams_to_elsewhere_are_flows() {
     if !can(&["nft"]) {
         return;

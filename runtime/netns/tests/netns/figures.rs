@@ -64,7 +64,7 @@ async fn a_dial() {
         let dial = node.connect(Place::Node, None, at(routed(1), 80));
         let (near, far) = tokio::join!(dial, listener.accept());
         // no port waits
-        rustix::net::sockopt::set_socket_linger(&near.unwrap(), Some(Duration::ZERO)).unwrap();
+        rustix::net::sockopt::set_socket_linger(near.unwrap(), Some(Duration::ZERO)).unwrap();
         drop(far);
     }
     let each = |ticks: u64| ticks * 10_000 / u64::from(DIALS);

@@ -49,7 +49,7 @@ pub(crate) fn make(
     let handle = open(&root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let handle = handle.map_err(|error| format!("open the root folder: {error}"))?;
     let user = users::resolve(&linux.user, &handle)?;
-    let mut binds = stage(folder, spec.mounts.iter().chain(&linux.files))?;
+    let mut binds = stage(folder, &spec.mounts)?;
     if let Some(hostname) = hostname.filter(|_| !binds.iter().any(|bind| bind.target == "/etc/hostname")) {
         let (source, target, propagation) = (hostname.to_owned(), "/etc/hostname".into(), Propagation::None);
         binds.push(Bind { source, target, read_only: false, propagation });
@@ -63,9 +63,9 @@ pub(crate) fn make(
 
 /// Mounts what the container mounts at paths that no guest can replace: a guest may have replaced a part of the path of a volume by a link, and the
 /// OCI runtime would follow it.
-fn stage<'a>(folder: &Path, mounts: impl Iterator<Item = &'a Mount>) -> Result<Vec<Bind>, String> {
+fn stage(folder: &Path, mounts: &[Mount]) -> Result<Vec<Bind>, String> {
     let mut binds = Vec::new();
-    for (number, mount) in mounts.enumerate() {
+    for (number, mount) in mounts.iter().enumerate() {
         let failed = |error: io::Error| format!("failed to mount {}: {error}", mount.target);
         let source = folder.join(STAGED).join(number.to_string());
         let opened = mount.open().map_err(|error| format!("failed to mount {}: {error}", mount.target))?;

@@ -1,5 +1,6 @@
 //! The namespaces of a pod. The shim itself is in those that the containers share, so that they end with it: nobody has to remove them.
 
+use super::owner;
 use crate::{oci::Namespace, protocol::Orders, rootfs};
 use container::{Processes, SandboxSpec, net::Sandbox};
 use rustix::{
@@ -48,6 +49,11 @@ pub(crate) fn enter(orders: &Orders) -> io::Result<Made> {
     let SandboxSpec { linux, network, hostname, .. } = &orders.sandbox;
     let rootless = !geteuid().is_root();
     if rootless {
+        if linux.processes == Processes::Host {
+            return Err(io::Error::other(
+                "who sees the processes of the host needs root: nothing else could end what it leaves",
+            ));
+        }
         be_root_of_an_own_user_namespace(network)?;
     }
     let mut own = UnshareFlags::NEWUTS;
@@ -125,12 +131,12 @@ fn namespaces(orders: &Orders, init: Option<u32>) -> Vec<Namespace> {
     all
 }
 
-/// Becomes user 0 of a user namespace: of the one that the network namespace beside it has, or of a new one with one user.
+/// Becomes user 0 of a user namespace: of the one that owns the network namespace, or of a new one with one user.
 fn be_root_of_an_own_user_namespace(network: &Sandbox) -> io::Result<()> {
     if let Sandbox::Namespace(path) = network {
-        let user = path.with_file_name("user");
-        let namespace = context(&user.display().to_string(), handle(&user))?;
-        let moved = move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User));
+        let namespace = context(&path.display().to_string(), handle(path))?;
+        let owner = context("the owner of the network namespace", owner::of(namespace))?;
+        let moved = move_into_link_name_space(owner.as_fd(), Some(LinkNameSpaceType::User));
         return context("the user namespace of the network", moved);
     }
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());

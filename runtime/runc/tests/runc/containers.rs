@@ -1,6 +1,6 @@
 //! What a program sees in a Linux container.
 
-use super::support::{Node, can_run, oci_runtime, wait};
+use super::support::{Node, can_run, can_run_as_root, oci_runtime, wait};
 use container::{
     Capabilities, Device, Exec, ExitReason, Limits, LinuxContainer, LinuxSandbox, Mount, Processes, Propagation,
     RootFolder, Runtime, Seccomp, Stdin, Streams, User, net::Sandbox,
@@ -47,7 +47,7 @@ fn is_hybrid() -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_cannot_be_started_ends_as_upstream_has_it() {
-    if !can_run() {
+    if !can_run_as_root() {
         return;
     }
     let node = Node::new().await;
@@ -125,7 +125,7 @@ async fn what_cannot_be_made_is_told_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_and_capabilities_are_those_of_the_pod() {
-    if !can_run() {
+    if !can_run_as_root() {
         return;
     }
     for node in nodes().await {
@@ -189,7 +189,7 @@ async fn the_root_folder_is_the_image_and_what_was_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mounts_are_those_of_the_pod() {
-    if !can_run() {
+    if !can_run_as_root() {
         return;
     }
     for node in nodes().await {
@@ -200,7 +200,7 @@ async fn mounts_are_those_of_the_pod() {
         let mut spec = node.sh("exec 2>&1; echo a >/data/a; echo b >/data/ro/b || echo no; cat /etc/hosts; echo >/etc/hosts || echo no; cat /etc/hostname; echo x >/dev/shm/x");
         let below = Mount::new(&volume, "sub", "/data/ro", true).unwrap();
         spec.mounts = vec![below, Mount::new(&volume, "", "/data", false).unwrap()];
-        spec.linux = linux(|linux| linux.files = vec![Mount::file(&volume, "hosts", "/etc/hosts", true).unwrap()]);
+        spec.mounts.push(Mount::file(&volume, "hosts", "/etc/hosts", true).unwrap());
         let (exit, said) = node.run("one", spec).await;
         let no = |path| format!("/bin/sh: can't create {path}: Read-only file system\nno\n");
         let expected = [&no("/data/ro/b"), "127.0.0.1 localhost\n", &no("/etc/hosts"), "one\n"].concat();
@@ -216,7 +216,7 @@ async fn mounts_are_those_of_the_pod() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_mounted_travels_as_the_pod_says() {
-    if !can_run() {
+    if !can_run_as_root() {
         return;
     }
     let node = Node::new().await;
@@ -257,7 +257,7 @@ async fn what_is_mounted_travels_as_the_pod_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn namespaces_are_those_of_the_pod() {
-    if !can_run() {
+    if !can_run_as_root() {
         return;
     }
     for node in nodes().await {
@@ -309,7 +309,7 @@ async fn namespaces_are_those_of_the_pod() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_filter_of_system_calls_refuses_what_needs_more() {
-    if !can_run() {
+    if !can_run_as_root() {
         return;
     }
     for node in nodes().await {
@@ -334,7 +334,7 @@ async fn the_filter_of_system_calls_refuses_what_needs_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn devices_are_made_for_those_who_may_use_them() {
-    if !can_run() {
+    if !can_run_as_root() {
         return;
     }
     for node in nodes().await {
@@ -354,7 +354,7 @@ async fn devices_are_made_for_those_who_may_use_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_hold_are_counted_and_change_in_place() {
-    if !can_run() {
+    if !can_run_as_root() {
         return;
     }
     for node in nodes().await {
@@ -392,7 +392,7 @@ async fn limits_hold_are_counted_and_change_in_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_has_a_size_and_one_output() {
-    if !can_run() {
+    if !can_run_as_root() {
         return;
     }
     for node in nodes().await {

@@ -2,7 +2,7 @@
 
 use super::{
     counts::{Counted, is_gone, kill},
-    support::{Node, can_run, exit, state, wait},
+    support::{Node, can_run, can_run_as_root, exit, state, wait},
 };
 use container::{ContainerState, ExitReason, Limits, LinuxContainer, LinuxResources, Runtime, Stdin};
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
@@ -34,7 +34,8 @@ async fn containers_go_on_without_the_node_and_are_found_again() {
     let said = node.log(&going).lines().count();
     wait("it says more", || (node.log(&going).lines().count() > said + 3).then_some(())).await;
     let touch = container::Exec { command: vec!["touch".into(), "/tmp/end".into()], tty: false };
-    assert_eq!(again.exec(&ending, touch, Default::default()).await.unwrap(), 0);
+    // the end of the program may come before that of the command, which is then killed
+    assert!([0, 137].contains(&again.exec(&ending, touch, Default::default()).await.unwrap()));
     assert_eq!(exit(&again, &ending).await.code, 7);
     again.start(&created).await.unwrap();
     assert_eq!(exit(&again, &created).await.code, 0);
@@ -240,7 +241,7 @@ async fn who_ignores_a_stop_is_killed_after_the_grace_period() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_forks_without_end_is_bounded_and_ended() {
-    if !can_run() {
+    if !can_run_as_root() {
         return;
     }
     let node = Node::new().await;

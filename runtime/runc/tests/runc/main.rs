@@ -9,16 +9,7 @@ mod counts;
 mod ends;
 mod figures;
 mod support;
-
-use container::Clock;
-use std::time::SystemTime;
-
-/// Not a test: the shim of a pod that the tests start.
-#[test]
-#[ignore = "started by other tests as the shim of a pod"]
-fn shim() {
-    let _ = runc::shim_main(Clock::new(SystemTime::now));
-}
+mod users;
 
 /// Not a test: a node that a test starts and kills.
 #[tokio::test(flavor = "multi_thread")]

@@ -36,14 +36,28 @@ pub struct Node {
     count: AtomicU32,
 }
 
+/// The program of shims: beside the tests where they were copied, or else where it was built.
+pub fn shim() -> PathBuf {
+    let beside = std::env::current_exe().unwrap().with_file_name("runc-shim");
+    if beside.exists() { beside } else { env!("CARGO_BIN_EXE_runc-shim").into() }
+}
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// Whether this machine can run the tests; says what is missing otherwise.
 pub fn can_run() -> bool {
-    let missing = [
-        (!rustix::process::geteuid().is_root(), "root"),
-        (!Path::new("/bin/busybox").exists(), "the package busybox-static"),
-        (oci_runtime("runc").is_none(), "the package runc"),
-    ];
-    let missing: Vec<_> = missing.into_iter().filter(|(missing, _)| *missing).map(|(_, what)| what).collect();
+    has(&[(!Path::new("/bin/busybox").exists(), "busybox-static"), (oci_runtime("runc").is_none(), "runc")])
+}
+
+/// The same for tests of what only root can do.
+pub fn can_run_as_root() -> bool {
+    has(&[(!is_root(), "root")]) && can_run()
+}
+
+fn has(missing: &[(bool, &str)]) -> bool {
+    let missing: Vec<_> = missing.iter().filter(|(missing, _)| *missing).map(|(_, what)| *what).collect();
     if !missing.is_empty() {
         let text = format!("SKIPPED: it needs {}", missing.join(" and "));
         assert!(std::env::var("SAMPAN_TEST_REQUIRE").as_deref() != Ok("all"), "{text}");
@@ -80,10 +94,9 @@ impl Node {
     }
 
     async fn made(folder: tempfile::TempDir, cgroup: String, change: impl FnOnce(&mut Options)) -> Self {
-        let args = ["--ignored", "--exact", "shim", "--nocapture", "--test-threads=1"].map(Into::into).to_vec();
         let mut options = Options {
-            program: std::env::current_exe().unwrap(),
-            args,
+            program: shim(),
+            args: vec![],
             folder: folder.path().join("pods"),
             oci_runtime: "runc".into(),
             call_timeout: Duration::from_secs(30),
