@@ -19,6 +19,7 @@ mod images;
 mod isolated;
 mod kubectl;
 mod life;
+mod linux;
 mod network;
 mod probes;
 mod restart;

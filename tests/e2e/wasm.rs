@@ -168,24 +168,24 @@ fn hostile_guests_leave_the_api_and_other_pods_alive() {
 }
 
 #[test]
-fn a_linux_image_says_that_it_cannot_run_here_yet() {
+fn a_linux_image_waits_where_there_is_no_oci_runtime_and_says_what_to_install() {
     if kubectl().is_none() || tool("SKOPEO", "skopeo").is_none() {
         return;
     }
     let machine = Machine::new();
     let layout = machine.path("work").join("linux");
-    write_linux_image(&layout);
+    crate::linux::write_layout(&layout, &[0; 1024]);
     let load = machine.run(&["image", "load", &layout.display().to_string(), "-t", "linux:1"]);
     assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
-    let cluster = machine.up(&[]);
+    let cluster = machine.up(&["--oci-runtime", "no-such-runtime"]);
     let run = cluster.kubectl_output(&["run", "linux", "--image=linux:1"], "");
     let warning = String::from_utf8_lossy(&run.stderr);
     assert!(warning.contains("Warning: ") && warning.contains("Linux image (linux/amd64)"), "{warning}");
     let message = cluster.eventually("a reason", || {
         let text = cluster.field("pod/linux", "{.status.containerStatuses[0].state.waiting.message}");
-        Some(text).filter(|t| t.contains("Linux"))
+        Some(text).filter(|t| t.contains("no-such-runtime"))
     });
-    assert!(message.contains("WebAssembly"), "{message}");
+    assert!(message.contains("install the package runc"), "{message}");
     assert_eq!(cluster.field("pod/linux", "{.status.phase}"), "Pending");
 }
 
@@ -222,38 +222,4 @@ fn what_cannot_be_as_it_is_written_is_warned_of_at_apply() {
     let patched = cluster.kubectl_output(&["annotate", "pod", "nn", "sampan.dev/coredump=yes"], "");
     let told = String::from_utf8_lossy(&patched.stderr);
     assert!(patched.status.success() && told.contains("must be true or false"), "{told}");
-}
-
-/// The smallest OCI layout of a linux/amd64 image.
-fn write_linux_image(folder: &std::path::Path) {
-    use serde_json::json;
-    use std::{fs, process::Command};
-    let blobs = folder.join("blobs/sha256");
-    fs::create_dir_all(&blobs).expect("a folder");
-    let put = |bytes: &[u8]| {
-        let file = folder.join("blob");
-        fs::write(&file, bytes).expect("written");
-        let sum = Command::new("sha256sum").arg(&file).output().expect("sha256sum runs");
-        let hex = String::from_utf8_lossy(&sum.stdout).split_whitespace().next().expect("a sum").to_owned();
-        fs::rename(&file, blobs.join(&hex)).expect("renamed");
-        (format!("sha256:{hex}"), bytes.len())
-    };
-    let layer = put(&[0; 1024]);
-    let config = put(json!({"architecture": "amd64", "os": "linux", "config": {"Cmd": ["/bin/sh"]},
-        "rootfs": {"type": "layers", "diff_ids": [layer.0]}})
-    .to_string()
-    .as_bytes());
-    let manifest = put(json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.0, "size": config.1},
-        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer.0, "size": layer.1}]})
-    .to_string()
-    .as_bytes());
-    fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).expect("written");
-    fs::write(
-        folder.join("index.json"),
-        json!({"schemaVersion": 2, "manifests": [
-        {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": manifest.0, "size": manifest.1}]})
-        .to_string(),
-    )
-    .expect("written");
 }

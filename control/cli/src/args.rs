@@ -8,6 +8,8 @@ use std::{path::PathBuf, time::Duration};
 pub(crate) const COMPILE_CHILD: &str = "compile-child";
 /// The hidden first argument of the process of an isolated pod.
 pub(crate) const ISOLATED_CHILD: &str = "isolated-child";
+/// The hidden first argument of the process of a pod of Linux containers.
+pub(crate) const RUNC_SHIM: &str = "runc-shim";
 /// The hidden first argument of a cluster in the background, which `up --detach` starts.
 pub(crate) const BACKGROUND: &str = "background";
 
@@ -40,7 +42,7 @@ The name of the node, the address ranges, --listen and --node-address are rememb
   allowEgress: [192.168.1.7]
 
 There are listen, nodeAddress, tlsSAN, drain, controllers, schedulerConfig, nodeName, cpu, memory, maxPods, reservedCPU, reservedMemory, podCIDR, \
-nodeCIDRMaskSize, serviceCIDR, hollowNodes, hollowCIDR and allowEgress: each takes what its flag takes, tlsSAN and allowEgress also a list.";
+nodeCIDRMaskSize, serviceCIDR, ociRuntime, hollowNodes, hollowCIDR and allowEgress: each takes what its flag takes, tlsSAN and allowEgress also a list.";
 
 /// How the client commands select a cluster, shown after their flags.
 const WHICH: &str = "\

@@ -64,7 +64,7 @@ impl Cluster {
             advertise: SocketAddr::new(plan.node_internal(), address.port()),
             nodes: local.clone(),
             dialer: local.clone(),
-            image_advice: Arc::new(Advice::new(images.clone())),
+            image_advice: Arc::new(Advice::new(images.clone(), config.oci_runtime.clone())),
             signing,
         };
         let plane = ControlPlane::start(&config, &process, &group, dependencies).await?;

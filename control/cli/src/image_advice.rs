@@ -32,6 +32,8 @@ pub(crate) struct Advice(Arc<Inner>);
 
 struct Inner {
     images: Images,
+    /// The OCI runtime, without which Linux images wait.
+    oci_runtime: PathBuf,
     /// Why a module never runs, by its digest.
     known: Mutex<HashMap<Digest, Option<String>>>,
     /// Held while a module is read: one at a time, because each is in memory then.
@@ -46,8 +48,8 @@ enum Known {
 }
 
 impl Advice {
-    pub(crate) fn new(images: Images) -> Self {
-        Self(Arc::new(Inner { images, known: Mutex::default(), reading: Arc::new(Semaphore::new(1)) }))
+    pub(crate) fn new(images: Images, oci_runtime: PathBuf) -> Self {
+        Self(Arc::new(Inner { images, oci_runtime, known: Mutex::default(), reading: Arc::new(Semaphore::new(1)) }))
     }
 
     /// Asks the store, on a thread that may wait for the disk. Images that need credentials are not told, because nobody has shown any.
@@ -56,9 +58,14 @@ impl Advice {
         let look = move || {
             let Ok(Some(found)) = this.images.usable(&name, &Keyring::new()) else { return Known::Nothing };
             match found.artifact {
-                Artifact::Linux { platform } => Known::Problem(format!(
-                    "{name:?} is a Linux image ({platform}), which this node cannot run yet; its pods will wait"
-                )),
+                Artifact::Linux { platform, .. } => match runc::find(&this.oci_runtime) {
+                    Ok(_) => Known::Problem(format!(
+                        "{name:?} is a Linux image ({platform}): its containers run, but have no network yet"
+                    )),
+                    Err(why) => Known::Problem(format!(
+                        "{name:?} is a Linux image ({platform}): its pods will wait, since {why}"
+                    )),
+                },
                 Artifact::Wasm { path, digest } => match this.known.lock().get(&digest) {
                     Some(Some(why)) => Known::Problem(cannot_run(&name, why)),
                     Some(None) => Known::Nothing,
@@ -126,7 +133,7 @@ mod tests {
             std::fs::write(&file, text).expect("written");
             images.load(&file, Some(name)).await.expect("loaded");
         }
-        let advice = Advice::new(images.clone());
+        let advice = Advice::new(images.clone(), "runc".into());
         assert_eq!(advice.problem("fine:1").await, None);
         assert_eq!(advice.problem("absent:1").await, None);
         assert_eq!(advice.problem("Not A Name").await, None);
@@ -135,7 +142,9 @@ mod tests {
         assert!(told.ends_with(": wasi:nn/graph@0.2.0"), "{told}");
         assert_eq!(advice.0.known.lock().len(), 2);
         // Remembered by its digest, whatever the name is.
-        let Known::Unread(_, digest) = Advice::new(images.clone()).known("nn:1").await else { panic!("it was read") };
+        let Known::Unread(_, digest) = Advice::new(images.clone(), "runc".into()).known("nn:1").await else {
+            panic!("it was read")
+        };
         advice.0.known.lock().insert(digest, Some("remembered".into()));
         images.tag("nn:1", "other:1").await.expect("tagged");
         assert_eq!(

@@ -55,6 +55,10 @@ pub fn main() -> ExitCode {
         let _ = wasm::descriptors::close_inherited();
         return isolated::child_main(env::system_clock());
     }
+    if arguments.first().is_some_and(|first| first == args::RUNC_SHIM) {
+        let _ = wasm::descriptors::close_inherited();
+        return runc::shim_main(env::system_clock());
+    }
     let background = arguments.first().is_some_and(|first| first == args::BACKGROUND);
     if background {
         arguments.remove(0);

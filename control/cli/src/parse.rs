@@ -205,6 +205,16 @@ pub(crate) fn hollow_cidr(text: &str) -> Result<Ipv4Net, String> {
     }
 }
 
+/// `--oci-runtime`: the path of a program, or its name.
+pub(crate) fn oci_runtime(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let named = path.components().count() == 1;
+    match path.file_name() {
+        Some(_) if named || path.is_absolute() => Ok(path),
+        _ => Err("use the absolute path of a program, or a name such as runc".to_owned()),
+    }
+}
+
 /// `--allow-egress`: a range or an address.
 pub(crate) fn allow_egress(text: &str) -> Result<IpNet, String> {
     range(text).ok_or_else(|| "use an IP address or a range, for example 192.168.1.7 or 192.168.1.0/24".to_owned())

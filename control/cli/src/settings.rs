@@ -76,6 +76,9 @@ pub(crate) struct Settings {
     /// Addresses of Services, IPv4, at least 8, apart from those of pods [default: the first start's, there 10.96.0.0/16]
     #[arg(long, value_name = "CIDR", value_parser = parse::service_cidr, help_heading = "Node")]
     pub(crate) service_cidr: Option<IpNet>,
+    /// The OCI runtime of Linux containers, with the command line of runc: a path, or a name that is looked for [default: runc]
+    #[arg(long, value_name = "PATH", value_parser = parse::oci_runtime, help_heading = "Node")]
+    pub(crate) oci_runtime: Option<PathBuf>,
     /// Nodes that hold pods without running them, hollow-0 and so on, to try a scheduler or plan a cluster [default: 0]
     #[arg(long, value_name = "N", value_parser = parse::hollow_nodes, allow_negative_numbers = true, help_heading = "Hollow nodes")]
     pub(crate) hollow_nodes: Option<u32>,
@@ -118,6 +121,11 @@ impl Settings {
     pub(crate) fn memory(&self) -> Quantity {
         let machine = || i64::try_from(machine::total_memory()).ok().filter(|bytes| *bytes > 0).unwrap_or(i64::MAX);
         self.memory.unwrap_or_else(|| Quantity::new(machine(), Format::BinarySi))
+    }
+
+    /// The OCI runtime of Linux containers.
+    pub(crate) fn oci_runtime(&self) -> PathBuf {
+        self.oci_runtime.clone().unwrap_or_else(|| runc::NAME.into())
     }
 
     /// The maximum number of pods of the node.
@@ -197,6 +205,7 @@ impl Settings {
             pod_cidr: self.pod_cidr.or(other.pod_cidr),
             node_cidr_mask_size: self.node_cidr_mask_size.or(other.node_cidr_mask_size),
             service_cidr: self.service_cidr.or(other.service_cidr),
+            oci_runtime: self.oci_runtime.or(other.oci_runtime),
             hollow_nodes: self.hollow_nodes.or(other.hollow_nodes),
             hollow_cidr: self.hollow_cidr.or(other.hollow_cidr),
             allow_egress: if self.allow_egress.is_empty() { other.allow_egress } else { self.allow_egress },
@@ -221,6 +230,7 @@ impl Settings {
         one("--pod-cidr", self.pod_cidr.map(|it| it.to_string()));
         one("--node-cidr-mask-size", self.node_cidr_mask_size.map(|bits| bits.to_string()));
         one("--service-cidr", self.service_cidr.map(|it| it.to_string()));
+        one("--oci-runtime", self.oci_runtime.as_ref().map(|path| path.display().to_string()));
         one("--hollow-nodes", self.hollow_nodes.map(|it| it.to_string()));
         one("--hollow-cidr", self.hollow_cidr.map(|it| it.to_string()));
         all.extend(self.tls_san.iter().map(|name| ("--tls-san", name.clone())));
@@ -246,6 +256,7 @@ impl Settings {
             pod_cidr: Some(self.pod_cidr()),
             node_cidr_mask_size: Some(self.node_cidr().prefix_len()),
             service_cidr: Some(self.service_cidr()),
+            oci_runtime: Some(self.oci_runtime()),
             hollow_nodes: Some(self.hollow_nodes()),
             hollow_cidr: Some(self.hollow_cidr()),
             allow_egress: self.allow_egress.clone(),

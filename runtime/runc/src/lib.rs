@@ -35,7 +35,7 @@ mod tree;
 mod users;
 mod wire;
 
-pub use options::Options;
+pub use options::{Options, find};
 pub use runtime::Runc;
 pub use shim::main as shim_main;
 

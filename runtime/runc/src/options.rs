@@ -36,20 +36,26 @@ impl Options {
     /// The OCI runtime that is installed.
     ///
     /// # Errors
-    /// None is: the text says what to install.
+    /// As [`find`].
     pub(crate) fn tool(&self) -> Result<Tool, String> {
-        let (within, wanted) = (self.call_timeout, &self.oci_runtime);
-        let found = match wanted.components().count() {
-            1 => PROGRAMS.iter().map(|folder| Path::new(folder).join(wanted)).find(|path| path.is_file()),
-            _ => Some(wanted.clone()).filter(|path| path.is_file()),
-        };
-        let path = found.ok_or_else(|| {
-            format!(
-                "this node has no OCI runtime, which Linux containers need: {} was not found; install the package runc or crun, or name one by \
-                 --oci-runtime",
-                wanted.display()
-            )
-        })?;
-        Ok(Tool { path, within })
+        Ok(Tool { path: find(&self.oci_runtime)?, within: self.call_timeout })
     }
+}
+
+/// The path of an OCI runtime, which is given as a path or by its name.
+///
+/// # Errors
+/// It is not there: the text says what to install.
+pub fn find(oci_runtime: &Path) -> Result<PathBuf, String> {
+    let found = match oci_runtime.components().count() {
+        1 => PROGRAMS.iter().map(|folder| Path::new(folder).join(oci_runtime)).find(|path| path.is_file()),
+        _ => Some(oci_runtime.to_owned()).filter(|path| path.is_file()),
+    };
+    found.ok_or_else(|| {
+        format!(
+            "this node has no OCI runtime, which Linux containers need: {} was not found; install the package runc or crun, or name one by \
+             --oci-runtime",
+            oci_runtime.display()
+        )
+    })
 }

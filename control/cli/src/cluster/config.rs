@@ -6,7 +6,7 @@ use agent::Machine;
 use anyhow::bail;
 use api::quantity::Quantity;
 use ipnet::{IpNet, Ipv4Net};
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 /// The validated settings.
 pub(crate) struct Config {
@@ -23,6 +23,7 @@ pub(crate) struct Config {
     pub(super) pod_cidr: IpNet,
     pub(super) node_cidr: IpNet,
     pub(super) service_cidr: IpNet,
+    pub(super) oci_runtime: PathBuf,
     pub(super) hollow_nodes: u32,
     pub(super) hollow_cidr: Ipv4Net,
     pub(super) allow_egress: Vec<IpNet>,
@@ -71,6 +72,7 @@ impl Config {
             pod_cidr: settings.pod_cidr(),
             node_cidr: settings.node_cidr(),
             service_cidr: settings.service_cidr(),
+            oci_runtime: settings.oci_runtime(),
             hollow_nodes: settings.hollow_nodes(),
             hollow_cidr: settings.hollow_cidr(),
             tls_san: settings.tls_san.clone(),

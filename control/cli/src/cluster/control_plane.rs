@@ -93,7 +93,7 @@ fn settings(
         advertise,
         identity: config.node.clone(),
         image_advice: Some(image_advice),
-        runtimes: [wasm::NAME, isolated::NAME].map(str::to_owned).into(),
+        runtimes: [wasm::NAME, isolated::NAME, runc::NAME].map(str::to_owned).into(),
         local_volumes: Some(agent::LOCAL_VOLUMES.to_owned()),
         capabilities: kinds::Capabilities::new(
             agent::HONOURED.iter().chain(network::HONOURED).copied().chain(scheduler::honoured()),

@@ -6,7 +6,11 @@ use super::{
     parts::{Group, Process},
     stored,
 };
-use crate::{args::ISOLATED_CHILD, descriptors::Shares, env, machine, precompile};
+use crate::{
+    args::{ISOLATED_CHILD, RUNC_SHIM},
+    descriptors::Shares,
+    env, machine, precompile,
+};
 use agent::{Agent, Dependencies, Runtimes};
 use anyhow::Context;
 use client::{Client, Informers, Recorder, RecorderOptions};
@@ -15,11 +19,14 @@ use image::Images;
 use isolated::Isolated;
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::api::resource::Quantity as Amount};
 use network::{VirtualNetwork, Waker};
+use runc::Runc;
 use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
+    os::unix::fs::MetadataExt,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 use store::{LogError, Store};
 use wasm::Wasmtime;
@@ -103,10 +110,11 @@ impl Node {
         let wasm = Arc::new(Wasmtime::new(wasm_options(config)?));
         wasm.register(&mut process.metrics.lock());
         let isolated = Arc::new(Isolated::new(isolated_options(config)?, wasm.clone()));
+        let runc = Arc::new(Runc::new(runc_options(config)?));
         let recorder = |component: &str| recorder(config, process, group, &dependencies.client, component);
         group.spawn(stored::record_events(dependencies.store.clone(), recorder("store"), reference(config)));
         let agent_dependencies = Dependencies {
-            runtimes: Runtimes::new([wasm.clone() as Arc<dyn Runtime>, isolated]),
+            runtimes: Runtimes::new([wasm.clone() as Arc<dyn Runtime>, isolated, runc]),
             network: Arc::new(network.clone()),
             dialer: Arc::new(network.clone()),
             images: Arc::new(images),
@@ -196,6 +204,24 @@ fn isolated_options(config: &Config) -> anyhow::Result<isolated::Options> {
         log: container::log::Options::default(),
         clock: env::system_clock(),
         random: Arc::new(env::random),
+    })
+}
+
+/// How long one call of the OCI runtime may take.
+const OCI_CALL: Duration = Duration::from_secs(60);
+
+fn runc_options(config: &Config) -> anyhow::Result<runc::Options> {
+    // Another for each data directory, and the same at each start.
+    let folder = std::fs::metadata(config.dir.path())?;
+    Ok(runc::Options {
+        program: std::env::current_exe().context("cannot find this program")?,
+        args: vec![RUNC_SHIM.into()],
+        folder: config.dir.join("runc"),
+        oci_runtime: config.oci_runtime.clone(),
+        call_timeout: OCI_CALL,
+        cgroup: format!("/sampan-{:x}-{:x}", folder.dev(), folder.ino()),
+        log: container::log::Options::default(),
+        clock: env::system_clock(),
     })
 }
 

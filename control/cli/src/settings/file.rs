@@ -129,6 +129,7 @@ impl Settings {
             "podCIDR" => self.pod_cidr = one(value, parse::pod_cidr)?,
             "nodeCIDRMaskSize" => self.node_cidr_mask_size = one(value, parse::node_cidr_mask_size)?,
             "serviceCIDR" => self.service_cidr = one(value, parse::service_cidr)?,
+            "ociRuntime" => self.oci_runtime = one(value, parse::oci_runtime)?,
             "hollowNodes" => self.hollow_nodes = one(value, parse::hollow_nodes)?,
             "hollowCIDR" => self.hollow_cidr = one(value, parse::hollow_cidr)?,
             "allowEgress" => self.allow_egress = several(value, parse::allow_egress)?,
@@ -139,7 +140,7 @@ impl Settings {
 }
 
 /// All fields except `apiVersion` and `kind`.
-pub(crate) const FIELDS: [&str; 18] = [
+pub(crate) const FIELDS: [&str; 19] = [
     "listen",
     "nodeAddress",
     "tlsSAN",
@@ -155,6 +156,7 @@ pub(crate) const FIELDS: [&str; 18] = [
     "podCIDR",
     "nodeCIDRMaskSize",
     "serviceCIDR",
+    "ociRuntime",
     "hollowNodes",
     "hollowCIDR",
     "allowEgress",
