@@ -104,19 +104,19 @@ impl Images for image::Images {
 
 /// The image with its files, which are unpacked if they are not yet.
 async fn unpacked(images: &image::Images, pulled: image::Pulled) -> Result<Pulled, Error> {
-    let files = images.files(&pulled).await?;
-    Ok(Pulled::new(pulled, files))
+    let (files, layers) = (images.files(&pulled).await?, images.layers(&pulled).await?);
+    Ok(Pulled::new(pulled, files, layers.unwrap_or_default()))
 }
 
 impl Pulled {
-    fn new(pulled: image::Pulled, files: Option<PathBuf>) -> Self {
+    fn new(pulled: image::Pulled, files: Option<PathBuf>, layers: Vec<PathBuf>) -> Self {
         let image_id = pulled.id();
         let (artifact, platform) = match pulled.artifact {
             image::Artifact::Wasm { path, digest } => {
                 (Artifact::Wasm { path, digest: digest.to_string(), files }, pulled.layout.to_owned())
             }
             image::Artifact::Linux { platform } => {
-                (Artifact::Linux { layers: Vec::new(), digest: pulled.digest.to_string() }, platform)
+                (Artifact::Linux { layers, digest: pulled.digest.to_string() }, platform)
             }
         };
         let pair = |entry: String| entry.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
