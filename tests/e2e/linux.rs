@@ -25,8 +25,8 @@ pub(crate) fn write_image(folder: &Path) {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).expect("a link");
     }
     let archive = folder.join("layer.tar");
-    let made =
-        Command::new("tar").arg("-C").arg(&root).arg("--owner=0").arg("--group=0").arg("-cf").arg(&archive).arg(".");
+    let mut made = Command::new("tar");
+    made.arg("-C").arg(&root).args(["--owner=0", "--group=0", "-cf"]).arg(&archive).arg(".");
     assert!(made.status().expect("tar runs").success());
     write_layout(folder, &fs::read(&archive).expect("an archive"));
 }
