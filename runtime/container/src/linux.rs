@@ -19,7 +19,7 @@ pub struct LinuxSandbox {
     pub shm_bytes: Option<u64>,
     /// The folder of the pod's cgroup below the runtime's own, such as `burstable`; empty for none.
     pub cgroup: String,
-    /// Whether a mount of the pod is [`Propagation::Bidirectional`]: then what its containers mount there appears on the host.
+    /// Whether a mount of the pod is [`crate::Propagation::Bidirectional`]: then what its containers mount there appears on the host.
     pub mounts_on_host: bool,
 }
 
