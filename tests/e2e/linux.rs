@@ -17,6 +17,8 @@ fn can_run() -> bool {
 /// Writes an OCI layout of a linux/amd64 image with busybox, whose program is its shell.
 pub(crate) fn write_image(folder: &Path) {
     let busybox = tool("BUSYBOX", "busybox").expect("busybox");
+    let found = Command::new("sh").args(["-c", "command -v \"$0\""]).arg(busybox).output().expect("sh runs");
+    let busybox = String::from_utf8_lossy(&found.stdout).trim().to_owned();
     let root = folder.join("root");
     fs::create_dir_all(root.join("bin")).expect("a folder");
     fs::create_dir_all(root.join("tmp")).expect("a folder");

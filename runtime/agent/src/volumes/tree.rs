@@ -4,11 +4,17 @@
 
 use container::FileId;
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, open, openat, renameat, statat, unlinkat},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, chmod, open, openat, renameat, statat, unlinkat},
     io::Errno,
     path::Arg,
 };
-use std::{collections::HashSet, ffi::CString, io, os::fd::OwnedFd, path::Path};
+use std::{
+    collections::HashSet,
+    ffi::CString,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
+};
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -57,6 +63,23 @@ fn enter<P: Arg + Copy>(at: &OwnedFd, name: P) -> io::Result<OwnedFd> {
     if FileId::of(&folder)?.device != FileId::of(at)?.device { Err(mounted()) } else { Ok(folder) }
 }
 
+/// As [`enter`], also a folder of this user that it may not read: the overlay of a Linux container makes one.
+fn enter_own<P: Arg + Copy>(at: &OwnedFd, name: P) -> io::Result<OwnedFd> {
+    match enter(at, name) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            permit(at, name)?;
+            enter(at, name)
+        }
+        entered => entered,
+    }
+}
+
+/// Lets this user into a folder of its own.
+fn permit<P: Arg>(at: &OwnedFd, name: P) -> rustix::io::Result<()> {
+    let handle = openat(at, name, FOLDER | OFlags::PATH, Mode::empty())?;
+    chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU)
+}
+
 /// Removes a folder with its content. Idempotent. Moves nested folders up into it before it empties them, so that no folder is deeper than
 /// one level. A mount in it or on it is an error, and the folder stays.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
@@ -64,7 +87,7 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it has no parent"));
     };
     let opened = open(parent, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(io::Error::from);
-    let opened = opened.and_then(|parent| Ok((enter(&parent, own)?, parent)));
+    let opened = opened.and_then(|parent| Ok((enter_own(&parent, own)?, parent)));
     let (top, parent) = match opened {
         Ok(opened) => opened,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -94,7 +117,7 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 
 /// Empties a folder in `top`: removes its files and moves its folders to `top`.
 fn empty(top: &OwnedFd, name: &CString, fresh: &mut u64) -> io::Result<()> {
-    let folder = enter(top, name)?;
+    let folder = enter_own(top, name)?;
     for (name, kind) in names(&folder)? {
         if !is_folder(&folder, &name, kind)? {
             unlinkat(&folder, &name, AtFlags::empty())?;
@@ -106,7 +129,14 @@ fn empty(top: &OwnedFd, name: &CString, fresh: &mut u64) -> io::Result<()> {
             let to = format!("..{fresh}");
             match statat(top, &to, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => {
-                    renameat(&folder, &name, top, &to)?;
+                    // a folder is written to when it moves
+                    match renameat(&folder, &name, top, &to) {
+                        Err(Errno::ACCESS) => {
+                            permit(&folder, &name)?;
+                            renameat(&folder, &name, top, &to)?;
+                        }
+                        moved => moved?,
+                    }
                     break;
                 }
                 Ok(_) => {}
@@ -209,6 +239,17 @@ mod tests {
         assert!(!volume.exists());
         remove(&volume).expect("idempotent");
         assert_eq!(usage(&volume).expect("nothing is there"), Size::default());
+    }
+
+    #[test]
+    fn a_folder_of_this_user_that_nobody_may_read_is_removed() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        let work = root.path().join("written/work/work");
+        std::fs::create_dir_all(work.join("a")).unwrap();
+        std::fs::set_permissions(&work, std::fs::Permissions::from_mode(0)).unwrap();
+        remove(&root.path().join("written")).unwrap();
+        assert!(!root.path().join("written").exists());
     }
 
     #[test]
