@@ -48,7 +48,7 @@ fn a_runtime_class_puts_each_pod_into_a_confined_process_of_its_own() {
     let cluster = machine.up(&[]);
     assert_eq!(children(cluster.pid()), [0; 0], "nothing is made before the first such pod");
     let handlers = cluster.field("runtimeclasses", "{.items[*].handler}");
-    assert_eq!(handlers, "wasmtime wasmtime-isolated", "they are there from the start");
+    assert_eq!(handlers, "runc wasmtime wasmtime-isolated", "they are there from the start");
     let applied = machine.run(&["apply", "-f", &folder.display().to_string(), "--wait"]);
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
 

@@ -26,6 +26,11 @@ impl Node {
         Counted { cgroups, mounts, processes: self.processes() }
     }
 
+    /// Waits until nothing is left: what was killed takes a moment to go.
+    pub async fn nothing_is_left(&self) {
+        wait("nothing is left", || (self.counted() == Counted::default()).then_some(())).await;
+    }
+
     /// The processes whose folder, arguments or cgroup are of this node.
     pub fn processes(&self) -> Vec<u32> {
         let (cgroup, folder) = (&self.options.cgroup, &self.options.folder);
@@ -82,7 +87,7 @@ async fn nothing_is_left_of_a_pod() {
         return;
     }
     let node = Node::new().await;
-    assert_eq!(node.counted(), Counted::default());
+    node.nothing_is_left().await;
     for round in 0..2 {
         node.pod("one").await;
         let running = node.start("one", node.sh("sleep 1000 & sleep 1000")).await;
@@ -99,7 +104,7 @@ async fn nothing_is_left_of_a_pod() {
             node.runtime.stop(&running, std::time::Duration::ZERO).await.unwrap();
         }
         node.runtime.remove_sandbox(&"one".into()).await.unwrap();
-        assert_eq!(node.counted(), Counted::default());
+        node.nothing_is_left().await;
         assert_eq!(fs::read_dir(&node.options.folder).unwrap().count(), 0);
     }
 }

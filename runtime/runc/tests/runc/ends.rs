@@ -1,7 +1,7 @@
 //! Processes that end when nobody expects it: of the node, of a shim, of the OCI runtime; and programs that do not want to end.
 
 use super::{
-    counts::{Counted, is_gone, kill},
+    counts::{is_gone, kill},
     support::{Node, can_run, can_run_as_root, exit, state, wait},
 };
 use container::{ContainerState, ExitReason, Limits, LinuxContainer, LinuxResources, Runtime, Stdin};
@@ -43,7 +43,7 @@ async fn containers_go_on_without_the_node_and_are_found_again() {
     again.sandbox(node.sandbox_spec("one"), node.unused.sockets.clone()).await.unwrap();
     assert_eq!(node.shim("one"), shim, "no second shim");
     again.remove_sandbox(&"one".into()).await.unwrap();
-    assert_eq!(node.counted(), Counted::default());
+    node.nothing_is_left().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,7 +85,7 @@ async fn what_a_killed_shim_leaves_is_killed_and_never_doubled() {
     node.runtime.remove(&id).await.unwrap();
     assert!(!node.options.folder.join("one/containers").join(&*id).exists());
     node.runtime.remove_sandbox(&"one".into()).await.unwrap();
-    assert_eq!(node.counted(), Counted::default());
+    node.nothing_is_left().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,7 +105,7 @@ async fn node_and_shim_may_both_be_killed() {
     for pod in ["one", "two"] {
         again.remove_sandbox(&pod.into()).await.unwrap();
     }
-    assert_eq!(node.counted(), Counted::default());
+    node.nothing_is_left().await;
 }
 
 /// An OCI runtime that does something else at one of its commands.
@@ -158,7 +158,7 @@ async fn an_oci_runtime_that_fails_hangs_or_is_killed_is_told() {
         fs::remove_file(tool.with_extension("on")).unwrap();
         assert_eq!(node.run("one", node.sh("exit 3")).await.0.code, 3, "{at} {instead}");
         node.runtime.remove_sandbox(&"one".into()).await.unwrap();
-        assert_eq!(node.counted(), Counted::default(), "{at} {instead}");
+        node.nothing_is_left().await;
     }
 }
 
@@ -180,7 +180,7 @@ async fn a_container_ends_and_is_removed_also_when_it_cannot_be_deleted() {
         assert_eq!(node.exit(&id).await.code, 6, "{instead}");
         node.runtime.remove(&id).await.unwrap();
         node.runtime.remove_sandbox(&"one".into()).await.unwrap();
-        assert_eq!(node.counted(), Counted::default(), "{instead}");
+        node.nothing_is_left().await;
     }
 }
 
@@ -347,7 +347,7 @@ async fn a_node_that_is_killed_at_any_time_loses_nothing() {
             }
         }
         node.runtime.remove_sandbox(&"one".into()).await.unwrap();
-        assert_eq!(node.counted(), Counted::default());
+        node.nothing_is_left().await;
     }
 }
 
@@ -385,7 +385,7 @@ async fn a_shim_that_is_killed_at_any_time_leaves_nothing() {
         assert_eq!(node.run("one", node.sh("exit 3")).await.0.code, 3);
     }
     node.runtime.remove_sandbox(&"one".into()).await.unwrap();
-    assert_eq!(node.counted(), Counted::default());
+    node.nothing_is_left().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -399,5 +399,5 @@ async fn a_shim_that_does_not_answer_is_killed_with_its_pod() {
     let shim = rustix::process::Pid::from_raw(node.shim("one").cast_signed()).unwrap();
     rustix::process::kill_process(shim, rustix::process::Signal::STOP).unwrap();
     node.runtime.remove_sandbox(&"one".into()).await.unwrap();
-    assert_eq!(node.counted(), Counted::default());
+    node.nothing_is_left().await;
 }
