@@ -227,7 +227,8 @@ async fn who_ignores_a_stop_is_killed_after_the_grace_period() {
     assert_eq!((node.exit(&polite).await.code, &*node.log(&polite)), (9, "ready\nbye\n"));
     assert_eq!(node.exit(&asked).await.code, 8);
     // a second stop with less patience counts
-    let patient = node.start("one", node.sh("trap '' TERM; while :; do sleep 0.1; done")).await;
+    let patient = node.start("one", node.sh("trap '' TERM; echo ready; while :; do sleep 0.1; done")).await;
+    node.said(&patient, "ready").await;
     let hour = node.runtime.stop(&patient, Duration::from_secs(3600));
     let sooner = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
