@@ -19,7 +19,7 @@ macro_rules! eprintln {
 }
 
 /// The crates of this workspace: their messages are for users, unlike those of libraries.
-const OURS: [&str; 16] = [
+const OURS: [&str; 18] = [
     "agent",
     "api",
     "cel",
@@ -31,7 +31,9 @@ const OURS: [&str; 16] = [
     "image",
     "isolated",
     "kinds",
+    "netns",
     "network",
+    "runc",
     "scheduler",
     "server",
     "store",
