@@ -63,7 +63,7 @@ impl AdmittedPods {
         }
     }
 
-    /// Gives an admitted pod what it asks for now, if that fits beside the others. That it exceeds all that the node has is refused by the API.
+    /// Gives an admitted pod the resources of its spec, if they fit beside the others. The API refuses what exceeds all that the node has.
     ///
     /// # Errors
     /// A resource does not suffice: the message of the condition, in upstream's words. The pod keeps what it was given.

@@ -134,7 +134,7 @@ impl Inner {
         Ok(pod)
     }
 
-    /// Removes a pod, which keeps its address for now.
+    /// Removes a pod. Its address is freed later, when its namespace is gone: nobody else gets it before.
     fn leave(&self, id: &str) -> Option<Arc<Pod>> {
         let mut pods = self.pods.write();
         let pod = pods.by_id.remove(id)?;

@@ -31,7 +31,7 @@ pub(super) fn selector(kind: &str, go: &str, object: &Value) -> Result<String, S
                 false => Ok(pairs.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")),
             }
         }
-        // kubectl's message about a kind that selects no pods
+        // Not something that is left to do: kubectl's own answer, word for word, about a kind that selects no pods
         _ => Err(format!("selector for {go} not implemented")),
     }
 }
