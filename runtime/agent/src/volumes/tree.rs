@@ -247,7 +247,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let work = root.path().join("written/work/work");
         std::fs::create_dir_all(work.join("a")).unwrap();
-        std::fs::set_permissions(&work, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&work, std::fs::Permissions::from_mode(0o000)).unwrap();
         remove(&root.path().join("written")).unwrap();
         assert!(!root.path().join("written").exists());
     }
