@@ -20,6 +20,7 @@
 mod clock;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+pub mod descriptors;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod frame;

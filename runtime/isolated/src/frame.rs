@@ -1,19 +1,9 @@
 //! Frames on the socket between node and child: `[length: u32][descriptors: u8][kind: u8][0: u16][id: u64]`, little endian, then the bytes. The
 //! descriptors of a frame go with its first byte (SCM_RIGHTS).
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
-};
-use std::{
-    io::{self, IoSlice, IoSliceMut},
-    mem::MaybeUninit,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-};
-use tokio::{io::Interest, net::UnixStream};
-
-/// Most descriptors of a frame.
-pub(crate) const MAX_DESCRIPTORS: usize = 4;
+use container::descriptors;
+use std::{io, os::fd::OwnedFd};
+use tokio::net::UnixStream;
 
 const HEAD: usize = 16;
 
@@ -60,28 +50,13 @@ pub(crate) async fn write(to: &UnixStream, frame: &Frame) -> io::Result<()> {
     wire.extend([frame.kind.byte(), 0, 0]);
     wire.extend(frame.id.to_le_bytes());
     wire.extend(&frame.bytes);
-    let descriptors: Vec<BorrowedFd<'_>> = frame.descriptors.iter().map(AsFd::as_fd).collect();
-    let mut sent = 0;
-    while let Some(rest @ [_, ..]) = wire.get(sent..) {
-        let with: &[BorrowedFd<'_>] = if sent == 0 { &descriptors } else { &[] };
-        sent += to.async_io(Interest::WRITABLE, || send(to, rest, with)).await?;
-    }
-    Ok(())
-}
-
-fn send(to: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
-        return Err(invalid("too many descriptors"));
-    }
-    Ok(sendmsg(to, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?)
+    descriptors::send(to, &wire, &frame.descriptors).await
 }
 
 /// Reads a frame of at most `max` bytes; `None` at the end of the stream. Not cancel-safe.
 pub(crate) async fn read(from: &UnixStream, max: usize) -> io::Result<Option<Frame>> {
     let (mut head, mut descriptors) = ([0; HEAD], Vec::new());
-    if !fill(from, &mut head, &mut descriptors).await? {
+    if !descriptors::fill(from, &mut head, &mut descriptors).await? {
         return Ok(None);
     }
     let [l0, l1, l2, l3, count, kind, _, _, id @ ..] = head;
@@ -91,42 +66,13 @@ pub(crate) async fn read(from: &UnixStream, max: usize) -> io::Result<Option<Fra
         return Err(invalid("a frame is too long"));
     }
     let mut bytes = vec![0; length];
-    if !bytes.is_empty() && !fill(from, &mut bytes, &mut descriptors).await? {
+    if !bytes.is_empty() && !descriptors::fill(from, &mut bytes, &mut descriptors).await? {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     if descriptors.len() != usize::from(count) {
         return Err(invalid("a frame without its descriptors"));
     }
     Ok(Some(Frame { kind, id: u64::from_le_bytes(id), bytes, descriptors }))
-}
-
-/// Fills a buffer. Returns whether it did: at the end of the stream it reads nothing.
-async fn fill(from: &UnixStream, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<bool> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        let rest = buffer.get_mut(filled..).unwrap_or_default();
-        match from.async_io(Interest::READABLE, || receive(from, rest, descriptors)).await? {
-            0 if filled == 0 => return Ok(false),
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => filled += count,
-        }
-    }
-    Ok(true)
-}
-
-fn receive(from: &UnixStream, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(from, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(sent) = message {
-            descriptors.extend(sent);
-        }
-    }
-    if received.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
-        return Err(invalid("too many descriptors"));
-    }
-    Ok(received.bytes)
 }
 
 #[cfg(test)]

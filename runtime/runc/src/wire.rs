@@ -1,20 +1,11 @@
 //! Messages on the socket of a shim: `[length: u32, little endian][descriptors: u8]`, then JSON. The descriptors of a message go with its first
 //! byte (SCM_RIGHTS).
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
-};
+use container::descriptors;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{
-    io::{self, IoSlice, IoSliceMut},
-    mem::MaybeUninit,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-};
-use tokio::{io::Interest, net::UnixStream};
+use std::{io, os::fd::OwnedFd};
+use tokio::net::UnixStream;
 
-/// Most descriptors of a message.
-const MAX_DESCRIPTORS: usize = 3;
 /// Most bytes of a message: a container may have a megabyte of environment, and JSON doubles some of it.
 const MAX_BYTES: usize = 16 << 20;
 
@@ -31,22 +22,7 @@ pub(crate) async fn write<T: Serialize>(to: &UnixStream, message: &T, descriptor
     let length = u32::try_from(wire.len() - HEAD).map_err(io::Error::other)?;
     wire[..4].copy_from_slice(&length.to_le_bytes());
     wire[4] = u8::try_from(descriptors.len()).map_err(io::Error::other)?;
-    let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-    let mut sent = 0;
-    while let Some(rest @ [_, ..]) = wire.get(sent..) {
-        let with: &[BorrowedFd<'_>] = if sent == 0 { &descriptors } else { &[] };
-        sent += to.async_io(Interest::WRITABLE, || send(to, rest, with)).await?;
-    }
-    Ok(())
-}
-
-fn send(to: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
-        return Err(invalid("too many descriptors"));
-    }
-    Ok(sendmsg(to, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?)
+    descriptors::send(to, &wire, descriptors).await
 }
 
 /// Reads a message; `None` at the end of the stream. Not cancel-safe.
@@ -55,7 +31,7 @@ fn send(to: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Re
 /// The stream fails, or what comes is no message.
 pub(crate) async fn read<T: DeserializeOwned>(from: &UnixStream) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let (mut head, mut descriptors) = ([0; HEAD], Vec::new());
-    if !fill(from, &mut head, &mut descriptors).await? {
+    if !descriptors::fill(from, &mut head, &mut descriptors).await? {
         return Ok(None);
     }
     let [l0, l1, l2, l3, count] = head;
@@ -64,43 +40,13 @@ pub(crate) async fn read<T: DeserializeOwned>(from: &UnixStream) -> io::Result<O
         return Err(invalid("a message is too long"));
     }
     let mut bytes = vec![0; length];
-    if !fill(from, &mut bytes, &mut descriptors).await? && length > 0 {
+    if !descriptors::fill(from, &mut bytes, &mut descriptors).await? && length > 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     if descriptors.len() != usize::from(count) {
         return Err(invalid("a message without its descriptors"));
     }
     Ok(Some((serde_json::from_slice(&bytes)?, descriptors)))
-}
-
-/// Fills a buffer. Returns whether it did: at the end of the stream it reads nothing.
-async fn fill(from: &UnixStream, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<bool> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        let rest = buffer.get_mut(filled..).unwrap_or_default();
-        match from.async_io(Interest::READABLE, || receive(from, rest, descriptors)).await? {
-            0 if filled == 0 => return Ok(false),
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => filled += count,
-        }
-    }
-    Ok(true)
-}
-
-/// Receives bytes and the descriptors that come with them.
-pub(crate) fn receive(from: impl AsFd, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(from, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(sent) = message {
-            descriptors.extend(sent);
-        }
-    }
-    if received.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
-        return Err(invalid("too many descriptors"));
-    }
-    Ok(received.bytes)
 }
 
 #[cfg(test)]

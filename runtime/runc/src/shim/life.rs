@@ -7,9 +7,9 @@ use super::{
     reap::code,
     signal,
 };
-use crate::{protocol::CallError, stream::Stream, wire};
+use crate::{protocol::CallError, stream::Stream};
 use container::{
-    ContainerId, ContainerState, ExitReason, Stdin,
+    ContainerId, ContainerState, ExitReason, Stdin, descriptors,
     log::{STALL_TIMEOUT, Source},
 };
 use rustix::{
@@ -265,6 +265,6 @@ pub(crate) fn receive_terminal(listener: &UnixListener) -> io::Result<OwnedFd> {
     let (connection, _) = listener.accept()?;
     connection.set_nonblocking(true)?;
     let (mut name, mut descriptors) = ([0; 256], Vec::new());
-    wire::receive(&connection, &mut name, &mut descriptors)?;
+    descriptors::receive(&connection, &mut name, &mut descriptors)?;
     descriptors.pop().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
