@@ -14,7 +14,6 @@ mod payload;
 mod persistent;
 mod private;
 mod token;
-pub(crate) mod tree;
 
 pub use atomic::{File, write};
 pub use mounts::{MountRequest, mounts};
@@ -25,6 +24,7 @@ pub use token::{TokenSource, Tokens};
 
 use crate::{config::Configs, downward::Facts, pod};
 use async_trait::async_trait;
+pub(crate) use container::tree;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{HostPathVolumeSource, Pod, Volume},

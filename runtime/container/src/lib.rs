@@ -30,6 +30,7 @@ mod mount;
 pub mod net;
 mod policy;
 mod runtime;
+pub mod tree;
 
 pub use clock::Clock;
 pub use linux::{Capabilities, Device, LinuxContainer, LinuxResources, LinuxSandbox, Processes, Seccomp, User};

@@ -31,7 +31,6 @@ mod runtime;
 mod shim;
 mod stream;
 mod streams;
-mod tree;
 mod users;
 mod wire;
 

@@ -8,9 +8,8 @@ use crate::{
     protocol::{CONTAINERS, Known, ORDERS, Orders, RUNTIME_STATE, Reply, Request, STATE},
     rootfs,
     shim::tool,
-    tree,
 };
-use container::{ContainerState, Error, Exit, ExitReason, Result, SandboxSpec};
+use container::{ContainerState, Error, Exit, ExitReason, Result, SandboxSpec, tree};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use std::{

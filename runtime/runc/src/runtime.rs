@@ -5,12 +5,12 @@ use crate::{
     node::{Container, Inner, Pod, Shim},
     options::Options,
     protocol::{CONTAINERS, Present, Reply, Request},
-    streams, tree,
+    streams,
 };
 use async_trait::async_trait;
 use container::{
     Artifact, ContainerId, ContainerSpec, ContainerState, Error, Event, Exec, Limits, Prepared, Progress, Result,
-    Runtime, SandboxId, SandboxSpec, Stats, Status, Streams, net::Sockets,
+    Runtime, SandboxId, SandboxSpec, Stats, Status, Streams, net::Sockets, tree,
 };
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{sync::broadcast, time::timeout};

@@ -3,9 +3,9 @@
 use super::devices;
 use crate::{
     config::{self, Found, Pod, mounts::Bind},
-    disk, rootfs, tree, users,
+    disk, rootfs, users,
 };
-use container::{Artifact, ContainerSpec, LinuxContainer, Mount, Propagation, RootFolder, Seccomp};
+use container::{Artifact, ContainerSpec, LinuxContainer, Mount, Propagation, RootFolder, Seccomp, tree};
 use rustix::{
     fs::{Mode, OFlags, open},
     mount::mount_bind_recursive,

@@ -1,8 +1,8 @@
-//! Measures and removes folders that guests have filled. Guests can nest folders arbitrarily deep, and a traversal with an open folder or a
+//! Measures and removes folders that containers have filled. They can nest folders arbitrarily deep, and a traversal with an open folder or a
 //! stack frame per level would exhaust file descriptors or the stack. These traversals hold few open folders, follow no symbolic link,
 //! enter no mount, and use paths of one component only.
 
-use container::FileId;
+use crate::FileId;
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, chmod, open, openat, renameat, statat, unlinkat},
     io::Errno,
@@ -82,7 +82,10 @@ fn permit<P: Arg>(at: &OwnedFd, name: P) -> rustix::io::Result<()> {
 
 /// Removes a folder with its content. Idempotent. Moves nested folders up into it before it empties them, so that no folder is deeper than
 /// one level. A mount in it or on it is an error, and the folder stays.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Something is mounted there, `path` is a link or has no parent, or the disk fails; then some of it may be left.
+pub fn remove(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(own)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it has no parent"));
     };
@@ -149,14 +152,19 @@ fn empty(top: &OwnedFd, name: &CString, fresh: &mut u64) -> io::Result<()> {
 
 /// The disk usage of a folder's content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Size {
-    pub(crate) bytes: u64,
-    pub(crate) inodes: u64,
+pub struct Size {
+    /// What the disk has allocated, in bytes.
+    pub bytes: u64,
+    /// Files, folders and links.
+    pub inodes: u64,
 }
 
 /// The disk usage of a folder's content, as of `du`: allocated blocks, and a hard-linked file once. Excludes the folder itself. Concurrent
-/// changes may or may not be counted.
-pub(crate) fn usage(path: &Path) -> io::Result<Size> {
+/// changes may or may not be counted, and mounts and folders that this user may not read are left out.
+///
+/// # Errors
+/// The folder exists and cannot be read.
+pub fn usage(path: &Path) -> io::Result<Size> {
     let mut at = match open(path, FOLDER, Mode::empty()) {
         Ok(folder) => folder,
         Err(Errno::NOENT) => return Ok(Size::default()),
@@ -273,5 +281,25 @@ mod tests {
         assert!(outside.join("f").exists());
         symlink(&outside, &volume).expect("made");
         assert!(remove(&volume).is_err() && outside.join("f").exists(), "nor is the root a link");
+    }
+
+    #[test]
+    fn everything_goes_but_what_links_lead_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (outside, own) = (folder.path().join("outside"), folder.path().join("own"));
+        std::fs::create_dir_all(&outside).unwrap();
+        std::fs::write(outside.join("kept"), "").unwrap();
+        std::fs::create_dir_all(own.join("a/b/c/..1")).unwrap();
+        std::fs::create_dir_all(own.join("..1/x")).unwrap();
+        std::fs::write(own.join("a/b/file"), "").unwrap();
+        symlink(&outside, own.join("a/link")).unwrap();
+        let mut deep = open(&own, FOLDER, Mode::empty()).unwrap();
+        for _ in 0..300 {
+            rustix::fs::mkdirat(&deep, "d", Mode::RWXU).unwrap();
+            deep = enter(&deep, c"d").unwrap();
+        }
+        remove(&own).unwrap();
+        remove(&own).unwrap();
+        assert!(!own.exists() && outside.join("kept").exists());
     }
 }
