@@ -84,7 +84,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Waits until caches are synced, and no pod of the previous run is shown as ready that does not run; of very many, until the first run again.
+    /// Waits until caches are synced, the Node is registered, and no pod of the previous run is shown as ready that does not run; of very many, until the first run again.
     async fn ready(&self) -> anyhow::Result<()> {
         let informers = &self.plane.informers;
         if tokio::time::timeout(START_TIMEOUT, informers.synced()).await.is_err() {
@@ -92,7 +92,11 @@ impl Cluster {
                 informers.missing().into_iter().map(|(kind, why)| format!("{kind} ({why})")).collect();
             bail!("these lists were not there after {START_TIMEOUT:?}: {}", missing.join(", "));
         }
-        if tokio::time::timeout(FIRST_PASS_TIMEOUT, self.node.agent.pods_return()).await.is_err() {
+        let agent = &self.node.agent;
+        if tokio::time::timeout(FIRST_PASS_TIMEOUT, agent.node_is_registered()).await.is_err() {
+            tracing::warn!("the Node is not registered yet");
+        }
+        if tokio::time::timeout(FIRST_PASS_TIMEOUT, agent.pods_return()).await.is_err() {
             tracing::warn!("some pods are still shown as they were before the restart");
         }
         Ok(())

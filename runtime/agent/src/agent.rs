@@ -102,6 +102,7 @@ impl Agent {
         let shared = Shared {
             admitted: Mutex::new(AdmittedPods::new(Resources::parse(Some(allocatable.as_ref())), options.pods)),
             room: watch::Sender::default(),
+            registered: CancellationToken::new(),
             allocatable,
             runtimes,
             network,
@@ -155,6 +156,11 @@ impl Agent {
         self.signs.first.cancelled().await;
     }
 
+    /// Resolves when the Node is there, with its status and labels. Also resolves when the agent ends.
+    pub async fn node_is_registered(&self) {
+        self.shared.registered.cancelled().await;
+    }
+
     /// After [`Agent::run`]: how many containers were killed because they did not stop within the drain timeout.
     pub fn killed_containers(&self) -> usize {
         self.shared.killed.load(Ordering::Acquire) + self.unfinished_workers.load(Ordering::Acquire)
@@ -167,7 +173,7 @@ impl Agent {
     /// The saved states or the runtimes' containers cannot be listed, or one of the agent's loops ended.
     pub async fn run(&self, token: CancellationToken) -> anyhow::Result<()> {
         let shared = &self.shared;
-        let _settled = self.signs.guard();
+        let _settled = (self.signs.guard(), shared.registered.clone().drop_guard());
         tokio::select! {
             () = token.cancelled() => {
                 self.token.cancel();

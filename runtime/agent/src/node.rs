@@ -272,6 +272,7 @@ impl NodeUpdater {
             }
         };
         self.uid = Some(node.metadata.uid.unwrap_or_default());
+        shared.registered.cancel();
         shared.recorder.event(&reference(options), EventType::Normal, "Starting", "Starting kubelet.");
         tracing::info!(node = options.node, "registered the Node");
         Ok(())

@@ -28,7 +28,7 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
 };
 use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) struct Shared {
     pub(crate) options: Options,
@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) admitted: Mutex<AdmittedPods>,
     /// Changes when a pod leaves room on the node, for resizes that wait for it.
     pub(crate) room: watch::Sender<()>,
+    /// Cancelled when the Node is registered, or the agent has ended.
+    pub(crate) registered: CancellationToken,
     pub(crate) rng: Mutex<fastrand::Rng>,
     pub(crate) pods: Mutex<HashMap<Arc<str>, Arc<Handle>>>,
     pub(crate) tasks: TaskTracker,

@@ -21,6 +21,11 @@ impl World {
 #[tokio::test(start_paused = true)]
 async fn the_node_is_registered_and_its_lease_renewed() {
     let world = World::new().await;
+    world.agent.as_ref().unwrap().node_is_registered().await;
+    assert!(
+        world.api.get(NODE).is_some_and(|n| n["status"]["nodeInfo"].is_object()),
+        "it is there when it is said to be"
+    );
     world.ready().await;
     let node = world.api.get(NODE).unwrap();
     assert_eq!(condition(&node["status"], "Ready").1, "KubeletReady");
