@@ -99,29 +99,34 @@ pub enum MountError {
 
 impl Mount {
     /// Creates a mount of the folder that exists now.
+    ///
+    /// # Errors
+    /// It does not exist, is no folder, or leads out of the volume.
     pub fn new(
         root: impl Into<PathBuf>,
         below: impl Into<PathBuf>,
         target: impl Into<String>,
         read_only: bool,
     ) -> Result<Self, MountError> {
-        let (root, below) = (root.into(), below.into());
-        let id = look(&below, FileId::of(folder(&root, &below)?))?;
-        let (target, propagation) = (target.into(), Propagation::None);
-        Ok(Self { root, below, id, target, read_only, is_file: false, propagation })
+        Self::of(root.into(), below.into(), target.into(), read_only, false)
     }
 
     /// Creates a mount of the file that exists now: a regular one, a device or a socket.
+    ///
+    /// # Errors
+    /// It does not exist, is a folder or a link, or leads out of the volume.
     pub fn file(
         root: impl Into<PathBuf>,
         below: impl Into<PathBuf>,
         target: impl Into<String>,
         read_only: bool,
     ) -> Result<Self, MountError> {
-        let (root, below) = (root.into(), below.into());
-        let id = look(&below, FileId::of(file(&root, &below)?))?;
-        let (target, propagation) = (target.into(), Propagation::None);
-        Ok(Self { root, below, id, target, read_only, is_file: true, propagation })
+        Self::of(root.into(), below.into(), target.into(), read_only, true)
+    }
+
+    fn of(root: PathBuf, below: PathBuf, target: String, read_only: bool, is_file: bool) -> Result<Self, MountError> {
+        let id = look(&below, FileId::of(handle(&root, &below, is_file)?))?;
+        Ok(Self { root, below, id, target, read_only, is_file, propagation: Propagation::None })
     }
 
     /// Opens `below` in the folder, following links that stay within it. `flags` apply to the last name, including `O_NOFOLLOW`. Blocks on the
@@ -134,7 +139,7 @@ impl Mount {
 
     /// Opens a handle of the folder, or of the file, for path resolution. Blocks on the disk for some microseconds.
     pub fn open(&self) -> Result<File, MountError> {
-        let handle = if self.is_file { file(&self.root, &self.below)? } else { folder(&self.root, &self.below)? };
+        let handle = handle(&self.root, &self.below, self.is_file)?;
         if look(&self.below, FileId::of(&handle))? != self.id {
             return Err(MountError::Replaced(name(&self.below)));
         }
@@ -148,6 +153,10 @@ fn name(below: &Path) -> String {
 
 fn look<T>(below: &Path, found: io::Result<T>) -> Result<T, MountError> {
     found.map_err(|error| MountError::Io { what: name(below), error })
+}
+
+fn handle(root: &Path, below: &Path, is_file: bool) -> Result<OwnedFd, MountError> {
+    if is_file { file(root, below) } else { folder(root, below) }
 }
 
 fn folder(root: &Path, below: &Path) -> Result<OwnedFd, MountError> {
