@@ -57,6 +57,10 @@ impl Images for AnyImage {
         Ok(None)
     }
 
+    async fn is_linux(&self, _image: &str, _credentials: Option<&Keyring>) -> Result<Option<bool>, Error> {
+        Ok(Some(false))
+    }
+
     async fn pull(&self, image: &str, _keyring: &Keyring) -> Result<Pulled, Error> {
         tokio::time::sleep(Duration::from_millis(100)).await;
         Ok(pulled(image))

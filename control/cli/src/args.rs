@@ -10,6 +10,8 @@ pub(crate) const COMPILE_CHILD: &str = "compile-child";
 pub(crate) const ISOLATED_CHILD: &str = "isolated-child";
 /// The hidden first argument of the process of a pod of Linux containers.
 pub(crate) const RUNC_SHIM: &str = "runc-shim";
+/// The hidden first argument of the process that holds the network namespaces of Linux pods.
+pub(crate) const NETWORK_HELPER: &str = "network-helper";
 /// The hidden first argument of a cluster in the background, which `up --detach` starts.
 pub(crate) const BACKGROUND: &str = "background";
 

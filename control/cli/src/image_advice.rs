@@ -59,9 +59,7 @@ impl Advice {
             let Ok(Some(found)) = this.images.usable(&name, &Keyring::new()) else { return Known::Nothing };
             match found.artifact {
                 Artifact::Linux { platform, .. } => match runc::find(&this.oci_runtime) {
-                    Ok(_) => Known::Problem(format!(
-                        "{name:?} is a Linux image ({platform}): its containers run, but have no network yet"
-                    )),
+                    Ok(_) => Known::Nothing,
                     Err(why) => Known::Problem(format!(
                         "{name:?} is a Linux image ({platform}): its pods will wait, since {why}"
                     )),

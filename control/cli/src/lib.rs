@@ -59,6 +59,10 @@ pub fn main() -> ExitCode {
         let _ = wasm::descriptors::close_inherited();
         return runc::shim_main(env::system_clock());
     }
+    if arguments.first().is_some_and(|first| first == args::NETWORK_HELPER) {
+        let _ = wasm::descriptors::close_inherited();
+        return netns::helper::main();
+    }
     let background = arguments.first().is_some_and(|first| first == args::BACKGROUND);
     if background {
         arguments.remove(0);

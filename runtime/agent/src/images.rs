@@ -54,6 +54,9 @@ pub struct Listed {
 pub trait Images: Send + Sync + 'static {
     /// Returns the image if it is on the node and a pod with these credentials may use it. Never contacts a registry.
     async fn present(&self, image: &str, keyring: &Keyring) -> Result<Option<Pulled>, Error>;
+    /// Whether it is a Linux image, whoever may use it. `None` if it is not on the node, unless credentials are given: then its registry is
+    /// asked, of which the manifest is enough.
+    async fn is_linux(&self, image: &str, credentials: Option<&Keyring>) -> Result<Option<bool>, Error>;
     /// Resolves the image at the registry and downloads missing content. Concurrent pulls of an image share one download. Cancel-safe.
     async fn pull(&self, image: &str, keyring: &Keyring) -> Result<Pulled, Error>;
     /// All images on the node.
@@ -72,6 +75,10 @@ impl Images for image::Images {
             Some(pulled) => Ok(Some(unpacked(self, pulled).await?)),
             None => Ok(None),
         }
+    }
+
+    async fn is_linux(&self, image: &str, credentials: Option<&Keyring>) -> Result<Option<bool>, Error> {
+        Ok(self.kind(image, credentials).await?.map(|kind| kind == image::Kind::Linux))
     }
 
     async fn pull(&self, image: &str, keyring: &Keyring) -> Result<Pulled, Error> {

@@ -73,6 +73,9 @@ pub struct Machine {
     pub hostname: String,
 }
 
+/// The handler of the runtime of Linux images.
+const LINUX: &str = "runc";
+
 /// The container runtimes of a node by handler, such as `wasmtime` or `runc`.
 #[derive(Clone)]
 pub struct Runtimes {
@@ -95,6 +98,16 @@ impl Runtimes {
         self.by_handler.get(handler)
     }
 
+    /// The runtime of Linux images, if there is one.
+    pub fn linux(&self) -> Option<&Arc<dyn Runtime>> {
+        self.get(LINUX)
+    }
+
+    /// Whether it is the runtime of Linux images.
+    pub(crate) fn is_linux(&self, runtime: &Arc<dyn Runtime>) -> bool {
+        self.linux().is_some_and(|linux| Arc::ptr_eq(linux, runtime))
+    }
+
     /// Chooses the runtime for an artifact. A RuntimeClass may require a handler. The error is the message for the user.
     pub fn choose(
         &self,
@@ -110,7 +123,7 @@ impl Runtimes {
         }
         let (handler, what) = match artifact {
             Artifact::Wasm { .. } => ("wasmtime", "a WebAssembly image"),
-            Artifact::Linux { .. } => ("runc", "a Linux image"),
+            Artifact::Linux { .. } => (LINUX, "a Linux image"),
         };
         self.get(handler).ok_or_else(|| {
             let on = if platform.is_empty() { String::new() } else { format!(" ({platform})") };

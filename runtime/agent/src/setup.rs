@@ -1,6 +1,7 @@
 //! Sets up a pod's volumes and network before its containers start, and tears them down after they end.
 
 use crate::{
+    kernel::{self, Namespace},
     pod,
     shared::Shared,
     state::PodState,
@@ -9,7 +10,7 @@ use crate::{
 use client::EventType;
 use container::{
     Runtime, SandboxId,
-    net::{Attachment, PodNetwork},
+    net::{Attachment, Error, PodNetwork},
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -19,18 +20,42 @@ use tokio_util::sync::CancellationToken;
 /// The resources of a pod that containers need.
 pub(crate) struct PodSetup {
     pub(crate) attachment: Attachment,
+    /// Whether it has a network namespace of the kernel.
+    pub(crate) namespace: Namespace,
     pub(crate) volumes: BTreeMap<String, SyncedVolume>,
 }
 
-/// Sets up volumes and network. Idempotent. Errors were recorded as events.
-pub(crate) async fn set_up(shared: &Arc<Shared>, pod: &Arc<Pod>, address: Option<IpAddr>) -> Result<PodSetup, String> {
+/// Sets up volumes and network. Idempotent. `address` is that of before, `kernel` whether it is known to need a network namespace. Errors were
+/// recorded as events.
+pub(crate) async fn set_up(
+    shared: &Arc<Shared>,
+    pod: &Arc<Pod>,
+    address: Option<IpAddr>,
+    kernel: bool,
+) -> Result<PodSetup, String> {
     let volumes = sync_volumes(shared, pod, &[]).await?;
-    let attachment = shared.network.attach(network(pod, address)).await.map_err(|error| {
+    let kernel = kernel || kernel::is_needed(shared, pod).await;
+    let wanted = PodNetwork { kernel, ..network(pod, address) };
+    let mut attached = shared.network.attach(wanted.clone()).await;
+    if let Err(Error::Unsupported(why)) = &attached
+        && kernel
+    {
+        let message = format!("The Linux containers of the pod have no network: {why}");
+        shared.event(pod, None, EventType::Warning, "NetworkUnavailable", message);
+        attached = shared.network.attach(PodNetwork { kernel: false, ..wanted }).await;
+    }
+    let attachment = attached.map_err(|error| {
         let message = format!("Failed to create pod sandbox: network: {error}");
         shared.event(pod, None, EventType::Warning, "FailedCreatePodSandBox", &*message);
         message
     })?;
-    Ok(PodSetup { attachment, volumes })
+    Ok(PodSetup { namespace: Namespace::of(kernel, &attachment.sandbox), attachment, volumes })
+}
+
+/// Sets up a pod again that needs a network namespace and has none: its sandboxes are removed, in which nothing runs. As [`set_up`] otherwise.
+pub(crate) async fn set_up_again(shared: &Arc<Shared>, pod: &Arc<Pod>) -> Result<PodSetup, String> {
+    remove_sandboxes(shared, &pod::uid(pod).into()).await?;
+    set_up(shared, pod, None, true).await
 }
 
 fn network(pod: &Pod, address: Option<IpAddr>) -> PodNetwork {
@@ -43,7 +68,18 @@ fn network(pod: &Pod, address: Option<IpAddr>) -> PodNetwork {
         hostname: pod::hostname(pod),
         address,
         host_aliases: aliases.collect(),
+        kernel: false,
     }
+}
+
+async fn remove_sandboxes(shared: &Shared, id: &SandboxId) -> Result<(), String> {
+    let mut failures = Vec::new();
+    for runtime in shared.runtimes.iter() {
+        if let Err(error) = runtime.remove_sandbox(id).await {
+            failures.push(format!("cannot remove the sandbox in {}: {error}", runtime.name()));
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
 }
 
 /// Syncs all volumes of the pod. Errors were recorded as events.
@@ -86,15 +122,7 @@ pub(crate) fn next_sync(volumes: &BTreeMap<String, SyncedVolume>) -> Option<Time
 /// cannot be removed, because it may use them. A volume that cannot be removed stays unchanged.
 pub(crate) async fn tear_down(shared: &Shared, uid: &str, recorded: &[VolumeRecord]) -> Result<(), String> {
     let id: Arc<str> = uid.into();
-    let mut failures = Vec::new();
-    for runtime in shared.runtimes.iter() {
-        if let Err(error) = runtime.remove_sandbox(&id).await {
-            failures.push(format!("cannot remove the sandbox in {}: {error}", runtime.name()));
-        }
-    }
-    if !failures.is_empty() {
-        return Err(failures.join("; "));
-    }
+    remove_sandboxes(shared, &id).await?;
     shared.network.detach(&id).await;
     shared.tokens.forget(&id);
     volumes::tear_down(&shared.plugins, recorded, &shared.volumes_dir(&id)).await

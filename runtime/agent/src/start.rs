@@ -5,9 +5,12 @@ use crate::{
     env::{self, Environment, Sources},
     handle::{Handle, Message},
     images::{self, Keyring, Policy, Pulled},
-    linux, pod, policy,
+    kernel::Namespace,
+    linux,
+    pod::{self, Role},
+    policy,
     resize::Given,
-    resources,
+    resources, secrets,
     shared::Shared,
     termination::{self, TerminationMessage},
     volumes::{self, MountRequest, PrivateDir, SyncedVolume, mounts},
@@ -17,7 +20,7 @@ use container::{
     Artifact, ContainerSpec, DEFAULT_HTTP_PORT, Folder, LinuxContainer, Mount, Port, Prepared, Progress, Protocol,
     RootFolder, Runtime, SandboxSpec, Stdin, net::Attachment,
 };
-use k8s_openapi::api::core::v1::{Container, Pod, Secret, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +37,7 @@ pub(crate) struct Start {
     pub(crate) log: i32,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) attachment: Attachment,
+    pub(crate) namespace: Namespace,
     pub(crate) volumes: Arc<BTreeMap<String, SyncedVolume>>,
     pub(crate) token: CancellationToken,
 }
@@ -67,6 +71,8 @@ pub(crate) enum Retry {
     Soon,
     /// After the back-off of the container.
     Later,
+    /// When the pod is attached again, with a network namespace.
+    Attach,
     /// Never: the start was cancelled.
     Cancelled,
 }
@@ -121,15 +127,16 @@ type Result<T> = std::result::Result<T, StartError>;
 impl Start {
     /// Starts the container. Can be cancelled until the container is created.
     pub(crate) async fn run(self) -> Result<Started> {
-        let Some((container, _)) = pod::container(&self.pod, &self.container) else {
+        let Some((container, role)) = pod::container(&self.pod, &self.container) else {
             return Err(StartError::cancelled());
         };
         let ready = tokio::select! {
             () = self.token.cancelled() => return Err(StartError::cancelled()),
-            ready = self.make_ready(&container) => ready,
+            ready = self.make_ready(&container, role) => ready,
         };
         match ready {
             Ok((runtime, spec, started)) => self.launch(&runtime, spec, started).await,
+            Err(error) if error.retry == Retry::Attach => Err(error),
             Err(error) => {
                 let text = match error.retry {
                     Retry::Pull => error.reason,
@@ -152,7 +159,11 @@ impl Start {
         self.handle.send(Message::StartProgress { container: self.container.clone(), message });
     }
 
-    async fn make_ready(&self, container: &Container) -> Result<(Arc<dyn Runtime>, ContainerSpec, Started)> {
+    async fn make_ready(
+        &self,
+        container: &Container,
+        role: Role,
+    ) -> Result<(Arc<dyn Runtime>, ContainerSpec, Started)> {
         let image = container.image.clone().unwrap_or_default();
         let pulled = self.image(&image, container).await?;
         let handler = self.handler()?;
@@ -160,6 +171,9 @@ impl Start {
         let runtime = runtime.map_err(|text| {
             StartError::new("ImageUnsupported", format!("cannot run image {image:?}: {text}"), Retry::Later)
         })?;
+        if self.namespace == Namespace::NotNeeded && self.shared.runtimes.is_linux(runtime) {
+            self.without_namespace(&image, role)?;
+        }
         let configs = self.shared.cluster.configs(&self.pod).await;
         let configs = configs.map_err(|e| StartError::new("CreateContainerConfigError", e.to_string(), Retry::Soon))?;
         let environment = self.environment(container, &pulled, &configs)?;
@@ -185,6 +199,19 @@ impl Start {
         Ok((runtime.clone(), spec, started))
     }
 
+    /// What becomes of a Linux container of a pod that was attached as one of WebAssembly. One that joins what runs has no network.
+    fn without_namespace(&self, image: &str, role: Role) -> Result<()> {
+        if role != Role::Ephemeral {
+            let text = format!(
+                "image {image:?} is a Linux image, and the pod was set up before that was known; delete the pod, so that it is made anew"
+            );
+            return Err(StartError::new("ContainerCreating", text, Retry::Attach));
+        }
+        let text = format!("Container {} has no network: its pod runs WebAssembly only", self.container);
+        self.event(EventType::Warning, "NetworkUnavailable", text);
+        Ok(())
+    }
+
     /// The handler that the pod's RuntimeClass requires.
     fn handler(&self) -> Result<Option<String>> {
         let Some(class) = pod::spec(&self.pod).runtime_class_name.as_deref().filter(|c| !c.is_empty()) else {
@@ -200,30 +227,12 @@ impl Start {
         }
     }
 
-    async fn keyring(&self) -> Keyring {
-        let mut keyring = Keyring::new();
-        for reference in pod::spec(&self.pod).image_pull_secrets.iter().flatten() {
-            let name = &reference.name;
-            let added = match self.shared.cluster.client.find::<Secret>(pod::namespace(&self.pod), name).await {
-                Ok(Some(secret)) => images::add_secret(&mut keyring, &secret).map_err(|e| format!("{name}: {e}")),
-                Ok(None) | Err(_) => Err(name.clone()),
-            };
-            if let Err(which) = added {
-                let text = format!(
-                    "Unable to retrieve some image pull secrets ({which}); attempting to pull the image may not succeed."
-                );
-                self.shared.event(&self.pod, None, EventType::Warning, "FailedToRetrieveImagePullSecret", text);
-            }
-        }
-        keyring
-    }
-
     async fn image(&self, image: &str, container: &Container) -> Result<Pulled> {
         let policy = Policy::of(image, container.image_pull_policy.as_deref());
         let mut present = self.present(image, &Keyring::new()).await?;
         let secrets = pod::spec(&self.pod).image_pull_secrets.as_ref().is_some_and(|s| !s.is_empty());
         if present.is_none() && secrets && policy != Policy::Always {
-            present = self.present(image, &self.keyring().await).await?;
+            present = self.present(image, &secrets::keyring(&self.shared, &self.pod).await).await?;
         }
         match (policy, present) {
             (Policy::Never | Policy::IfNotPresent, Some(pulled)) => {
@@ -251,7 +260,7 @@ impl Start {
 
     async fn pull(&self, image: &str) -> Result<Pulled> {
         self.event(EventType::Normal, "Pulling", format!("Pulling image {image:?}"));
-        let keyring = self.keyring().await;
+        let keyring = secrets::keyring(&self.shared, &self.pod).await;
         let begin = tokio::time::Instant::now();
         match self.shared.images.pull(image, &keyring).await {
             Ok(pulled) => {

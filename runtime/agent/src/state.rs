@@ -43,6 +43,9 @@ pub struct PodState {
     pub started: Option<Timestamp>,
     /// The pod's address, kept over restarts.
     pub address: Option<IpAddr>,
+    /// It was attached with a network namespace of the kernel, or asked for one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub kernel: bool,
     /// By container name, including init containers.
     pub containers: BTreeMap<String, Record>,
     /// The resources that the containers were given. A resize that waits for room leaves them as they are.

@@ -11,6 +11,7 @@ use crate::{
     backoff::Backoff,
     handle::{CopyOnWrite, Eviction, Handle, Mail, Message, ProbeKind},
     hook::Stop,
+    kernel::Namespace,
     node,
     plan::{self, EVICTED, LiveContainer, LiveState, Operation, Setup, Waiting, plan},
     pod, probe,
@@ -116,6 +117,7 @@ pub(crate) struct Worker {
     state: CopyOnWrite<PodState>,
     live: LiveState,
     attachment: Option<Attachment>,
+    namespace: Namespace,
     addresses: Vec<IpAddr>,
     volumes: Arc<BTreeMap<String, SyncedVolume>>,
     /// A source of the volumes changed, so that they must be synced.
@@ -152,6 +154,7 @@ impl Worker {
             state,
             live,
             attachment: None,
+            namespace: Namespace::default(),
             addresses: Vec::new(),
             volumes: Arc::default(),
             volumes_stale: false,

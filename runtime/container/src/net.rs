@@ -202,6 +202,8 @@ pub struct PodNetwork {
     pub address: Option<IpAddr>,
     /// `hostAliases`: address and names.
     pub host_aliases: Vec<(IpAddr, Vec<String>)>,
+    /// Whether processes run in it, which need a network namespace of the kernel.
+    pub kernel: bool,
 }
 
 /// The kind of a pod's network, which determines the runtimes that can use it.
@@ -228,7 +230,11 @@ pub struct Attachment {
 /// Attaches pods to the network.
 #[async_trait::async_trait]
 pub trait Network: Send + Sync + 'static {
-    /// Attaches a pod. Idempotent by id: the same pod gets the same address and sockets.
+    /// Attaches a pod. Idempotent by id: the same pod gets the same address and sockets. One that was attached without the
+    /// [kernel](PodNetwork::kernel) and needs it now gets others; one that has a namespace keeps it.
+    ///
+    /// # Errors
+    /// No address is free; of a pod that needs the kernel, [`Error::Unsupported`] where this machine or network has no namespaces.
     async fn attach(&self, pod: PodNetwork) -> Result<Attachment>;
     /// Frees the pod's address and closes its sockets. Idempotent.
     async fn detach(&self, id: &str);

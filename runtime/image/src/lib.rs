@@ -50,7 +50,7 @@ pub use auth::{Credential, Keyring};
 pub use collect::{Collected, Listed};
 pub use digest::Digest;
 pub use error::Error;
-pub use images::{Images, Policy};
+pub use images::{Images, Kind, Policy};
 pub use manifest::Config;
 pub use options::{Limits, Options, Proxies};
 pub use reference::Reference;

@@ -7,7 +7,7 @@ use crate::{
     content::{Content, Record, blocking},
     download::download,
     error::Fault,
-    images::{Inner, short},
+    images::{Inner, Kind, short},
     layer,
     manifest::{self, Descriptor, Document, Manifest},
     recognise::{self, Layout, LinuxPlan, Plan},
@@ -40,6 +40,21 @@ impl Images {
             pulls.insert(key, weak);
         }
         pull
+    }
+}
+
+/// What the manifest at the registry says that an image is. Fetches no layer.
+pub(crate) async fn kind(inner: &Arc<Inner>, reference: &Reference, keyring: &Keyring) -> Result<Kind, Error> {
+    let ask = async {
+        let (session, bytes) = resolve(inner, reference, keyring).await?;
+        let _lock = inner.content.shared().await?;
+        outline(inner, &Source::Registry(&session, reference), bytes).await
+    };
+    match ask.await {
+        // of one that may be either, only its layers show it
+        Ok(Outline { plan: Plan::Linux(_) | Plan::Perhaps { .. }, .. }) => Ok(Kind::Linux),
+        Ok(_) => Ok(Kind::Wasm),
+        Err(fault) => Err(explain(inner, reference, keyring, fault)),
     }
 }
 
@@ -153,12 +168,18 @@ fn lacks(digest: &Digest) -> impl Fn(Fault) -> Fault + '_ {
     }
 }
 
-/// Stores everything that is required to run an image. `bytes`: its index or manifest.
-pub(crate) async fn assemble(
-    inner: &Arc<Inner>,
-    source: &Source<'_>,
-    bytes: Vec<u8>,
-) -> Result<(Digest, Record), Fault> {
+/// What is known of an image before its layers are fetched.
+struct Outline {
+    image: Digest,
+    descriptor: Descriptor,
+    manifest: Manifest,
+    plan: Plan,
+    /// Index, manifest and config.
+    blobs: Vec<(Digest, u64)>,
+}
+
+/// Reads and stores what says what an image is. `bytes`: its index or manifest.
+async fn outline(inner: &Arc<Inner>, source: &Source<'_>, bytes: Vec<u8>) -> Result<Outline, Fault> {
     let image = Digest::of(&bytes);
     let mut blobs = vec![(image, bytes.len() as u64)];
     let (descriptor, bytes, manifest) = match manifest::read(&bytes).map_err(Fault::Content)? {
@@ -183,6 +204,16 @@ pub(crate) async fn assemble(
         false => Vec::new(),
     };
     let plan = recognise::recognise(&manifest, &config).map_err(Fault::Content)?;
+    Ok(Outline { image, descriptor, manifest, plan, blobs })
+}
+
+/// Stores everything that is required to run an image. `bytes`: its index or manifest.
+pub(crate) async fn assemble(
+    inner: &Arc<Inner>,
+    source: &Source<'_>,
+    bytes: Vec<u8>,
+) -> Result<(Digest, Record), Fault> {
+    let Outline { image, descriptor, manifest, plan, mut blobs } = outline(inner, source, bytes).await?;
     let mut record = realise(inner, source, &manifest, plan).await?;
     record.manifest = descriptor;
     blobs.append(&mut record.blobs);

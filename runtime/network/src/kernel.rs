@@ -62,7 +62,7 @@ impl Inner {
 
     /// The network namespace of a pod, if it has one. It is made now if it is not there.
     pub(crate) async fn namespace(self: &Arc<Self>, pod: &Pod) -> Result<Option<PathBuf>> {
-        if !pod.routed {
+        if !pod.spec.kernel {
             return Ok(None);
         }
         let kernel = self.kernel().await?;
@@ -81,12 +81,12 @@ impl Inner {
         Some(self.kernel().await.ok()?.node.pod(id)?.address().into())
     }
 
-    /// Takes the link of a pod that has left.
-    pub(crate) async fn disconnect(&self, pod: &Pod) {
-        if let Some(kernel) = self.kernel.get().filter(|_| pod.routed)
-            && let Err(error) = kernel.node.detach(&pod.spec.id).await
+    /// Takes the link of a pod that has left, if it has one.
+    pub(crate) async fn disconnect(&self, id: &str) {
+        if let Some(kernel) = self.kernel.get().filter(|kernel| kernel.node.pod(id).is_some())
+            && let Err(error) = kernel.node.detach(id).await
         {
-            tracing::warn!(%error, pod = pod.label(), "the network namespace of a pod is not removed");
+            tracing::warn!(%error, pod = id, "the network namespace of a pod is not removed");
         }
     }
 
@@ -94,7 +94,7 @@ impl Inner {
     pub(crate) async fn dial(&self, pod: &Pod, port: u16, by_loopback: bool, from: SocketAddr) -> Result<Stream> {
         let to = if by_loopback { Ipv4Addr::LOCALHOST.into() } else { pod.address };
         let to = v4(SocketAddr::new(to, port))?;
-        let caller = self.pod_at(from.ip()).filter(|caller| caller.routed);
+        let caller = self.pod_at(from.ip()).filter(|caller| caller.spec.kernel);
         let (place, source) = match &caller {
             _ if by_loopback => (Place::Pod(&pod.spec.id), None),
             Some(caller) => (Place::Pod(&caller.spec.id), None),

@@ -22,7 +22,7 @@
 
 //!
 //! # Kernel mode
-//! A pod whose containers are processes gets a network namespace ([`VirtualNetwork::attach_namespace`], [`netns`]), beside the pods that exist
+//! A pod whose containers are processes gets a network namespace ([`container::net::PodNetwork::kernel`], [`netns`]), beside the pods that exist
 //! only here. From then on the kernel has, in the node's namespace:
 //! * for each port that a virtual pod opens, a listener at the pod's address, whose connections go to the guest as sockets (`kernel::mirror`);
 //! * what is behind each Service, as rules of nftables from the same [`ServiceTable`] (`kernel::rules`);

@@ -103,11 +103,10 @@ struct Ports {
 
 /// One pod on the network.
 pub(crate) struct Pod {
+    /// Where it needs the kernel it has a network namespace, and the ports here are only those of HTTP handlers in this process.
     pub(crate) spec: PodNetwork,
     pub(crate) address: IpAddr,
     pub(crate) limits: Limits,
-    /// Whether it has a network namespace of the kernel. Then the ports here are only those of HTTP handlers in this process.
-    pub(crate) routed: bool,
     /// Cancelled when it leaves the network.
     pub(crate) left: CancellationToken,
     /// Told when what is bound changes.
@@ -184,20 +183,13 @@ fn remove<T>(map: &mut HashMap<u16, Vec<Binding<T>>>, port: u16, id: u64) {
 }
 
 impl Pod {
-    /// A pod without sockets. `routed`, `changed`: see the fields.
-    pub(crate) fn new(
-        spec: PodNetwork,
-        address: IpAddr,
-        limits: Limits,
-        routed: bool,
-        changed: Arc<Notify>,
-    ) -> Arc<Self> {
+    /// A pod without sockets. `changed`: see the field.
+    pub(crate) fn new(spec: PodNetwork, address: IpAddr, limits: Limits, changed: Arc<Notify>) -> Arc<Self> {
         let ports = Ports { tcp: HashMap::new(), udp: HashMap::new(), closed: false };
         Arc::new(Self {
-            spec,
             address,
             limits,
-            routed,
+            spec,
             left: CancellationToken::new(),
             changed,
             ports: Mutex::new(ports),
@@ -303,7 +295,7 @@ impl Pod {
         let ports = self.ports.lock();
         let refused = || Error::Refused(format!("pod {} does not listen on {port}", self.label()));
         let found = find(&ports.tcp, port, by_loopback).filter(|bound| !matches!(bound, Bound::Nothing));
-        found.or_else(|| self.routed.then_some(Bound::Kernel)).ok_or_else(refused)
+        found.or_else(|| self.spec.kernel.then_some(Bound::Kernel)).ok_or_else(refused)
     }
 
     /// The ports that are reachable from other pods: of TCP those that listen, and of UDP.

@@ -21,18 +21,19 @@ use std::{
 #[async_trait::async_trait]
 impl Network for VirtualNetwork {
     async fn attach(&self, spec: PodNetwork) -> Result<Attachment> {
-        let pod = self.inner.join(spec, false)?;
-        let sandbox = match self.inner.namespace(&pod).await? {
-            Some(path) => Sandbox::Namespace(path),
-            None => Sandbox::Virtual,
-        };
-        Ok(Attachment { addresses: vec![pod.address], sockets: self.sockets(pod), sandbox })
+        match spec.kernel {
+            true => self.attach_kernel(spec).await,
+            false => self.attached(self.inner.join(spec)?).await,
+        }
     }
 
     async fn detach(&self, id: &str) {
-        let Some(pod) = self.inner.leave(id) else { return };
-        self.inner.disconnect(&pod).await;
-        self.inner.pools[usize::from(pod.routed)].lock().free(pod.address);
+        let left = self.inner.leave(id);
+        // also of one that a former process attached
+        self.inner.disconnect(id).await;
+        if let Some(pod) = left {
+            self.inner.pools[usize::from(pod.spec.kernel)].lock().free(pod.address);
+        }
     }
 
     fn view(&self, id: &str) -> Option<Arc<dyn Sockets>> {
@@ -78,27 +79,33 @@ impl Dialer for VirtualNetwork {
 }
 
 impl VirtualNetwork {
-    /// As [`Network::attach`], of a pod that needs the kernel's network: it gets a network namespace. A pod that is attached already stays what
-    /// it is.
-    ///
-    /// # Errors
-    /// Also when this machine allows no namespaces; the text says what is missing.
-    pub async fn attach_namespace(&self, spec: PodNetwork) -> Result<Attachment> {
+    /// Attaches a pod that needs a network namespace. Nothing changes where this machine has none.
+    async fn attach_kernel(&self, spec: PodNetwork) -> Result<Attachment> {
         self.inner.kernel().await?;
         let id = spec.id.clone();
+        let known = self.inner.pods.read().by_id.get(&id).cloned();
+        if known.as_ref().is_some_and(|pod| !pod.spec.kernel) {
+            self.detach(&id).await;
+        }
         let former = self.inner.former_address(&id).await;
-        let spec = PodNetwork { address: former.or(spec.address), ..spec };
-        let is_new = !self.inner.pods.read().by_id.contains_key(&id);
-        self.inner.join(spec.clone(), true)?;
-        let attached = self.attach(spec).await;
-        if attached.is_err() && is_new {
+        let pod = self.inner.join(PodNetwork { address: former.or(spec.address), ..spec })?;
+        let attached = self.attached(pod).await;
+        if attached.is_err() && known.is_none_or(|pod| !pod.spec.kernel) {
             self.detach(&id).await;
         }
         attached
     }
 
+    async fn attached(&self, pod: Arc<Pod>) -> Result<Attachment> {
+        let sandbox = match self.inner.namespace(&pod).await? {
+            Some(path) => Sandbox::Namespace(path),
+            None => Sandbox::Virtual,
+        };
+        Ok(Attachment { addresses: vec![pod.address], sockets: self.sockets(pod), sandbox })
+    }
+
     fn sockets(&self, pod: Arc<Pod>) -> Arc<dyn Sockets> {
-        match pod.routed {
+        match pod.spec.kernel {
             true => Arc::new(NamespaceSockets::new(self.clone(), pod)),
             false => Arc::new(PodSockets::new(self.clone(), pod)),
         }
@@ -119,16 +126,16 @@ impl VirtualNetwork {
 
 impl Inner {
     /// The pod of an id; a new one gets an address.
-    fn join(&self, spec: PodNetwork, routed: bool) -> Result<Arc<Pod>> {
+    fn join(&self, spec: PodNetwork) -> Result<Arc<Pod>> {
         let mut pods = self.pods.write();
         if let Some(pod) = pods.by_id.get(&spec.id) {
             return Ok(pod.clone());
         }
-        let mut pool = self.pools[usize::from(routed)].lock();
+        let mut pool = self.pools[usize::from(spec.kernel)].lock();
         let wanted = spec.address.filter(|address| pool.claim(*address));
         let full = || Error::Exhausted(format!("all addresses of {} are taken", self.config.node_cidr));
         let address = wanted.or_else(|| pool.take()).ok_or_else(full)?;
-        let pod = Pod::new(spec, address, self.config.limits, routed, self.ports_changed.clone());
+        let pod = Pod::new(spec, address, self.config.limits, self.ports_changed.clone());
         pods.by_address.insert(address, pod.clone());
         pods.by_id.insert(pod.spec.id.clone(), pod.clone());
         Ok(pod)

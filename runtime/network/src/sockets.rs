@@ -204,7 +204,7 @@ impl Datagrams for PodDatagrams {
         }
         let used = SocketAddr::new(egress::unmap(to.ip()), to.port());
         match self.network.inner.route(Source::Pod(&self.pod), used, Protocol::Udp)? {
-            Route::Pod { pod, port, .. } if pod.routed => {
+            Route::Pod { pod, port, .. } if pod.spec.kernel => {
                 let real = SocketAddr::new(pod.address, port);
                 if real != used {
                     self.peers.lock().note(real, used);

@@ -7,7 +7,7 @@ use super::{
     stored,
 };
 use crate::{
-    args::{ISOLATED_CHILD, RUNC_SHIM},
+    args::{ISOLATED_CHILD, NETWORK_HELPER, RUNC_SHIM},
     descriptors::Shares,
     env, machine, precompile,
 };
@@ -104,6 +104,11 @@ impl Node {
         images: Images,
         local: &LocalNode,
     ) -> anyhow::Result<Self> {
+        plan.kernel = Some(network::KernelMode {
+            program: std::env::current_exe().context("cannot find this program")?,
+            args: vec![NETWORK_HELPER.into()],
+            folder: Some(config.dir.join("netns")),
+        });
         plan.cluster_roots = network::certificates(dependencies.authority.as_bytes());
         let network = VirtualNetwork::new(plan, group.token.clone(), group.tasks.clone())?;
         network.register(&mut process.metrics.lock());

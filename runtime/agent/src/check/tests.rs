@@ -64,6 +64,7 @@ async fn what_cannot_be_reached_fails_in_go_words() {
         hostname: "p".into(),
         address: Some(POD),
         host_aliases: Vec::new(),
+        kernel: false,
     };
     network.attach(pod).await.unwrap();
     network.answer(80, |_| (200, vec![]));

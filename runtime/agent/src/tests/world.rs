@@ -73,6 +73,12 @@ impl Images for FakeImages {
         Ok(self.present.lock().get(image).cloned())
     }
 
+    async fn is_linux(&self, image: &str, credentials: Option<&Keyring>) -> Result<Option<bool>, Error> {
+        let known = credentials.is_some() || self.present.lock().contains_key(image);
+        // the manifest of some is not to be had
+        Ok((known && !image.contains("unclear")).then(|| image.contains("linux")))
+    }
+
     async fn pull(&self, image: &str, keyring: &Keyring) -> Result<Pulled, Error> {
         self.pulls.lock().push((image.to_owned(), keyring.clone()));
         tokio::time::sleep(Duration::from_millis(if image.starts_with("slow") { 3_000 } else { 100 })).await;

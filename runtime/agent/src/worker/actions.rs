@@ -3,6 +3,7 @@
 use super::{Outcome, Starting, Worker};
 use crate::{
     backoff::Backoff,
+    kernel::Namespace,
     plan::{Action, Operation, Setup, Waiting},
     pod, setup,
     start::Start,
@@ -65,7 +66,15 @@ impl Worker {
             Box::pin(self.on_outcome(Outcome::SetUp(Err(message.into())))).await;
             return true;
         }
-        self.ops.push(Box::pin(async move { Outcome::SetUp(setup::set_up(&shared, &pod, address).await) }));
+        let kernel = self.state.kernel;
+        // of a pod that was attached without, and needs it
+        let again = kernel && self.namespace == Namespace::NotNeeded && self.attachment.take().is_some();
+        self.ops.push(Box::pin(async move {
+            Outcome::SetUp(match again {
+                true => setup::set_up_again(&shared, &pod).await,
+                false => setup::set_up(&shared, &pod, address, kernel).await,
+            })
+        }));
         false
     }
 
@@ -104,6 +113,7 @@ impl Worker {
             log: self.next_log(&container),
             addresses: self.addresses.clone(),
             attachment,
+            namespace: self.namespace,
             volumes: self.volumes.clone(),
             token: CancellationToken::new(),
         };

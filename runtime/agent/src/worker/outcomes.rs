@@ -5,6 +5,7 @@ use crate::{
     backoff::Backoff,
     hook,
     images::Policy,
+    kernel::Namespace,
     plan::{LiveContainer, Operation, Setup, Waiting},
     pod::{self, Role},
     prober::Target,
@@ -33,6 +34,8 @@ impl Worker {
                 self.setup_failures = 0;
                 self.state.address = made.attachment.addresses.first().copied();
                 self.addresses = made.attachment.addresses.clone();
+                self.namespace = made.namespace;
+                self.state.kernel = made.namespace != Namespace::NotNeeded;
                 self.attachment = Some(made.attachment);
                 self.volumes = Arc::new(made.volumes);
                 self.live.setup = Setup::Ready;
@@ -234,6 +237,18 @@ impl Worker {
         }
     }
 
+    /// Has the pod set up again, with a network namespace, unless one of its containers runs or starts.
+    fn attach_again(&mut self) -> bool {
+        let is_busy = |live: &LiveContainer| live.operation != Operation::None;
+        let idle = !self.live.containers.values().any(|live| is_busy(live))
+            && !self.state.containers.values().any(|record| record.is_running());
+        if idle && self.live.setup == Setup::Ready {
+            self.state.kernel = true;
+            self.live.setup = Setup::None;
+        }
+        idle
+    }
+
     fn on_start_failed(&mut self, container: &str, error: StartError) {
         let now = self.shared.now();
         self.context(container).starting = None;
@@ -241,7 +256,8 @@ impl Worker {
         self.await_image(container, &error);
         let until = match error.retry {
             Retry::Cancelled => return,
-            Retry::Soon => after(now, CONFIG_RETRY_DELAY),
+            Retry::Attach if self.attach_again() => return,
+            Retry::Soon | Retry::Attach => after(now, CONFIG_RETRY_DELAY),
             Retry::Later => {
                 let own = self.context(container);
                 let backoff = Backoff::next(own.retry, now, now);

@@ -54,7 +54,7 @@ pub(super) async fn run(inner: Arc<Inner>, kernel: Arc<Kernel>) {
 
 /// The TCP and UDP ports that virtual pods have open.
 fn open_ports(inner: &Inner) -> (HashSet<SocketAddrV4>, HashSet<SocketAddrV4>) {
-    let pods: Vec<_> = inner.pods.read().by_id.values().filter(|pod| !pod.routed).cloned().collect();
+    let pods: Vec<_> = inner.pods.read().by_id.values().filter(|pod| !pod.spec.kernel).cloned().collect();
     let (mut tcp, mut udp) = (HashSet::new(), HashSet::new());
     for pod in pods {
         let (of_tcp, of_udp) = pod.open_ports();

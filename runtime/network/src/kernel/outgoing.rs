@@ -44,7 +44,7 @@ pub(super) async fn connections(inner: Arc<Inner>, egress: Arc<Egress>) {
 
 /// The pod that an address is of.
 fn caller(inner: &Inner, from: SocketAddrV4) -> Result<Arc<Pod>> {
-    let pod = inner.pod_at((*from.ip()).into()).filter(|pod| pod.routed);
+    let pod = inner.pod_at((*from.ip()).into()).filter(|pod| pod.spec.kernel);
     pod.ok_or_else(|| Error::Unreachable(format!("no pod has the address {}", from.ip())))
 }
 

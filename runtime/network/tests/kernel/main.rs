@@ -54,6 +54,7 @@ fn spec(id: &str) -> PodNetwork {
         hostname: id.into(),
         address: None,
         host_aliases: Vec::new(),
+        kernel: false,
     }
 }
 
@@ -65,7 +66,7 @@ async fn guest(network: &VirtualNetwork, id: &str) -> (Arc<dyn Sockets>, IpAddr)
 
 /// A pod with a network namespace.
 async fn process(network: &VirtualNetwork, id: &str) -> (Arc<dyn Sockets>, IpAddr) {
-    let attached = network.attach_namespace(spec(id)).await.unwrap();
+    let attached = network.attach(PodNetwork { kernel: true, ..spec(id) }).await.unwrap();
     (attached.sockets, attached.addresses[0])
 }
 
@@ -75,7 +76,7 @@ struct Namespaces(VirtualNetwork);
 #[async_trait::async_trait]
 impl Network for Namespaces {
     async fn attach(&self, pod: PodNetwork) -> container::net::Result<Attachment> {
-        self.0.attach_namespace(pod).await
+        self.0.attach(PodNetwork { kernel: true, ..pod }).await
     }
 
     async fn detach(&self, id: &str) {

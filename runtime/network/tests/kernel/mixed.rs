@@ -2,7 +2,10 @@
 
 use crate::{at, can, guest, network, process};
 use bytes::Bytes;
-use container::net::{Connection, Dialer, Error, HttpHandler, Peer, Request, Response, Result, Sockets, Stream, Via};
+use container::net::{
+    Connection, Dialer, Error, HttpHandler, Network, Peer, PodNetwork, Request, Response, Result, Sandbox, Sockets,
+    Stream, Via,
+};
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use network::VirtualNetwork;
 use parking_lot::Mutex;
@@ -296,13 +299,33 @@ async fn it_exists_only_when_a_pod_needs_it() {
         return;
     }
     let without = network(at("127.0.0.1:1"), |config| config.kernel = None);
-    let refused = without.attach_namespace(crate::spec("a")).await.map(drop);
+    let wanted = || PodNetwork { kernel: true, ..crate::spec("a") };
+    let refused = without.attach(wanted()).await.map(drop);
     assert!(matches!(refused, Err(Error::Unsupported(_))), "{refused:?}");
-    assert_eq!(container::net::Network::list(&without), []);
+    assert_eq!(Network::list(&without), []);
     let broken = network(at("127.0.0.1:1"), |config| {
         config.kernel.as_mut().unwrap().program = "/nonexistent".into();
     });
-    assert!(broken.attach_namespace(crate::spec("a")).await.is_err());
+    assert!(broken.attach(wanted()).await.is_err());
     guest(&broken, "b").await;
-    assert_eq!(container::net::Network::list(&broken).len(), 1, "and others are not disturbed");
+    assert_eq!(Network::list(&broken).len(), 1, "and others are not disturbed");
+}
+
+#[tokio::test]
+async fn a_pod_that_turns_out_to_need_the_kernel_gets_another_address() {
+    if !can() {
+        return;
+    }
+    let network = network(at("127.0.0.1:1"), |_| {});
+    let (virtual_sockets, first) = guest(&network, "a").await;
+    let listener = virtual_sockets.listen(at("0.0.0.0:80")).await.unwrap();
+    let attached = network.attach(PodNetwork { kernel: true, address: Some(first), ..crate::spec("a") }).await.unwrap();
+    assert!(matches!(attached.sandbox, Sandbox::Namespace(_)), "{:?}", attached.sandbox);
+    let second = attached.addresses[0];
+    assert_ne!(first, second, "that of a virtual pod is not routed");
+    assert!(listener.accept().await.is_err(), "its former sockets are closed");
+    assert_eq!(Network::list(&network), [("a".into(), second)]);
+    // and it stays so, whatever is asked
+    let again = network.attach(crate::spec("a")).await.unwrap();
+    assert_eq!((again.sandbox, again.addresses), (attached.sandbox, vec![second]));
 }

@@ -268,6 +268,7 @@ pub async fn attach(id: &str) -> Attachment {
         hostname: id.into(),
         address: None,
         host_aliases: vec![],
+        kernel: false,
     };
     FakeNetwork::default().attach(pod).await.unwrap()
 }

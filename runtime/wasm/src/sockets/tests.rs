@@ -30,6 +30,7 @@ impl Pod {
             hostname: "pod".into(),
             address: None,
             host_aliases: vec![],
+            kernel: false,
         };
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::new(|| SystemTime::UNIX_EPOCH);
