@@ -287,6 +287,8 @@ impl World {
             reserved: BTreeMap::new(),
             labels: BTreeMap::new(),
             pod_cidr: String::new(),
+            dns: Default::default(),
+            resolver: Arc::new(String::new),
             private: Default::default(),
             data_dir: machine.dir.path().to_owned(),
             clock: self.clock.clone(),

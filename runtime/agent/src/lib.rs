@@ -45,6 +45,7 @@ mod reclaim;
 mod referenced;
 mod reporter;
 pub mod resize;
+pub mod resolver;
 pub mod resources;
 mod returning;
 pub mod router;

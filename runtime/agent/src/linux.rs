@@ -157,14 +157,17 @@ fn oom_score_adj(pod: &Pod, container: &Container, memory: i64) -> i32 {
     }
 }
 
-/// The text of a pod's `/etc/hosts`, as upstream's.
-pub fn hosts(addresses: &[IpAddr], hostname: &str, aliases: &[HostAlias]) -> String {
+/// The text of a pod's `/etc/hosts`, as upstream's. `domain` is that of its host name.
+pub fn hosts(addresses: &[IpAddr], hostname: &str, domain: Option<&str>, aliases: &[HostAlias]) -> String {
     let mut text = String::from(
         "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
          fe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
     );
     for address in addresses {
-        let _ = writeln!(text, "{address}\t{hostname}");
+        let _ = match domain {
+            Some(domain) => writeln!(text, "{address}\t{hostname}.{domain}\t{hostname}"),
+            None => writeln!(text, "{address}\t{hostname}"),
+        };
     }
     if !aliases.is_empty() {
         text.push_str("\n# Entries added by HostAliases.\n");

@@ -118,10 +118,12 @@ fn the_hosts_file_is_upstreams() {
     let aliases: Vec<HostAlias> =
         serde_json::from_value(json!([{"ip": "10.0.0.1", "hostnames": ["a", "b"]}, {"ip": "10.0.0.2"}])).unwrap();
     let addresses = ["10.32.0.5".parse().unwrap()];
-    let text = hosts(&addresses, "web-0", &aliases);
+    let text = hosts(&addresses, "web-0", None, &aliases);
     assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost"));
     let end =
         "fe00::2\tip6-allrouters\n10.32.0.5\tweb-0\n\n# Entries added by HostAliases.\n10.0.0.1\ta\tb\n10.0.0.2\t\n";
     assert!(text.ends_with(end), "{text}");
-    assert!(hosts(&addresses, "web-0", &[]).ends_with("\n10.32.0.5\tweb-0\n"));
+    assert!(hosts(&addresses, "web-0", None, &[]).ends_with("\n10.32.0.5\tweb-0\n"));
+    let named = hosts(&addresses, "web-0", Some("web.shop.svc.cluster.local"), &[]);
+    assert!(named.ends_with("\n10.32.0.5\tweb-0.web.shop.svc.cluster.local\tweb-0\n"), "{named}");
 }

@@ -1,6 +1,6 @@
 //! The options of an agent.
 
-use crate::{pressure::Pressure, readings::Usage};
+use crate::{pressure::Pressure, readings::Usage, resolver::ClusterDns};
 use api::Clock;
 use container::{Artifact, Runtime};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -28,6 +28,10 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     /// The pod CIDR of this node, for `spec.podCIDR`. Empty if unknown.
     pub pod_cidr: String,
+    /// The names of the cluster, for Linux containers.
+    pub dns: ClusterDns,
+    /// Reads the text of the node's own resolver file. Called on a thread that may block.
+    pub resolver: Arc<dyn Fn() -> String + Send + Sync>,
     /// The folder of state, volumes and logs: `DIR/{state,volumes,logs}`. Must be accessible to the user only.
     pub data_dir: PathBuf,
     /// The folder with the cluster's keys and store. No hostPath volume may expose any of it.

@@ -10,6 +10,7 @@ use crate::{
     pod::{self, Role},
     policy,
     resize::Given,
+    resolver::{self, ClusterDns},
     resources, secrets,
     shared::Shared,
     termination::{self, TerminationMessage},
@@ -21,11 +22,18 @@ use container::{
     RootFolder, Runtime, SandboxSpec, Stdin, net::Attachment,
 };
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio_util::sync::CancellationToken;
 
 /// The file with the names that a Linux container knows by itself.
 const HOSTS: &str = "/etc/hosts";
+/// The file that says whom it asks for others.
+const RESOLVER: &str = "/etc/resolv.conf";
 
 /// The input of a start.
 pub(crate) struct Start {
@@ -77,6 +85,14 @@ pub(crate) enum Retry {
     Cancelled,
 }
 
+/// What the files of a Linux container say of names.
+struct Names {
+    /// The text of [`HOSTS`], unless that of the host is seen.
+    hosts: Option<String>,
+    dns: ClusterDns,
+    node_resolver: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
 /// What is done on the disk for the mounts of a container.
 struct MakeMounts {
     pod: Arc<Pod>,
@@ -88,8 +104,8 @@ struct MakeMounts {
     messages: PathBuf,
     written: PathBuf,
     single_files: bool,
-    /// The text of [`HOSTS`], where the container gets that file.
-    hosts: Option<String>,
+    /// The names of a Linux container.
+    names: Option<Names>,
 }
 
 impl MakeMounts {
@@ -100,16 +116,28 @@ impl MakeMounts {
             .map_err(|error| format!("failed to remove what an earlier attempt has written: {error}"))?;
         let (container, single_files) = (&*container, self.single_files);
         let mut mounts = mounts(&MountRequest { pod, container, volumes, variables, scratch, private, single_files })?;
-        if let Some(hosts) = self.hosts.as_ref().filter(|_| !mounts.iter().any(|mount| mount.target == HOSTS)) {
-            let written = std::fs::create_dir_all(scratch).and_then(|()| std::fs::write(scratch.join("hosts"), hosts));
-            let made = written
-                .map_err(|error| error.to_string())
-                .and_then(|()| Mount::file(scratch, "hosts", HOSTS, false).map_err(|error| error.to_string()));
-            mounts.push(made.map_err(|error| format!("failed to prepare {HOSTS}: {error}"))?);
+        if let Some(names) = &self.names {
+            let resolver = resolver::file(pod, &names.dns, &(names.node_resolver)());
+            let files = [(HOSTS, names.hosts.as_ref()), (RESOLVER, Some(&resolver))];
+            for (target, text) in files.into_iter().filter_map(|(target, text)| Some((target, text?))) {
+                if mounts.iter().any(|mount| mount.target == target) {
+                    continue;
+                }
+                let made = file(scratch, target, text);
+                mounts.push(made.map_err(|error| format!("failed to prepare {target}: {error}"))?);
+            }
         }
         let message = termination::prepare(container, &mut mounts, messages, single_files);
         Ok((mounts, message.map_err(|e| format!("failed to prepare the termination message file: {e}"))?))
     }
+}
+
+/// Writes a file that a container sees at `target`.
+fn file(scratch: &Path, target: &str, text: &str) -> std::result::Result<Mount, String> {
+    let name = target.rsplit('/').next().unwrap_or(target);
+    let written = std::fs::create_dir_all(scratch).and_then(|()| std::fs::write(scratch.join(name), text));
+    written.map_err(|error| error.to_string())?;
+    Mount::file(scratch, name, target, false).map_err(|error| error.to_string())
 }
 
 impl StartError {
@@ -315,7 +343,7 @@ impl Start {
             Artifact::Wasm { .. } => None,
         };
         let single_files = linux.is_some();
-        let hosts = linux.as_ref().and_then(|_| self.hosts());
+        let names = linux.as_ref().map(|_| self.names());
         let made = MakeMounts {
             pod: self.pod.clone(),
             container: self.container.clone(),
@@ -326,7 +354,7 @@ impl Start {
             messages,
             written,
             single_files,
-            hosts,
+            names,
         };
         let made = tokio::task::spawn_blocking(move || made.make());
         let made = made.await.map_err(|e| e.to_string()).and_then(|made| made);
@@ -360,12 +388,16 @@ impl Start {
         linux::container(&self.pod, container, &pulled.command, &profiles, memory)
     }
 
-    /// The text of `/etc/hosts`, unless that of the host is seen.
-    fn hosts(&self) -> Option<String> {
-        let spec = pod::spec(&self.pod);
+    fn names(&self) -> Names {
+        let (spec, options) = (pod::spec(&self.pod), &self.shared.options);
         let aliases = spec.host_aliases.as_deref().unwrap_or_default();
-        let own = spec.host_network != Some(true);
-        own.then(|| linux::hosts(&self.addresses, &pod::hostname(&self.pod), aliases))
+        let domain = resolver::domain(&self.pod, &options.dns);
+        let hosts = || linux::hosts(&self.addresses, &pod::hostname(&self.pod), domain.as_deref(), aliases);
+        Names {
+            hosts: (spec.host_network != Some(true)).then(hosts),
+            dns: options.dns.clone(),
+            node_resolver: options.resolver.clone(),
+        }
     }
 
     async fn launch(&self, runtime: &Arc<dyn Runtime>, spec: ContainerSpec, started: Started) -> Result<Started> {

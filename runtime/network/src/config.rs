@@ -11,6 +11,9 @@ use std::{
     time::Duration,
 };
 
+/// The cluster's domain.
+pub const DOMAIN: &str = "cluster.local";
+
 /// The configuration of the virtual network, which [`crate::VirtualNetwork::new`] checks.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -130,7 +133,7 @@ impl Config {
             node_cidr: net(10, 32, 16),
             service_cidr: net(10, 96, 16),
             undialled: Vec::new(),
-            domain: "cluster.local".into(),
+            domain: DOMAIN.into(),
             node: String::new(),
             node_address: Ipv4Addr::LOCALHOST.into(),
             api: Api { port: api.port(), address: api },

@@ -68,7 +68,7 @@ mod wake;
 pub const HONOURED: &[&str] =
     &["service.spec.externalTrafficPolicy", "service.spec.internalTrafficPolicy", "service.spec.trafficDistribution"];
 
-pub use config::{Api, Config, KernelMode, Limits, Roots};
+pub use config::{Api, Config, DOMAIN, KernelMode, Limits, Roots};
 pub use egress::{Egress, is_host_address, unmap};
 pub use follow::run;
 pub use health::{HealthPorts, HealthReport};

@@ -11,7 +11,7 @@ use crate::{
     descriptors::Shares,
     env, machine, precompile,
 };
-use agent::{Agent, Dependencies, Runtimes};
+use agent::{Agent, Dependencies, Runtimes, resolver::ClusterDns};
 use anyhow::Context;
 use client::{Client, Informers, Recorder, RecorderOptions};
 use container::Runtime;
@@ -255,6 +255,11 @@ fn agent_options(
         reserved: reserved.map(|(name, amount)| (name.to_owned(), Amount(amount.to_string()))).into(),
         labels: BTreeMap::new(),
         pod_cidr: config.node_cidr.to_string(),
+        dns: ClusterDns {
+            servers: config.service_cidr.hosts().nth(9).into_iter().collect(),
+            domain: network::DOMAIN.into(),
+        },
+        resolver: Arc::new(machine::resolver),
         data_dir: config.dir.join("pods"),
         private: config.dir.path().to_owned(),
         clock: process.clock.clone(),

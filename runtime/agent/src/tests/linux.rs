@@ -1,7 +1,7 @@
 //! Pods of Linux images, which the runtime `runc` gets.
 
 use super::world::World;
-use container::{ContainerSpec, Seccomp, fake::Script};
+use container::{ContainerSpec, Mount, Seccomp, fake::Script, net::Network};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -34,9 +34,15 @@ async fn a_linux_container_gets_what_its_pod_asks_for() {
     assert_eq!((linux.user.user, &linux.user.groups[..]), (Some(5), &[7][..]));
     assert_eq!(linux.capabilities.drop, ["ALL"]);
     assert_eq!(linux.seccomp, Seccomp::Localhost(world.dir.path().join("seccomp/x.json")));
-    assert_eq!(targets(&spec), [("/data", false), ("/etc/hosts", true), ("/dev/termination-log", true)]);
-    let hosts = fs::read_to_string(spec.mounts[1].root.join(&spec.mounts[1].below)).unwrap();
+    assert_eq!(
+        targets(&spec),
+        [("/data", false), ("/etc/hosts", true), ("/etc/resolv.conf", true), ("/dev/termination-log", true)]
+    );
+    let text = |mount: &Mount| fs::read_to_string(mount.root.join(&mount.below)).unwrap();
+    let (hosts, resolver) = (text(&spec.mounts[1]), text(&spec.mounts[2]));
     assert!(hosts.contains("\tp\n") && hosts.ends_with("10.0.0.1\tdb\n"), "{hosts}");
+    let search = "search default.svc.cluster.local svc.cluster.local cluster.local\n";
+    assert_eq!(resolver, format!("{search}nameserver 10.96.0.10\noptions ndots:5\n"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -61,4 +67,32 @@ async fn a_guest_of_webassembly_gets_none_of_it() {
     let spec = spec(&world, "c");
     assert!(spec.linux.is_none());
     assert_eq!(targets(&spec), [("/dev", false)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_images_decide_whether_a_pod_has_a_network_namespace() {
+    let world = World::of("runc", |_, _| Script::Run).await;
+    world.images.load("linux:1");
+    // one is on the node, one at its registry, and of one the registry does not tell it beforehand
+    for image in ["linux:1", "linux:2", "unclear-linux:1"] {
+        let name = image.replace(':', "-");
+        world.pod(&name, json!({"containers": [{"name": "c", "image": image}]}));
+        let status = world.phase(&name, "Running").await;
+        assert_eq!(status["containerStatuses"][0]["restartCount"], 0, "{image}");
+        assert!(world.network.has_namespace(&format!("uid-{name}")), "{image}");
+        let addresses: Vec<_> = world.network.list().into_iter().map(|(_, address)| address.to_string()).collect();
+        assert!(addresses.contains(&status["podIP"].as_str().expect("an address").to_owned()), "{image}: {status}");
+    }
+    assert!(!world.api.events().iter().any(|event| event.contains("no network")), "{:?}", world.api.events());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_machine_refuses_namespaces_an_event_says_so() {
+    let world = World::of("runc", |_, _| Script::Run).await;
+    world.network.refuse_namespaces();
+    world.pod("p", json!({"containers": [{"name": "c", "image": "linux:1"}]}));
+    world.phase("p", "Running").await;
+    assert!(!world.network.has_namespace("uid-p"));
+    let told = "NetworkUnavailable: The Linux containers of the pod have no network: this machine has no namespaces";
+    assert!(world.api.events().iter().any(|event| event == told), "{:?}", world.api.events());
 }

@@ -4,6 +4,7 @@ use super::fake_api::FakeApi;
 use crate::{
     Agent, Dependencies, Machine, Options, Runtimes,
     images::{Command, Error, Images, Keyring, Listed, Pulled},
+    resolver::ClusterDns,
 };
 use client::{Informers, Recorder, RecorderOptions};
 use container::{
@@ -261,6 +262,8 @@ pub(crate) fn node_options(dir: &Path, clock: api::Clock) -> Options {
         reserved: BTreeMap::new(),
         labels: BTreeMap::new(),
         pod_cidr: String::new(),
+        dns: ClusterDns { servers: vec!["10.96.0.10".parse().expect("an address")], domain: "cluster.local".into() },
+        resolver: Arc::new(String::new),
         data_dir: dir.to_owned(),
         private: dir.to_owned(),
         clock,

@@ -10,7 +10,10 @@ use http_body_util::{BodyExt, Full};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
@@ -33,6 +36,7 @@ pub struct FakeNetwork(Arc<Inner>);
 struct Inner {
     pods: Mutex<BTreeMap<Arc<str>, Arc<Pod>>>,
     answers: Mutex<HashMap<u16, Answer>>,
+    no_namespaces: AtomicBool,
 }
 
 struct Pod {
@@ -61,6 +65,16 @@ impl FakeNetwork {
         with: impl Fn(&http::Request<()>) -> (u16, Vec<(String, String)>) + Send + Sync + 'static,
     ) {
         lock(&self.0.answers).insert(port, Arc::new(with));
+    }
+
+    /// From now on it has no namespaces for pods, as a machine that forbids them.
+    pub fn refuse_namespaces(&self) {
+        self.0.no_namespaces.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an attached pod has a namespace of the kernel.
+    pub fn has_namespace(&self, id: &str) -> bool {
+        lock(&self.0.pods).get(id).is_some_and(|pod| pod.spec.kernel)
     }
 
     /// Removes the answer of a port.
@@ -306,10 +320,13 @@ impl Sockets for FakeSockets {
 #[async_trait::async_trait]
 impl Network for FakeNetwork {
     async fn attach(&self, spec: PodNetwork) -> Result<Attachment> {
+        if spec.kernel && self.0.no_namespaces.load(Ordering::Relaxed) {
+            return Err(Error::Unsupported("this machine has no namespaces".into()));
+        }
         let mut pods = lock(&self.0.pods);
         let pod = match pods.get(&spec.id) {
-            Some(pod) => pod.clone(),
-            None => {
+            Some(pod) if pod.spec.kernel || !spec.kernel => pod.clone(),
+            _ => {
                 let taken: BTreeSet<IpAddr> = pods.values().map(|pod| pod.address).collect();
                 let first = |n: u8| IpAddr::V4(Ipv4Addr::new(10, 32, 0, n));
                 let wanted = spec.address.filter(|a| !taken.contains(a));
@@ -321,8 +338,13 @@ impl Network for FakeNetwork {
             }
         };
         let addresses = vec![pod.address];
+        let sandbox = match pod.spec.kernel {
+            // any will do
+            true => Sandbox::Namespace("/proc/self/ns/net".into()),
+            false => Sandbox::Virtual,
+        };
         let sockets = Arc::new(FakeSockets { network: self.clone(), pod });
-        Ok(Attachment { addresses, sockets, sandbox: Sandbox::Virtual })
+        Ok(Attachment { addresses, sockets, sandbox })
     }
 
     async fn detach(&self, id: &str) {
