@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Whether Linux containers can run here: without root, as everything here, in a user namespace.
-fn can_run() -> bool {
+pub(crate) fn can_run() -> bool {
     kubectl().is_some() && tool("RUNC", "runc").is_some() && tool("BUSYBOX", "busybox").is_some()
 }
 
@@ -63,11 +63,16 @@ pub(crate) fn write_layout(folder: &Path, layer: &[u8]) {
 /// A machine that has the image `busybox:1`.
 fn machine() -> Machine {
     let machine = Machine::new();
+    load_image(&machine);
+    machine
+}
+
+/// Loads the image `busybox:1`.
+pub(crate) fn load_image(machine: &Machine) {
     let layout = machine.path("work").join("busybox");
     write_image(&layout);
     let load = machine.run(&["image", "load", &layout.display().to_string(), "-t", "busybox:1"]);
     assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
-    machine
 }
 
 /// A pod of one container that runs a script.
@@ -89,7 +94,7 @@ fn ended(cluster: &Cluster<'_>, pod: &str) -> (String, String) {
 }
 
 /// Deletes all pods, so that nothing outlives the test.
-fn clear(cluster: &Cluster<'_>) {
+pub(crate) fn clear(cluster: &Cluster<'_>) {
     cluster.kubectl(&["delete", "pods", "--all", "--timeout=60s"]);
 }
 

@@ -20,6 +20,7 @@ mod isolated;
 mod kubectl;
 mod life;
 mod linux;
+mod linux_network;
 mod network;
 mod probes;
 mod restart;

@@ -166,7 +166,7 @@ impl Agent {
         self.shared.killed.load(Ordering::Acquire) + self.unfinished_workers.load(Ordering::Acquire)
     }
 
-    /// Runs until `token` is cancelled. Then stops the containers that would not survive the process, within the drain timeout, and
+    /// Runs until `token` is cancelled. Then stops the containers, within the drain timeout, and
     /// returns. The drain changes no object of the API.
     ///
     /// # Errors

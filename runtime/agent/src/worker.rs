@@ -457,7 +457,7 @@ impl Worker {
         self.shared.reporter.report(Report { pod: self.pod.clone(), status, starting, delete });
     }
 
-    /// Stops the containers that would not survive the end of the process, and saves their exits. Changes nothing in the API. The next
+    /// Stops the containers, also those that could outlive the process: who stops a node expects that nothing stays. Saves their exits. Changes nothing in the API. The next
     /// process treats attempts that are still recorded as running as lost, and restarts them.
     async fn drain(mut self) {
         for starting in self.containers.values().filter_map(|own| own.starting.as_ref()) {
@@ -466,7 +466,7 @@ impl Worker {
         let grace = pod::grace(&self.pod).min(self.shared.options.drain);
         let running = self.state.containers.iter().filter_map(|(name, record)| {
             let attempt = record.current.as_ref().filter(|_| record.is_running())?;
-            let runtime = self.shared.runtimes.get(&attempt.runtime).filter(|r| !r.survives_restart())?;
+            let runtime = self.shared.runtimes.get(&attempt.runtime)?;
             let stop = self.stop_request(name, attempt, runtime.clone(), grace, String::new(), false);
             let stop = Stop { retire: false, ..stop };
             Some((name.clone(), stop.run()))
@@ -477,7 +477,7 @@ impl Worker {
             tracing::warn!(pod = pod::full_name(&self.pod), "the runtime has not told how containers ended");
         }
         self.save_drained_exits(&names).await;
-        for runtime in self.shared.runtimes.iter().filter(|r| !r.survives_restart()) {
+        for runtime in self.shared.runtimes.iter() {
             if let Err(error) = runtime.remove_sandbox(&self.handle.uid).await {
                 tracing::warn!(pod = pod::full_name(&self.pod), %error, "cannot remove the sandbox");
             }

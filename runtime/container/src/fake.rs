@@ -77,7 +77,6 @@ struct Inner {
     scripts: Mutex<Scripts>,
     state: Mutex<State>,
     events: broadcast::Sender<Event>,
-    survives_restart: bool,
     problem: Mutex<Option<String>>,
     fails_removal: AtomicBool,
     /// Since when no container has requests.
@@ -95,16 +94,6 @@ impl FakeRuntime {
         clock: Clock,
         scripts: impl Fn(&str, u32) -> Script + Send + Sync + 'static,
     ) -> Self {
-        Self::with(name, clock, scripts, false)
-    }
-
-    /// Like [`FakeRuntime::new`]. `survives_restart` is the runtime's answer to [`Runtime::survives_restart`].
-    pub fn with(
-        name: &'static str,
-        clock: Clock,
-        scripts: impl Fn(&str, u32) -> Script + Send + Sync + 'static,
-        survives_restart: bool,
-    ) -> Self {
         let scripts: Mutex<Scripts> = Mutex::new(Box::new(scripts));
         let inner = Inner {
             name,
@@ -112,7 +101,6 @@ impl FakeRuntime {
             scripts,
             state: Mutex::default(),
             events: broadcast::channel(1024).0,
-            survives_restart,
             problem: Mutex::default(),
             fails_removal: AtomicBool::new(false),
             quiet: Mutex::default(),
@@ -427,10 +415,6 @@ impl Runtime for FakeRuntime {
     async fn attach(&self, id: &ContainerId, mut streams: Streams) -> Result<()> {
         self.check_running(id)?;
         streams.copy().await
-    }
-
-    fn survives_restart(&self) -> bool {
-        self.0.survives_restart
     }
 }
 

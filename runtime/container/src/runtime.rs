@@ -421,11 +421,6 @@ pub trait Runtime: Send + Sync + 'static {
     fn health(&self) -> Option<String> {
         None
     }
-
-    /// Whether containers outlive this process.
-    fn survives_restart(&self) -> bool {
-        false
-    }
 }
 
 /// The error of a call on a container: it does not run, or the runtime does not support the call.

@@ -322,8 +322,4 @@ impl Runtime for Runc {
     fn health(&self) -> Option<String> {
         self.0.options.tool().err()
     }
-
-    fn survives_restart(&self) -> bool {
-        true
-    }
 }
