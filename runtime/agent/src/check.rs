@@ -1,5 +1,8 @@
 //! The checks of probes: through the cluster's [`Dialer`], never the host's network, or by a command in the container.
 
+mod grpc;
+mod https;
+
 use crate::{backoff::go_duration, command, env, expand::expand};
 use bytes::Bytes;
 use container::{
@@ -20,6 +23,8 @@ use std::{
 
 /// The maximum number of redirects, as of Go's client.
 const MAX_REDIRECTS: usize = 10;
+const HTTP: &str = "http";
+const HTTPS: &str = "https";
 /// The maximum number of bytes to read of a response.
 const MAX_BODY: usize = 10 << 10;
 
@@ -61,7 +66,16 @@ pub async fn check(access: Access<'_>, probe: &Probe, container: &Container, tim
     if let Some(action) = &probe.tcp_socket {
         return tcp(dialer, action, container, address, timeout).await;
     }
-    Outcome::Errored("gRPC probes are not supported by this node yet: use exec, httpGet or tcpSocket".into())
+    match &probe.grpc {
+        Some(action) => {
+            let Ok(port) = port(&IntOrString::Int(action.port), container) else {
+                return Outcome::Errored(format!("invalid port number: {}", action.port));
+            };
+            let service = action.service.as_deref().unwrap_or_default();
+            grpc::check(dialer, SocketAddr::new(address, port), service, timeout).await
+        }
+        None => Outcome::Errored("missing probe handler".into()),
+    }
 }
 
 /// Runs a command in the container. It succeeds with exit code 0. A command that cannot be started has no result.
@@ -172,13 +186,12 @@ pub(crate) async fn http_hook(access: Access<'_>, action: &HTTPGetAction, c: &Co
 
 /// The address and URL of a GET request.
 fn target(action: &HTTPGetAction, c: &Container, pod: IpAddr) -> Result<(SocketAddr, String), String> {
-    if action.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https")) {
-        return Err("HTTPS is not supported by this node yet: use scheme HTTP".into());
-    }
+    let is_https = action.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case(HTTPS));
+    let scheme = if is_https { HTTPS } else { HTTP };
     let to = SocketAddr::new(host(action.host.as_deref(), pod)?, port(&action.port, c)?);
     let path = action.path.as_deref().unwrap_or("/");
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    Ok((to, format!("http://{to}{path}")))
+    Ok((to, format!("{scheme}://{to}{path}")))
 }
 
 /// The result of a GET request.
@@ -198,8 +211,12 @@ async fn follow(
     let mut uri: Uri = url.parse().map_err(|error| format!("parse {url:?}: {error}"))?;
     let mut to = first;
     for _ in 0..=MAX_REDIRECTS {
-        let answer = dialer.http(to, request(action, &uri, agent)).await;
-        let answer = answer.map_err(|error| format!("Get {:?}: {}", uri.to_string(), dial_error(to, &error)))?;
+        let asked = request(action, &uri, agent);
+        let answer = match uri.scheme_str() {
+            Some(HTTPS) => https::send(dialer, to, asked).await,
+            _ => dialer.http(to, asked).await.map_err(|error| dial_error(to, &error)),
+        };
+        let answer = answer.map_err(|why| format!("Get {:?}: {why}", uri.to_string()))?;
         let status = answer.status();
         let redirect = matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
         let location = answer.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
@@ -208,10 +225,15 @@ async fn follow(
             read(answer).await;
             return Ok(Answer::Status(status));
         };
-        let Some(address) = next.authority().and_then(|a| address(a.as_str())) else {
+        let usual = match next.scheme_str() {
+            Some(HTTP) => 80,
+            Some(HTTPS) => 443,
+            _ => return Ok(Answer::ForeignRedirect),
+        };
+        let Some(address) = next.authority().and_then(|authority| address(authority.as_str(), usual)) else {
             return Ok(Answer::ForeignRedirect);
         };
-        if address.ip() != first.ip() || next.scheme_str() != Some("http") {
+        if address.ip() != first.ip() {
             return Ok(Answer::ForeignRedirect);
         }
         (to, uri) = (address, next);
@@ -219,8 +241,8 @@ async fn follow(
     Err(format!("Get {:?}: stopped after {MAX_REDIRECTS} redirects", uri.to_string()))
 }
 
-fn address(authority: &str) -> Option<SocketAddr> {
-    authority.parse().ok().or_else(|| Some(SocketAddr::new(authority.trim_matches(['[', ']']).parse().ok()?, 80)))
+fn address(authority: &str, usual: u16) -> Option<SocketAddr> {
+    authority.parse().ok().or_else(|| Some(SocketAddr::new(authority.trim_matches(['[', ']']).parse().ok()?, usual)))
 }
 
 fn resolve(base: &Uri, location: &str) -> Option<Uri> {
@@ -229,7 +251,7 @@ fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     }
     let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
     let path = if location.starts_with('/') { location.to_owned() } else { format!("{folder}/{location}") };
-    format!("http://{}{path}", base.authority()?).parse().ok()
+    format!("{}://{}{path}", base.scheme_str()?, base.authority()?).parse().ok()
 }
 
 fn request(action: &HTTPGetAction, uri: &Uri, agent: &str) -> net::Request {

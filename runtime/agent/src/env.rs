@@ -258,9 +258,15 @@ fn service_variables(pod: &Pod, services: &[std::sync::Arc<Service>]) -> Variabl
 }
 
 /// The command line. The container's command replaces the image's entry point and arguments; the container's arguments replace the image's
-/// arguments. If the result is empty, the runtime chooses the program. `$(NAME)` expands the pod's variables only: upstream's kubelet does
+/// arguments. Guests of WebAssembly know their program by name: the container's stands for it where only arguments are given, and where
+/// nothing is, the runtime chooses. Of a Linux image the first word is the program. `$(NAME)` expands the pod's variables only: upstream's kubelet does
 /// not know the image's, and keeps such references unchanged. The error is the message of `CreateContainerConfigError`.
-pub fn command_line(c: &Container, image: &Command, environment: &Environment) -> Result<Vec<String>, String> {
+pub fn command_line(
+    c: &Container,
+    image: &Command,
+    is_linux: bool,
+    environment: &Environment,
+) -> Result<Vec<String>, String> {
     let variables: HashMap<&str, &str> =
         environment.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let mut budget = SizeBudget(MAX_BYTES);
@@ -281,12 +287,14 @@ pub fn command_line(c: &Container, image: &Command, environment: &Environment) -
         (true, false) => (image.entrypoint.clone(), args),
         (true, true) => (image.entrypoint.clone(), image.arguments.clone()),
     };
-    if line.is_empty() && !rest.is_empty() {
-        // Wasm images often have no entry point: the container's name stands for the program.
+    if line.is_empty() && !rest.is_empty() && !is_linux {
         line.push(c.name.clone());
     }
     line.extend(rest);
-    Ok(line)
+    match line.is_empty() && is_linux {
+        true => Err("no command specified".into()),
+        false => Ok(line),
+    }
 }
 
 #[cfg(test)]

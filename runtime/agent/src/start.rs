@@ -324,7 +324,8 @@ impl Start {
         pulled: &Pulled,
         environment: Environment,
     ) -> Result<(ContainerSpec, Option<TerminationMessage>)> {
-        let args = env::command_line(container, &pulled.command, &environment)
+        let is_linux = matches!(pulled.artifact, Artifact::Linux { .. });
+        let args = env::command_line(container, &pulled.command, is_linux, &environment)
             .map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
         let invalid = |text| StartError::new("CreateContainerConfigError", text, Retry::Soon);
         let annotations = self.pod.metadata.annotations.as_ref();

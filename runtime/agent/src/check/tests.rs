@@ -1,9 +1,16 @@
 use super::*;
 use container::{
     fake::{FakeNetwork, FakeRuntime, Script},
-    net::{Network, PodNetwork},
+    net::{Listener, Network, PodNetwork},
 };
+use http::{HeaderMap, Response};
+use http_body_util::{Full, StreamBody};
+use hyper::{body::Frame, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
+use std::{convert::Infallible, sync::Arc};
+use tokio_rustls::TlsAcceptor;
 
 const POD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 32, 0, 9));
 
@@ -16,6 +23,18 @@ async fn run(network: &FakeNetwork, probe: Value) -> Outcome {
     let id = "nobody".into();
     let access = Access { dialer: network, runtime: &runtime, id: &id, address: POD };
     check(access, &probe, &container, Duration::from_secs(1)).await
+}
+
+fn pod() -> PodNetwork {
+    PodNetwork {
+        id: "u".into(),
+        name: "p".into(),
+        namespace: "n".into(),
+        hostname: "p".into(),
+        address: Some(POD),
+        host_aliases: Vec::new(),
+        kernel: false,
+    }
 }
 
 #[test]
@@ -57,16 +76,7 @@ async fn http_checks_judge_by_status() {
 #[tokio::test]
 async fn what_cannot_be_reached_fails_in_go_words() {
     let network = FakeNetwork::default();
-    let pod = PodNetwork {
-        id: "u".into(),
-        name: "p".into(),
-        namespace: "n".into(),
-        hostname: "p".into(),
-        address: Some(POD),
-        host_aliases: Vec::new(),
-        kernel: false,
-    };
-    network.attach(pod).await.unwrap();
+    network.attach(pod()).await.unwrap();
     network.answer(80, |_| (200, vec![]));
     let failed = |text: &str| Outcome::Failed(text.into());
     for (probe, expected) in [
@@ -81,7 +91,109 @@ async fn what_cannot_be_reached_fails_in_go_words() {
     ] {
         assert_eq!(run(&network, probe).await, expected);
     }
-    for probe in [json!({"grpc": {"port": 1}}), json!({"httpGet": {"port": 80, "scheme": "HTTPS"}})] {
-        assert!(matches!(run(&network, probe).await, Outcome::Errored(_)));
+}
+
+/// Serves health as gRPC does: by the name of the service.
+async fn serve_health(listener: Box<dyn Listener>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let health = service_fn(|request: Request<hyper::body::Incoming>| async move {
+            let path = request.uri().path().to_owned();
+            let asked = request.into_body().collect().await.unwrap().to_bytes();
+            let service = String::from_utf8_lossy(asked.get(7..).unwrap_or_default()).into_owned();
+            let (message, code, text): (&[u8], _, _) = match &*service {
+                "" => (&[0, 0, 0, 0, 2, 8, 1], "0", ""),
+                "sick" => (&[0, 0, 0, 0, 2, 8, 2], "0", ""),
+                "unset" => (&[0, 0, 0, 0, 0], "0", ""),
+                "cut" => (&[0, 0, 0, 0, 9, 8], "0", ""),
+                "nobody" => (&[], "5", "unknown service"),
+                _ => (&[], "12", "unknown method"),
+            };
+            assert_eq!(path, "/grpc.health.v1.Health/Check");
+            let trailers = HeaderMap::from_iter(
+                [("grpc-status", code), ("grpc-message", text)]
+                    .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))),
+            );
+            let frames = [Frame::data(Bytes::from_static(message)), Frame::trailers(trailers)].map(Ok::<_, Infallible>);
+            Ok::<_, Infallible>(Response::new(StreamBody::new(futures::stream::iter(frames))))
+        });
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        tokio::spawn(async move { connection.serve_connection(TokioIo::new(stream), health).await });
     }
+}
+
+#[tokio::test]
+async fn grpc_checks_ask_for_the_health_of_a_service() {
+    let network = FakeNetwork::default();
+    let sockets = network.attach(pod()).await.unwrap().sockets;
+    let at = |port| SocketAddr::new(POD, port);
+    tokio::spawn(serve_health(sockets.listen(at(90)).await.unwrap()));
+    network.answer(91, |_| (404, vec![]));
+    let silent = sockets.listen(at(92)).await.unwrap();
+    let failed = |text: &str| Outcome::Failed(text.into());
+    let rpc = "error: health rpc probe failed: rpc error: code =";
+    for (probe, expected) in [
+        (json!({"port": 90}), Outcome::Passed),
+        (json!({"port": 90, "service": ""}), Outcome::Passed),
+        (json!({"port": 90, "service": "sick"}), failed("service unhealthy (responded with \"NOT_SERVING\")")),
+        (json!({"port": 90, "service": "unset"}), failed("service unhealthy (responded with \"UNKNOWN\")")),
+        (json!({"port": 90, "service": "nobody"}), failed(&format!("{rpc} NotFound desc = unknown service"))),
+        (json!({"port": 90, "service": "cut"}), failed(&format!("{rpc} Unknown desc = the answer is cut off"))),
+        (
+            json!({"port": 90, "service": "x"}),
+            failed(
+                "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): unknown method",
+            ),
+        ),
+        (
+            json!({"port": 89}),
+            failed(
+                "error: failed to connect service at \"10.32.0.9:89\": dial tcp 10.32.0.9:89: connect: connection refused",
+            ),
+        ),
+        (json!({"port": 92}), failed("timeout: health rpc did not complete within 1s")),
+        (json!({"port": 0}), Outcome::Errored("invalid port number: 0".into())),
+    ] {
+        assert_eq!(run(&network, json!({"grpc": probe})).await, expected, "{probe}");
+    }
+    drop(silent);
+}
+
+/// Serves HTTP by TLS with a certificate that nobody knows.
+async fn serve_tls(listener: Box<dyn Listener>) {
+    let made = rcgen::generate_simple_self_signed(["nobody.example".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    while let Ok((stream, _)) = listener.accept().await {
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move {
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let answer = service_fn(|request: Request<hyper::body::Incoming>| async move {
+                let status = match request.uri().path() {
+                    "/ok" if request.headers()[header::HOST] == "10.32.0.9:443" => 200,
+                    "/to-ok" => 302,
+                    _ => 500,
+                };
+                let answer = Response::builder().status(status).header(header::LOCATION, "/ok");
+                Ok::<_, Infallible>(answer.body(Full::new(Bytes::from_static(b"said"))).unwrap())
+            });
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn https_checks_accept_any_certificate() {
+    let network = FakeNetwork::default();
+    let sockets = network.attach(pod()).await.unwrap().sockets;
+    tokio::spawn(serve_tls(sockets.listen(SocketAddr::new(POD, 443)).await.unwrap()));
+    let get = |path: &str, port: u16| json!({"httpGet": {"path": path, "port": port, "scheme": "HTTPS"}});
+    assert_eq!(run(&network, get("/ok", 443)).await, Outcome::Passed);
+    assert_eq!(run(&network, get("/to-ok", 443)).await, Outcome::Passed);
+    let failed = Outcome::Failed("HTTP probe failed with statuscode: 500".into());
+    assert_eq!(run(&network, get("/no", 443)).await, failed);
+    let Outcome::Failed(text) = run(&network, get("/ok", 1)).await else { panic!("nobody listens") };
+    assert_eq!(text, "Get \"https://10.32.0.9:1/ok\": dial tcp 10.32.0.9:1: connect: connection refused");
 }

@@ -125,7 +125,7 @@ fn command_lines_follow_the_four_cases() {
         let mut container = container;
         container["name"] = "c".into();
         let environment = Environment { variables: vec![("V".into(), "1".into())], ..Environment::default() };
-        command_line(&serde_json::from_value(container).unwrap(), image, &environment).unwrap()
+        command_line(&serde_json::from_value(container).unwrap(), image, false, &environment).unwrap()
     };
     assert_eq!(line(json!({}), &image), ["ep", "a"]);
     assert_eq!(line(json!({"args": ["$(V)", "$$(V)"]}), &image), ["ep", "1", "$(V)"]);
@@ -133,6 +133,16 @@ fn command_lines_follow_the_four_cases() {
     assert_eq!(line(json!({"command": ["x"], "args": ["y"]}), &image), ["x", "y"]);
     assert_eq!(line(json!({"args": ["y"]}), &none), ["c", "y"]);
     assert!(line(json!({}), &none).is_empty());
+    // the first word of a Linux image is the program
+    let linux = |container: Value, image: &Command| {
+        let mut container = container;
+        container["name"] = "c".into();
+        command_line(&serde_json::from_value(container).unwrap(), image, true, &Environment::default())
+    };
+    let only_arguments = Command { arguments: vec!["sh".into(), "-l".into()], ..Command::default() };
+    assert_eq!(linux(json!({}), &only_arguments).unwrap(), ["sh", "-l"]);
+    assert_eq!(linux(json!({"args": ["ls"]}), &only_arguments).unwrap(), ["ls"]);
+    assert_eq!(linux(json!({}), &none).unwrap_err(), "no command specified");
 }
 
 #[test]
@@ -154,7 +164,7 @@ fn variables_of_the_image_can_be_overridden_and_not_referred_to() {
     assert_eq!(env.image, std::slice::from_ref(&path));
     assert!(env.variables.contains(&("A".into(), "$(PATH)".into())));
     let container = serde_json::from_value(json!({"name": "c", "args": ["$(PATH)", "$(A)"]})).unwrap();
-    assert_eq!(command_line(&container, &Command::default(), &env).unwrap(), ["c", "$(PATH)", "$(PATH)"]);
+    assert_eq!(command_line(&container, &Command::default(), false, &env).unwrap(), ["c", "$(PATH)", "$(PATH)"]);
     let env = run(json!({"env": [{"name": "PATH", "value": "/own"}]}), false).unwrap();
     assert!(env.image.is_empty() && env.variables.contains(&("PATH".into(), "/own".into())));
 }
@@ -178,7 +188,7 @@ fn an_environment_that_grows_out_of_itself_is_refused() {
     let env = run(json!({"env": [{"name": "E", "value": "x".repeat(100_000)}]}), false).unwrap();
     let line = |count: usize| {
         let container = json!({"name": "c", "args": vec!["$(E)"; count]});
-        command_line(&serde_json::from_value(container).unwrap(), &Command::default(), &env)
+        command_line(&serde_json::from_value(container).unwrap(), &Command::default(), false, &env)
     };
     assert_eq!(line(10).unwrap().len(), 11);
     assert!(line(40_000).unwrap_err().starts_with("argument list too long"));

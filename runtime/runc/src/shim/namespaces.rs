@@ -48,13 +48,18 @@ fn context<T>(what: &str, result: Result<T, impl Into<io::Error>>) -> io::Result
 pub(crate) fn enter(orders: &Orders) -> io::Result<Made> {
     let SandboxSpec { linux, network, hostname, .. } = &orders.sandbox;
     let rootless = !geteuid().is_root();
+    // it is the node's to show, which nobody may look at from inside of another user namespace
+    let joined = match network {
+        Sandbox::Virtual => None,
+        Sandbox::Namespace(path) => Some(context(&path.display().to_string(), handle(path))?),
+    };
     if rootless {
         if linux.processes == Processes::Host {
             return Err(io::Error::other(
                 "who sees the processes of the host needs root: nothing else could end what it leaves",
             ));
         }
-        be_root_of_an_own_user_namespace(network)?;
+        be_root_of_an_own_user_namespace(joined.as_ref())?;
     }
     let mut own = UnshareFlags::NEWUTS;
     if !linux.mounts_on_host {
@@ -63,7 +68,7 @@ pub(crate) fn enter(orders: &Orders) -> io::Result<Made> {
     if !linux.host_ipc {
         own |= UnshareFlags::NEWIPC;
     }
-    if *network == Sandbox::Virtual {
+    if joined.is_none() {
         own |= UnshareFlags::NEWNET;
     }
     context("namespaces of the pod", unshare(own))?;
@@ -72,10 +77,9 @@ pub(crate) fn enter(orders: &Orders) -> io::Result<Made> {
         let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
         context("mounts of the host", mount_change("/", slave))?;
     }
-    match network {
-        Sandbox::Virtual => context("the loopback interface", loopback_up())?,
-        Sandbox::Namespace(path) => {
-            let namespace = context(&path.display().to_string(), handle(path))?;
+    match joined {
+        None => context("the loopback interface", loopback_up())?,
+        Some(namespace) => {
             let moved = move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
             context("the network namespace of the pod", moved)?;
         }
@@ -132,10 +136,9 @@ fn namespaces(orders: &Orders, init: Option<u32>) -> Vec<Namespace> {
 }
 
 /// Becomes user 0 of a user namespace: of the one that owns the network namespace, or of a new one with one user.
-fn be_root_of_an_own_user_namespace(network: &Sandbox) -> io::Result<()> {
-    if let Sandbox::Namespace(path) = network {
-        let namespace = context(&path.display().to_string(), handle(path))?;
-        let owner = context("the owner of the network namespace", owner::of(namespace))?;
+fn be_root_of_an_own_user_namespace(network: Option<&OwnedFd>) -> io::Result<()> {
+    if let Some(network) = network {
+        let owner = context("the owner of the network namespace", owner::of(network))?;
         let moved = move_into_link_name_space(owner.as_fd(), Some(LinkNameSpaceType::User));
         return context("the user namespace of the network", moved);
     }
