@@ -51,7 +51,7 @@ fn machine() -> Machine {
 }
 
 fn wget(cluster: &Cluster<'_>, pod: &str, url: &str) -> String {
-    cluster.kubectl(&["exec", pod, "--", "wget", "-q", "-T", "5", "-O", "-", url])
+    cluster.kubectl(&["exec", pod, "--", "wget", "-q", "-O", "-", url])
 }
 
 fn address(cluster: &Cluster<'_>, service: &str) -> String {
@@ -159,10 +159,8 @@ fn the_network_of_linux_pods_outlives_the_node_and_goes_with_the_pods() {
     cluster.kubectl(&["wait", "--for=condition=Ready", "pods", "--all", "--timeout=60s"]);
     assert_eq!(addresses(&cluster), before);
     cluster.eventually("it serves", || {
-        let out = cluster.kubectl_output(
-            &["exec", "shell", "--", "wget", "-q", "-T", "2", "-O", "-", &format!("http://{web}/")],
-            "",
-        );
+        let out =
+            cluster.kubectl_output(&["exec", "shell", "--", "wget", "-q", "-O", "-", &format!("http://{web}/")], "");
         String::from_utf8_lossy(&out.stdout).starts_with("hello from web-").then_some(())
     });
     cluster.kubectl(&["delete", "deployment/web", "--timeout=60s"]);

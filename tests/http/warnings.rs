@@ -1,7 +1,7 @@
 //! What a write is warned of: annotations of ours that nobody reads as they are, and images that the node cannot run.
 
 use super::{Answer, Cluster, DEPLOYMENTS, PODS, deployment, pod};
-use kinds::{ImageAdvice, Settings};
+use kinds::{ImageAdvice, ImageFacts, Settings};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -119,12 +119,13 @@ struct Advice;
 
 #[async_trait::async_trait]
 impl ImageAdvice for Advice {
-    async fn problem(&self, image: &str) -> Option<String> {
-        match image {
+    async fn about(&self, image: &str) -> ImageFacts {
+        let problem = match image {
             "stuck:1" => std::future::pending().await,
             "nn:1" => Some("\"nn:1\", as this node has it, cannot run: it imports wasi:nn/graph@0.2.0".into()),
             _ => None,
-        }
+        };
+        ImageFacts { is_wasm: true, problem }
     }
 }
 

@@ -2,6 +2,7 @@
 //! once, by its imports and exports, and never compiled.
 
 use image::{Artifact, Digest, Images, Keyring};
+use kinds::ImageFacts;
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -42,8 +43,11 @@ struct Inner {
 
 /// What is known of an image without reading its module.
 enum Known {
-    Problem(String),
     Nothing,
+    /// And why its pods wait.
+    Linux(Option<String>),
+    /// And why it never runs.
+    Wasm(Option<String>),
     Unread(PathBuf, Digest),
 }
 
@@ -58,15 +62,13 @@ impl Advice {
         let look = move || {
             let Ok(Some(found)) = this.images.usable(&name, &Keyring::new()) else { return Known::Nothing };
             match found.artifact {
-                Artifact::Linux { platform, .. } => match runc::find(&this.oci_runtime) {
-                    Ok(_) => Known::Nothing,
-                    Err(why) => Known::Problem(format!(
-                        "{name:?} is a Linux image ({platform}): its pods will wait, since {why}"
-                    )),
-                },
+                Artifact::Linux { platform, .. } => Known::Linux(
+                    runc::find(&this.oci_runtime)
+                        .err()
+                        .map(|why| format!("{name:?} is a Linux image ({platform}): its pods will wait, since {why}")),
+                ),
                 Artifact::Wasm { path, digest } => match this.known.lock().get(&digest) {
-                    Some(Some(why)) => Known::Problem(cannot_run(&name, why)),
-                    Some(None) => Known::Nothing,
+                    Some(why) => Known::Wasm(why.clone()),
                     None => Known::Unread(path, digest),
                 },
             }
@@ -102,11 +104,15 @@ fn cannot_run(image: &str, why: &str) -> String {
 
 #[async_trait::async_trait]
 impl kinds::ImageAdvice for Advice {
-    async fn problem(&self, image: &str) -> Option<String> {
+    async fn about(&self, image: &str) -> ImageFacts {
         match self.known(image).await {
-            Known::Problem(text) => Some(text),
-            Known::Nothing => None,
-            Known::Unread(path, digest) => self.read(path, digest).await.map(|why| cannot_run(image, &why)),
+            Known::Nothing => ImageFacts::default(),
+            Known::Linux(problem) => ImageFacts { is_wasm: false, problem },
+            Known::Wasm(why) => ImageFacts { is_wasm: true, problem: why.map(|why| cannot_run(image, &why)) },
+            Known::Unread(path, digest) => {
+                let why = self.read(path, digest).await;
+                ImageFacts { is_wasm: true, problem: why.map(|why| cannot_run(image, &why)) }
+            }
         }
     }
 }
@@ -114,7 +120,7 @@ impl kinds::ImageAdvice for Advice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kinds::ImageAdvice;
+    use kinds::ImageAdvice as _;
 
     #[tokio::test]
     async fn a_module_is_read_once_and_what_is_wrong_is_told_by_its_name() {
@@ -132,10 +138,10 @@ mod tests {
             images.load(&file, Some(name)).await.expect("loaded");
         }
         let advice = Advice::new(images.clone(), "runc".into());
-        assert_eq!(advice.problem("fine:1").await, None);
-        assert_eq!(advice.problem("absent:1").await, None);
-        assert_eq!(advice.problem("Not A Name").await, None);
-        let told = advice.problem("nn:1").await.expect("it cannot run");
+        assert_eq!(advice.about("fine:1").await, ImageFacts { is_wasm: true, problem: None });
+        assert_eq!(advice.about("absent:1").await, ImageFacts::default());
+        assert_eq!(advice.about("Not A Name").await, ImageFacts::default());
+        let told = advice.about("nn:1").await.problem.expect("it cannot run");
         assert!(told.starts_with(r#""nn:1", as this node has it, cannot run: it imports what this node"#), "{told}");
         assert!(told.ends_with(": wasi:nn/graph@0.2.0"), "{told}");
         assert_eq!(advice.0.known.lock().len(), 2);
@@ -146,7 +152,7 @@ mod tests {
         advice.0.known.lock().insert(digest, Some("remembered".into()));
         images.tag("nn:1", "other:1").await.expect("tagged");
         assert_eq!(
-            advice.problem("other:1").await.as_deref(),
+            advice.about("other:1").await.problem.as_deref(),
             Some(r#""other:1", as this node has it, cannot run: remembered"#)
         );
     }

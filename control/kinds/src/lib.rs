@@ -51,7 +51,10 @@ mod testing;
 mod tests;
 
 pub use crate::{
-    admission::{imageadvice::ImageAdvice, webhooks},
+    admission::{
+        imageadvice::{ImageAdvice, ImageFacts},
+        webhooks,
+    },
     apiregistration::registered::FRONT_PROXY,
     capabilities::Capabilities,
     clientconfig::webhooks_by,

@@ -1,16 +1,26 @@
-//! Warnings about images: a pod whose image this cluster cannot run would be accepted and then wait. The composition root passes what knows
-//! images (the content store of the node in this process); without it there are no warnings.
+//! Warnings about images: a pod whose image this cluster cannot run would be accepted and then wait, and what is only for Linux would have no
+//! effect. The composition root passes what knows images (the content store of the node in this process); without it there are no warnings.
 
+use crate::{at::At, podspec::webassembly};
 use api::Object;
 use serde_json::Value;
 use server::admission::{Admission, Attributes, Operation};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-/// Knows images that the nodes of this cluster cannot run.
+/// What is known of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// It is known to be WebAssembly.
+    pub is_wasm: bool,
+    /// Why the nodes of this cluster cannot run it.
+    pub problem: Option<String>,
+}
+
+/// Knows images.
 #[async_trait::async_trait]
 pub trait ImageAdvice: Send + Sync + 'static {
-    /// What is wrong with an image, if that is known. A write waits for it: an answer takes a moment, and needs no network.
-    async fn problem(&self, image: &str) -> Option<String>;
+    /// What is known of an image. A write waits for it: an answer takes a moment, and needs no network.
+    async fn about(&self, image: &str) -> ImageFacts;
 }
 
 /// Most images of an object that are asked about.
@@ -39,24 +49,36 @@ impl Admission for Images {
     }
 
     async fn warnings(&self, attributes: &Attributes, object: &Object) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let old: BTreeSet<&str> =
+            attributes.old.as_deref().into_iter().flat_map(images).map(|(_, image)| image).collect();
+        let (mut warnings, mut wasm) = (Vec::new(), BTreeSet::new());
         let ask = async {
-            for (field, image) in new_images(object, attributes.old.as_deref()) {
-                warnings.extend(self.0.problem(image).await.map(|problem| format!("{field}: {problem}")));
+            for (field, image) in each_image(object) {
+                let ImageFacts { is_wasm, problem } = self.0.about(image).await;
+                if is_wasm {
+                    wasm.insert(image);
+                }
+                let new = problem.filter(|_| !old.contains(image));
+                warnings.extend(new.map(|problem| format!("{field}: {problem}")));
             }
         };
         if tokio::time::timeout(TIMEOUT, ask).await.is_err() {
             tracing::debug!("advice on images took too long");
         }
+        for path in SPECS {
+            let Some((first, rest)) = path.split_first() else { continue };
+            let spec = At::of(object, first).down(rest);
+            warnings.extend(webassembly::warnings(spec, |image| wasm.contains(image)));
+        }
         warnings
     }
 }
 
-/// The images that an object has and the old one had not, each once, with their fields.
-fn new_images<'a>(object: &'a Object, old: Option<&'a Object>) -> Vec<(String, &'a str)> {
-    let mut seen: BTreeSet<&str> = old.into_iter().flat_map(images).map(|(_, image)| image).collect();
-    let new = images(object).filter(|(_, image)| seen.insert(image));
-    new.take(MAX_IMAGES).map(|((path, index), image)| (format!("{}[{index}].image", path.join(".")), image)).collect()
+/// The first images of an object, each once, with their fields.
+fn each_image(object: &Object) -> Vec<(String, &str)> {
+    let mut seen = BTreeSet::new();
+    let each = images(object).filter(|(_, image)| seen.insert(*image));
+    each.take(MAX_IMAGES).map(|((path, index), image)| (format!("{}[{index}].image", path.join(".")), image)).collect()
 }
 
 /// The images of an object, each with the path of its list and its place in it.
@@ -85,11 +107,12 @@ mod tests {
 
     #[async_trait::async_trait]
     impl ImageAdvice for Fake {
-        async fn problem(&self, image: &str) -> Option<String> {
+        async fn about(&self, image: &str) -> ImageFacts {
             if image.starts_with("slow") {
                 tokio::time::sleep(Duration::from_secs(3600)).await;
             }
-            image.starts_with("linux").then(|| format!("{image} waits"))
+            let problem = image.starts_with("linux").then(|| format!("{image} waits"));
+            ImageFacts { is_wasm: problem.is_none(), problem }
         }
     }
 
@@ -110,6 +133,10 @@ mod tests {
         assert_eq!(warnings(&object, None).await, expected);
         assert_eq!(warnings(&object, Some(&deployment(json!([{"image": "linux:0"}])))).await, expected);
         assert_eq!(warnings(&object, Some(&object)).await, [""; 0], "nothing new");
+        let shell = deployment(json!([{"image": "wasm:1", "command": ["sh"]}]));
+        let no_shell = "spec.template.spec.containers[0].command: there is no shell in a WebAssembly container; command is its argv";
+        assert_eq!(warnings(&shell, None).await, [no_shell]);
+        assert_eq!(warnings(&shell, Some(&shell)).await, [no_shell], "as other warnings of fields, at each write");
         let many: Vec<Value> = (0..2000).map(|i| json!({"image": format!("linux:{i}")})).collect();
         assert_eq!(warnings(&deployment(many.into()), None).await.len(), MAX_IMAGES);
     }

@@ -14,6 +14,7 @@ mod security;
 mod unenforced;
 mod volumes;
 mod warnings;
+pub(crate) mod webassembly;
 
 use crate::{address, at::At, rules};
 use api::{Cause, names};

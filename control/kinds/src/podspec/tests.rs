@@ -154,7 +154,6 @@ spec:
         spec.containers[1].ports[0]: duplicate port definition with spec.containers[0].ports[0]
         spec.containers[1].ports[0]: duplicate port name "http" with spec.containers[0].ports[0], services and probes that select ports by name will use spec.containers[0].ports[0]
         spec.volumes[0].nfs: sampan does not mount this kind of volume yet; the pod will wait in ContainerCreating
-        spec.hostPID: has no effect on WebAssembly containers
         spec.containers[1].livenessProbe.exec: sampan does not run exec probes yet; the probe fails"#]]
     .assert_eq(&pods().warnings(&context(), &pod, None).join("\n"));
 }
@@ -189,22 +188,13 @@ spec:
     expect![[r#"
         spec.volumes[0].emptyDir.medium: not honoured by sampan yet; the volume is on disk
         spec.schedulingGroup: not considered by the scheduler of sampan yet
-        spec.dnsPolicy: not honoured by sampan yet; names are resolved as with ClusterFirst
-        spec.dnsConfig: not honoured by sampan yet
         spec.setHostnameAsFQDN: not honoured by sampan yet
-        spec.securityContext.runAsUser: has no effect on WebAssembly containers
-        spec.securityContext.supplementalGroups: has no effect on WebAssembly containers
         spec.containers[0].livenessProbe.grpc: sampan does not run gRPC probes yet; the probe fails
-        spec.containers[0].lifecycle.stopSignal: has no effect on WebAssembly containers
-        spec.containers[0].securityContext.capabilities.add: has no effect on WebAssembly containers
-        spec.containers[0].securityContext.runAsGroup: has no effect on WebAssembly containers
         spec.containers[0].ports[0].hostPort: sampan does not open ports of the host yet; use a Service of type NodePort
         spec.containers[0].ports[1].protocol: sampan does not carry SCTP yet
-        spec.containers[0].volumeMounts[1].mountPropagation: has no effect on WebAssembly containers
         spec.containers[0].stdin: sampan does not attach to containers yet
         spec.containers[0].tty: sampan does not attach to containers yet
         spec.containers[0].restartPolicyRules: not honoured by sampan yet
-        spec.containers[1].workingDir: a WebAssembly container is told it, but its relative paths do not begin there
         spec.containers[1].readinessProbe.httpGet.scheme: sampan does not ask by HTTPS yet; the probe never passes
         spec.containers[1].lifecycle.postStart.httpGet.scheme: sampan does not ask by HTTPS yet; the hook fails"#]]
     .assert_eq(&pods().warnings(&context(), &pod, None).join("\n"));
@@ -223,7 +213,7 @@ fn what_the_cluster_can_do_is_not_warned_of() {
 metadata: {name: p}
 spec:
   affinity: {podAffinity: {x: y}}
-  hostPID: true
+  hostNetwork: true
   containers: [{name: a, image: i, tty: true, livenessProbe: {exec: {command: [x]}}}]
   initContainers: [{name: b, image: i, tty: true}]
   volumes: [{name: v, nfs: {server: s, path: /}}, {name: w, csi: {driver: d}}, {name: x, emptyDir: {}}]
@@ -231,7 +221,7 @@ spec:
     );
     let fields = [
         "pod.spec.affinity.podAffinity",
-        "pod.spec.hostPID",
+        "pod.spec.hostNetwork",
         "pod.spec.containers.tty",
         "pod.spec.containers.livenessProbe.exec",
         "pod.spec.volumes.nfs",
@@ -271,25 +261,6 @@ fn images_that_are_files_are_warned_of() {
     }
     for image in ["hello", "hello:1", "localhost/hello.wasm:1", "example.com/wasm/hello@sha256:0"] {
         assert_eq!(warned(image), Vec::<String>::new(), "{image}");
-    }
-}
-
-#[test]
-fn shells_are_warned_of() {
-    let warned = |command: &str| {
-        let pod =
-            format!("{{metadata: {{name: p}}, spec: {{containers: [{{name: a, image: i, command: {command}}}]}}}}");
-        pods().warnings(&context(), &parse(&pod), None)
-    };
-    for command in ["[/bin/sh, -c, ls]", "[sh]", "[/usr/bin/bash]", "[bash, -c, ls]"] {
-        assert_eq!(
-            warned(command),
-            ["spec.containers[0].command: there is no shell in a WebAssembly container; command is its argv"],
-            "{command}"
-        );
-    }
-    for command in ["[]", "[hello, sh]", "[/bin/shell]", "['']"] {
-        assert_eq!(warned(command), Vec::<String>::new(), "{command}");
     }
 }
 

@@ -1,30 +1,13 @@
-//! Warnings about fields of a pod spec that this cluster does not honour, or that have no effect for WebAssembly.
+//! Warnings about fields of a pod spec that this cluster does not honour.
 
-use super::{MAX_WARNINGS, containers};
+use super::{MAX_WARNINGS, containers, webassembly::is_file};
 use crate::{
     at::At,
     capabilities::{Capabilities, FieldWarnings},
 };
 
 const NOT_SCHEDULED: &str = "not considered by the scheduler of sampan yet";
-const NO_EFFECT: &str = "has no effect on WebAssembly containers";
 const NOT_HONOURED: &str = "not honoured by sampan yet";
-
-/// What security contexts say about users, groups and kernels. What only forbids (`runAsNonRoot`, `readOnlyRootFilesystem`, dropped
-/// capabilities, profiles) is kept by any sandbox.
-const IDENTITY: &[&str] = &[
-    "runAsUser",
-    "runAsGroup",
-    "fsGroup",
-    "fsGroupChangePolicy",
-    "supplementalGroups",
-    "supplementalGroupsPolicy",
-    "seLinuxOptions",
-    "seLinuxChangePolicy",
-    "sysctls",
-    "procMount",
-    "windowsOptions",
-];
 
 /// Warnings about the spec of a pod.
 pub(super) fn all(capabilities: &Capabilities, spec: At<'_>, out: &mut Vec<String>) {
@@ -37,18 +20,8 @@ pub(super) fn all(capabilities: &Capabilities, spec: At<'_>, out: &mut Vec<Strin
         warnings.if_set(spec.get(name), NOT_SCHEDULED);
     }
     warnings.if_set(spec.get("resourceClaims"), "sampan does not allocate devices yet");
-    for name in ["hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"] {
-        warnings.if_true(spec.get(name), NO_EFFECT);
-    }
-    if matches!(spec.get("dnsPolicy").str(), "Default" | "None") {
-        warnings.unless_honoured(
-            spec.get("dnsPolicy"),
-            "not honoured by sampan yet; names are resolved as with ClusterFirst",
-        );
-    }
-    warnings.if_set(spec.get("dnsConfig"), NOT_HONOURED);
+    warnings.if_true(spec.get("hostNetwork"), "not honoured by sampan yet: the pod has an address of its own");
     warnings.if_true(spec.get("setHostnameAsFQDN"), NOT_HONOURED);
-    identity(spec.get("securityContext"), &mut warnings);
     for container in containers(spec) {
         self::container(container, spec.get("hostNetwork").bool(), &mut warnings);
     }
@@ -69,26 +42,6 @@ fn volume(volume: At<'_>, warnings: &mut FieldWarnings<'_>) {
     }
 }
 
-fn identity(context: At<'_>, warnings: &mut FieldWarnings<'_>) {
-    for name in IDENTITY {
-        warnings.if_set(context.get(name), NO_EFFECT);
-    }
-}
-
-/// Whether an image is the name of a file, which plain kubectl does not upload.
-fn is_file(image: &str) -> bool {
-    ["./", "../", "/"].iter().any(|start| image.starts_with(start))
-        || [".wasm", ".wat"].iter().any(|end| image.ends_with(end))
-}
-
-/// A guest with `command: [/bin/sh, -c, ...]` gets these words as its arguments.
-fn shell(command: At<'_>, warnings: &mut FieldWarnings<'_>) {
-    let program = command.items().next().map_or("", At::str);
-    if matches!(program.rsplit('/').next(), Some("sh" | "bash")) {
-        warnings.always(command, "there is no shell in a WebAssembly container; command is its argv");
-    }
-}
-
 fn probes_and_hooks(container: At<'_>, warnings: &mut FieldWarnings<'_>) {
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         for (kind, shown) in [("exec", "exec"), ("grpc", "gRPC")] {
@@ -97,7 +50,6 @@ fn probes_and_hooks(container: At<'_>, warnings: &mut FieldWarnings<'_>) {
                 warnings.unless_honoured(action, &format!("sampan does not run {shown} probes yet; the probe fails"));
             }
         }
-        shell(container.get(name).down(&["exec", "command"]), warnings);
         let scheme = container.get(name).down(&["httpGet", "scheme"]);
         if scheme.str() == "HTTPS" {
             warnings.unless_honoured(scheme, "sampan does not ask by HTTPS yet; the probe never passes");
@@ -109,13 +61,11 @@ fn probes_and_hooks(container: At<'_>, warnings: &mut FieldWarnings<'_>) {
         if exec.is_set() {
             warnings.unless_honoured(exec, "sampan does not run exec hooks yet; the hook is skipped");
         }
-        shell(exec.get("command"), warnings);
         let scheme = lifecycle.get(hook).down(&["httpGet", "scheme"]);
         if scheme.str() == "HTTPS" {
             warnings.unless_honoured(scheme, "sampan does not ask by HTTPS yet; the hook fails");
         }
     }
-    warnings.if_set(lifecycle.get("stopSignal"), NO_EFFECT);
 }
 
 fn container(container: At<'_>, host_network: bool, warnings: &mut FieldWarnings<'_>) {
@@ -125,16 +75,7 @@ fn container(container: At<'_>, host_network: bool, warnings: &mut FieldWarnings
             "looks like a file, which no node can pull; `sampan apply -f` and `sampan up -f` package relative images, `sampan image load` loads others",
         );
     }
-    shell(container.get("command"), warnings);
-    warnings.if_set(
-        container.get("workingDir"),
-        "a WebAssembly container is told it, but its relative paths do not begin there",
-    );
     probes_and_hooks(container, warnings);
-    let context = container.get("securityContext");
-    warnings.if_true(context.get("privileged"), NO_EFFECT);
-    warnings.if_set(context.down(&["capabilities", "add"]), NO_EFFECT);
-    identity(context, warnings);
     for port in container.get("ports").items() {
         let host = port.get("hostPort");
         if host.int().unwrap_or(0) != 0 && !host_network {
@@ -143,11 +84,6 @@ fn container(container: At<'_>, host_network: bool, warnings: &mut FieldWarnings
         }
         if port.get("protocol").str() == "SCTP" {
             warnings.unless_honoured(port.get("protocol"), "sampan does not carry SCTP yet");
-        }
-    }
-    for mount in container.get("volumeMounts").items().map(|mount| mount.get("mountPropagation")) {
-        if !matches!(mount.str(), "" | "None") {
-            warnings.unless_honoured(mount, NO_EFFECT);
         }
     }
     for name in ["stdin", "tty"] {
