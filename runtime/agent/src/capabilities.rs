@@ -20,6 +20,7 @@ pub const HONOURED: &[&str] = &[
     "pod.spec.containers.startupProbe.httpGet.scheme",
     "pod.spec.containers.stdin",
     "pod.spec.containers.tty",
+    "pod.spec.hostNetwork",
     "pod.spec.volumes.configMap",
     "pod.spec.volumes.downwardAPI",
     "pod.spec.volumes.emptyDir",

@@ -19,7 +19,7 @@ pub(crate) enum Namespace {
     /// It has none, since nothing is known to need it.
     #[default]
     NotNeeded,
-    /// It has one.
+    /// It has one, or that of the host, for which it asked.
     There,
     /// This machine refuses it: its processes have no network.
     Refused,
@@ -29,7 +29,7 @@ impl Namespace {
     /// What a pod has got that asked for one, or did not.
     pub(crate) fn of(asked: bool, sandbox: &Sandbox) -> Self {
         match (asked, sandbox) {
-            (_, Sandbox::Namespace(_)) => Self::There,
+            (_, Sandbox::Namespace(_) | Sandbox::Host) => Self::There,
             (true, Sandbox::Virtual) => Self::Refused,
             (false, Sandbox::Virtual) => Self::NotNeeded,
         }

@@ -10,7 +10,7 @@ use crate::{
 use client::EventType;
 use container::{
     Runtime, SandboxId,
-    net::{Attachment, Error, PodNetwork},
+    net::{Attachment, Error, PodNetwork, Sandbox},
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -35,6 +35,9 @@ pub(crate) async fn set_up(
 ) -> Result<PodSetup, String> {
     let volumes = sync_volumes(shared, pod, &[]).await?;
     let kernel = kernel || kernel::is_needed(shared, pod).await;
+    if kernel && pod::spec(pod).host_network == Some(true) {
+        return Ok(PodSetup { namespace: Namespace::There, attachment: at_host(shared, pod).await?, volumes });
+    }
     let wanted = PodNetwork { kernel, ..network(pod, address) };
     let mut attached = shared.network.attach(wanted.clone()).await;
     if let Err(Error::Unsupported(why)) = &attached
@@ -44,12 +47,20 @@ pub(crate) async fn set_up(
         shared.event(pod, None, EventType::Warning, "NetworkUnavailable", message);
         attached = shared.network.attach(PodNetwork { kernel: false, ..wanted }).await;
     }
-    let attachment = attached.map_err(|error| {
-        let message = format!("Failed to create pod sandbox: network: {error}");
-        shared.event(pod, None, EventType::Warning, "FailedCreatePodSandBox", &*message);
-        message
-    })?;
+    let attachment = attached.map_err(|error| refused(shared, pod, &error))?;
     Ok(PodSetup { namespace: Namespace::of(kernel, &attachment.sandbox), attachment, volumes })
+}
+
+/// The attachment of a pod whose processes are in the host's network, with the host's addresses.
+async fn at_host(shared: &Shared, pod: &Pod) -> Result<Attachment, String> {
+    let attached = shared.network.attach(network(pod, None)).await.map_err(|error| refused(shared, pod, &error))?;
+    Ok(Attachment { sandbox: Sandbox::Host, addresses: shared.options.addresses.clone(), ..attached })
+}
+
+fn refused(shared: &Shared, pod: &Pod, error: &Error) -> String {
+    let message = format!("Failed to create pod sandbox: network: {error}");
+    shared.event(pod, None, EventType::Warning, "FailedCreatePodSandBox", &*message);
+    message
 }
 
 /// Sets up a pod again that needs a network namespace and has none: its sandboxes are removed, in which nothing runs. As [`set_up`] otherwise.

@@ -19,7 +19,8 @@ use crate::{
 use client::EventType;
 use container::{
     Artifact, ContainerSpec, DEFAULT_HTTP_PORT, Folder, LinuxContainer, Mount, Port, Prepared, Progress, Protocol,
-    RootFolder, Runtime, SandboxSpec, Stdin, net::Attachment,
+    RootFolder, Runtime, SandboxSpec, Stdin,
+    net::{Attachment, Sandbox},
 };
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use std::{
@@ -366,7 +367,7 @@ impl Start {
             name: self.container.clone(),
             artifact: pulled.artifact.clone(),
             args,
-            env: env::with_hostname(pod::hostname(&self.pod), environment),
+            env: env::with_hostname(self.hostname(), environment),
             cwd: container.working_dir.clone().filter(|d| !d.is_empty()).or_else(|| pulled.command.working_dir.clone()),
             root,
             mounts,
@@ -389,6 +390,14 @@ impl Start {
         linux::container(&self.pod, container, &pulled.command, &profiles, memory)
     }
 
+    /// The host name of the pod; that of the node where it sees the node's network.
+    fn hostname(&self) -> String {
+        match self.attachment.sandbox {
+            Sandbox::Host => self.shared.options.machine.hostname.clone(),
+            _ => pod::hostname(&self.pod),
+        }
+    }
+
     fn names(&self) -> Names {
         let (spec, options) = (pod::spec(&self.pod), &self.shared.options);
         let aliases = spec.host_aliases.as_deref().unwrap_or_default();
@@ -407,7 +416,7 @@ impl Start {
         let labels = [("pod", pod::name(&self.pod)), ("namespace", pod::namespace(&self.pod))];
         let room = SandboxSpec {
             id: sandbox.clone(),
-            hostname: pod::hostname(&self.pod),
+            hostname: self.hostname(),
             labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             limits: resources::pod_limits(&self.pod),
             network: self.attachment.sandbox.clone(),

@@ -206,7 +206,7 @@ pub struct PodNetwork {
     pub kernel: bool,
 }
 
-/// The kind of a pod's network, which determines the runtimes that can use it.
+/// What network the processes of a pod are in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sandbox {
     /// In this process only: guests use the pod's [`Sockets`], and no socket of the host.
@@ -214,6 +214,8 @@ pub enum Sandbox {
     Virtual,
     /// A network namespace of the kernel, given by its absolute path. The pod's [`Sockets`] are in it.
     Namespace(PathBuf),
+    /// The host's own, of processes that ask for it. Guests of the pod have [`Sockets`] as in a virtual one.
+    Host,
 }
 
 /// An attached pod.

@@ -68,7 +68,7 @@ impl Warnings {
 }
 
 fn pod(spec: At<'_>, out: &mut Warnings) {
-    for name in ["hostPID", "hostIPC", "shareProcessNamespace"] {
+    for name in ["hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"] {
         out.if_true(spec.get(name), NO_EFFECT);
     }
     const NAMES: &str = "has no effect on WebAssembly containers: names are resolved as with ClusterFirst";

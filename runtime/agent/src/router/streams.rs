@@ -17,6 +17,7 @@ use container::{Exec, Runtime, Streams, frame, net};
 use futures::future::BoxFuture;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -153,6 +154,12 @@ fn failure(text: &str) -> Value {
 type Operation = BoxFuture<'static, Value>;
 
 impl StreamNode {
+    /// Whether the pod's processes are in the host's network.
+    fn is_host(&self, pod: &Pod) -> bool {
+        let handle = self.shared.pods.lock().get(pod::uid(pod)).cloned();
+        pod::spec(pod).host_network == Some(true) && handle.is_some_and(|handle| handle.state().kernel)
+    }
+
     /// Upgrades the request to a stream of frames. `start` receives the program's ends of the streams.
     fn serve(
         self,
@@ -340,13 +347,20 @@ async fn port_forward(
         return error_response(StatusCode::BAD_REQUEST, "query parameter \"port\" is required".into());
     };
     let found = node.shared.cluster.pods.get(&namespace, &name);
-    let Some(view) = found.and_then(|pod| node.shared.network.view(pod::uid(&pod))) else {
+    let Some(view) = found.as_ref().and_then(|pod| node.shared.network.view(pod::uid(pod))) else {
         return error_response(StatusCode::NOT_FOUND, format!("pod not found (\"{name}_{namespace}\")"));
     };
     let at = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-    let connected = timeout(CONNECT_TIMEOUT, view.connect(at)).await;
-    let why = match connected {
-        Ok(Ok((mut connection, _))) => {
+    let is_host = found.as_ref().is_some_and(|pod| node.is_host(pod));
+    let connect = async {
+        match is_host {
+            // the loopback of its processes is the host's
+            true => node.shared.dialer.connect(at).await,
+            false => view.connect(at).await.map(|(connection, _)| connection),
+        }
+    };
+    let why = match timeout(CONNECT_TIMEOUT, connect).await {
+        Ok(Ok(mut connection)) => {
             return node.upgrade(request, PORT_PROTOCOL, move |mut stream| {
                 // A failed connection ends the stream like a closed one.
                 Box::pin(async move { drop(copy_bidirectional(&mut stream, &mut connection).await) })

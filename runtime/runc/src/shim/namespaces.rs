@@ -50,10 +50,13 @@ pub(crate) fn enter(orders: &Orders) -> io::Result<Made> {
     let rootless = !geteuid().is_root();
     // it is the node's to show, which nobody may look at from inside of another user namespace
     let joined = match network {
-        Sandbox::Virtual => None,
+        Sandbox::Virtual | Sandbox::Host => None,
         Sandbox::Namespace(path) => Some(context(&path.display().to_string(), handle(path))?),
     };
     if rootless {
+        if *network == Sandbox::Host {
+            return Err(io::Error::other("hostNetwork needs root: run sampan as root, or leave it out of the pod"));
+        }
         if linux.processes == Processes::Host {
             return Err(io::Error::other(
                 "who sees the processes of the host needs root: nothing else could end what it leaves",
@@ -68,7 +71,7 @@ pub(crate) fn enter(orders: &Orders) -> io::Result<Made> {
     if !linux.host_ipc {
         own |= UnshareFlags::NEWIPC;
     }
-    if joined.is_none() {
+    if *network == Sandbox::Virtual {
         own |= UnshareFlags::NEWNET;
     }
     context("namespaces of the pod", unshare(own))?;
@@ -78,6 +81,7 @@ pub(crate) fn enter(orders: &Orders) -> io::Result<Made> {
         context("mounts of the host", mount_change("/", slave))?;
     }
     match joined {
+        None if *network == Sandbox::Host => {}
         None => context("the loopback interface", loopback_up())?,
         Some(namespace) => {
             let moved = move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
