@@ -86,6 +86,7 @@ pub(super) fn plan_network(config: &Config, api: SocketAddr) -> network::Config 
     plan.pod_cidr = config.pod_cidr;
     plan.node_cidr = config.node_cidr;
     plan.service_cidr = config.service_cidr;
+    plan.dns = kinds::bootstrap::dns_address(&config.service_cidr);
     plan.node_address = config.node_address;
     plan.undialled = vec![config.hollow_cidr.into()];
     plan.allow_egress.clone_from(&config.allow_egress);
