@@ -118,8 +118,7 @@ fn linux_pods_reach_guests_the_api_and_themselves_and_not_the_host() {
     let cluster = machine.up(&[]);
     cluster.kubectl(&["run", "hello", "--image=hello:1", "--port=8080"]);
     cluster.kubectl(&["expose", "pod", "hello", "--port=80", "--target-port=8080"]);
-    cluster.kubectl_with(&["apply", "-f", "-"], WEB);
-    cluster.kubectl(&["scale", "deployment/web", "--replicas=1"]);
+    cluster.kubectl_with(&["apply", "-f", "-"], &WEB.replace("replicas: 2", "replicas: 1"));
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=100s"]);
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/hello", "--timeout=60s"]);
     let pod = cluster.field("pods", "{.items[?(@.metadata.labels.app=='web')].metadata.name}");
@@ -131,6 +130,9 @@ fn linux_pods_reach_guests_the_api_and_themselves_and_not_the_host() {
     });
     assert_eq!(wget(&cluster, &pod, &format!("http://{web}/")), format!("hello from {pod}\n"), "itself by its Service");
     assert_eq!(wget(&cluster, &pod, "http://127.0.0.1:8080/"), format!("hello from {pod}\n"), "by its loopback");
+    for name in ["web", "web.default", "web.default.svc.cluster.local"] {
+        assert_eq!(wget(&cluster, &pod, &format!("http://{name}/")), format!("hello from {pod}\n"), "{name}");
+    }
     let api = format!("echo | nc -w 5 {} 443 >/dev/null && echo open", address(&cluster, "kubernetes"));
     assert_eq!(cluster.kubectl(&["exec", &pod, "--", "sh", "-c", &api]), "open\n");
     // the API listens on the host's loopback, which is not the pod's

@@ -102,6 +102,7 @@ pub fn settings(identity: &str) -> Settings {
         image_advice: None,
         runtimes: Vec::new(),
         local_volumes: None,
+        dns: None,
         capabilities: kinds::Capabilities::new([
             "pod.spec.volumes.configMap",
             "pod.spec.volumes.downwardAPI",

@@ -227,6 +227,44 @@ async fn each_runtime_has_a_runtime_class_and_those_of_users_stay_as_they_are() 
 }
 
 #[tokio::test]
+async fn service_kube_dns_is_there_and_stays_as_users_write_it() {
+    const KUBE_DNS: &str = "/api/v1/namespaces/kube-system/services/kube-dns";
+    let cluster = Cluster::new().await;
+    assert_eq!(cluster.get(KUBE_DNS).await.code, 404, "there is no server");
+    let settings = kinds::Settings { dns: Some([10, 96, 0, 10].into()), ..harness::settings("test") };
+    let clock = api::Clock::new(|| jiff::Timestamp::from_second(NOW).unwrap());
+    let bootstrap = kinds::bootstrap::Bootstrap::new(&cluster.server, settings, clock);
+    bootstrap.ensure().await.unwrap();
+    let service = cluster.get(KUBE_DNS).await.ok();
+    assert_eq!(
+        service["metadata"]["labels"],
+        json!({"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"})
+    );
+    assert_eq!((&service["spec"]["clusterIP"], &service["spec"]["selector"]), (&json!("10.96.0.10"), &Value::Null));
+    let ports = json!([
+        {"name": "dns", "protocol": "UDP", "port": 53, "targetPort": 53},
+        {"name": "dns-tcp", "protocol": "TCP", "port": 53, "targetPort": 53}
+    ]);
+    assert_eq!(service["spec"]["ports"], ports);
+    let taken = json!({"metadata": {"name": "a"}, "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}});
+    assert_eq!(cluster.post("/api/v1/namespaces/default/services", taken.clone()).await.code, 422);
+    // somebody has a DNS server of their own
+    let mut own = service.clone();
+    own["spec"]["selector"] = json!({"k8s-app": "coredns"});
+    let own = cluster.put(KUBE_DNS, own).await.ok();
+    bootstrap.ensure().await.unwrap();
+    assert_eq!(cluster.get(KUBE_DNS).await.ok(), own);
+    // where the address is taken, the rest of the cluster is there
+    cluster.delete(KUBE_DNS, json!({})).await.ok();
+    cluster.post("/api/v1/namespaces/default/services", taken).await.ok();
+    bootstrap.ensure().await.unwrap();
+    assert_eq!(cluster.get(KUBE_DNS).await.code, 404);
+    cluster.delete("/api/v1/namespaces/default/services/a", json!({})).await.ok();
+    bootstrap.ensure().await.unwrap();
+    assert_eq!(cluster.get(KUBE_DNS).await.code, 200, "it is made again");
+}
+
+#[tokio::test]
 async fn openapi_v2_is_protobuf_for_those_who_ask_and_json_for_others() {
     let cluster = Cluster::new().await;
     for accepted in [

@@ -1,5 +1,5 @@
 //! The objects that must exist: four namespaces, the system PriorityClasses, a RuntimeClass for each runtime, the StorageClass of volumes on
-//! the nodes, Service `default/kubernetes` with its endpoints, the day since which the use of tokens of Secrets is noted, and the Lease of this
+//! the nodes, Service `default/kubernetes` with its endpoints, Service `kube-system/kube-dns` at the address of the DNS server, the day since which the use of tokens of Secrets is noted, and the Lease of this
 //! server. They are created concurrently at start, so that they share group commits, and reconciled while the server runs. The roles and bindings
 //! that every cluster has are written after the start, which they do not hold up: until then they count as if they were there ([`crate::Rbac`]).
 //! So are the FlowSchemas and PriorityLevelConfigurations of every cluster, and the ServiceCIDR `kubernetes`, which says from where Services
@@ -31,7 +31,14 @@ use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use server::{Objects, Server, Service, User};
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
 
 /// The namespaces that always exist.
@@ -66,6 +73,8 @@ pub struct Bootstrap {
     objects: Arc<dyn Objects>,
     /// Why the roles could not be written.
     roles_failure: Arc<Mutex<Option<String>>>,
+    /// Whether it was said that Service `kube-system/kube-dns` cannot be written.
+    dns_failed: AtomicBool,
     settings: Settings,
     /// The group versions that are built in.
     built_in: Vec<(String, String)>,
@@ -84,6 +93,7 @@ impl Bootstrap {
             service: server.service_for(user),
             objects: server.objects(),
             roles_failure,
+            dns_failed: AtomicBool::new(false),
             settings,
             built_in: server.built_in(),
             clock,
@@ -121,8 +131,20 @@ impl Bootstrap {
         let mut own = own(&self.settings, &api::time::rfc3339_micro(self.clock.now()));
         own.push(registered::authentication(&self.settings));
         let own = own.into_iter().map(|(collection, object)| self.reconcile(collection, object, true));
-        futures::future::try_join(try_join_all(own), Box::pin(self.track())).await?;
+        // before anybody is served, so that no Service of a user gets its address
+        futures::future::try_join3(try_join_all(own), Box::pin(self.track()), self.ensure_dns().map(Ok)).await?;
         Ok(())
+    }
+
+    /// Creates Service `kube-system/kube-dns`; one that is there stays as it is. The cluster works without it: its address may be that of another
+    /// Service since an older version.
+    async fn ensure_dns(&self) {
+        let Some(address) = self.settings.dns else { return };
+        let written = self.reconcile("/api/v1/namespaces/kube-system/services".to_owned(), dns(address), false).await;
+        let failed = written.is_err();
+        if let (Err(error), false) = (written, self.dns_failed.swap(failed, Ordering::Relaxed)) {
+            tracing::warn!("there is no Service kube-system/kube-dns: {error:#}");
+        }
     }
 
     /// Says since which day the use of tokens is noted, unless that was said.
@@ -411,9 +433,27 @@ enum RoleWrite {
 /// The first address of the Service range: that of Service `kubernetes`.
 pub fn first_service_address(cidr: &ipnet::IpNet) -> IpAddr {
     match cidr.network() {
-        IpAddr::V4(a) => IpAddr::from(std::net::Ipv4Addr::from(u32::from(a).wrapping_add(1))),
+        IpAddr::V4(a) => IpAddr::from(Ipv4Addr::from(u32::from(a).wrapping_add(1))),
         IpAddr::V6(a) => IpAddr::from(std::net::Ipv6Addr::from(u128::from(a).wrapping_add(1))),
     }
+}
+
+/// The tenth address of the Service range: that of Service `kube-dns`. `None` where the range is of IPv6, or too small.
+pub fn dns_address(cidr: &ipnet::IpNet) -> Option<Ipv4Addr> {
+    let ipnet::IpNet::V4(cidr) = cidr else { return None };
+    let address = Ipv4Addr::from(u32::from(cidr.network()).checked_add(10)?);
+    (cidr.contains(&address) && address != cidr.broadcast()).then_some(address)
+}
+
+/// Service `kube-dns`, with the labels by which `kubectl cluster-info` finds it. It has no endpoints: each node answers for itself.
+fn dns(address: Ipv4Addr) -> Value {
+    let labels =
+        json!({"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"});
+    let port = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": 53, "targetPort": 53});
+    json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels},
+        "spec": {"type": "ClusterIP", "clusterIP": address.to_string(),
+            "ports": [port("dns", "UDP"), port("dns-tcp", "TCP")]}})
 }
 
 /// Collection paths and objects: Service `kubernetes`, its endpoints and the Lease of the server.
@@ -451,4 +491,18 @@ fn own(settings: &Settings, now: &str) -> Vec<(String, Value)> {
                 "spec": {"holderIdentity": settings.identity, "leaseDurationSeconds": LEASE, "renewTime": now}}),
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dns_server_has_the_tenth_address() {
+        let of = |range: &str| dns_address(&range.parse().unwrap()).map(|address| address.to_string());
+        assert_eq!(of("10.96.0.0/16").as_deref(), Some("10.96.0.10"));
+        assert_eq!(of("10.96.3.7/16").as_deref(), Some("10.96.0.10"), "of the range, however it is written");
+        assert_eq!(of("10.96.0.240/28").as_deref(), Some("10.96.0.250"));
+        assert_eq!([of("10.96.0.0/29"), of("255.255.255.248/29"), of("fd00::/112")], [const { None }; 3]);
+    }
 }

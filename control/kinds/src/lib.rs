@@ -69,7 +69,11 @@ use server::{
     authz::{Authorizer, Union},
     webhook::Webhooks,
 };
-use std::{net::SocketAddr, ops::RangeInclusive, sync::Arc};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    sync::Arc,
+};
 
 /// What the kinds need to know about this cluster.
 #[derive(Clone)]
@@ -90,6 +94,8 @@ pub struct Settings {
     pub runtimes: Vec<String>,
     /// The provisioner of the default StorageClass, which has folders of the nodes; `None` for no such class.
     pub local_volumes: Option<String>,
+    /// Where the nodes' DNS servers are: the address of Service `kube-system/kube-dns`; `None` for no such Service.
+    pub dns: Option<Ipv4Addr>,
     /// What node, scheduler and controllers honour; of other fields users are warned.
     pub capabilities: Capabilities,
     /// The authorizer by roles, which every server of the kinds has: a new one.

@@ -49,6 +49,7 @@ pub(crate) fn settings() -> Settings {
         image_advice: None,
         runtimes: Vec::new(),
         local_volumes: None,
+        dns: None,
         capabilities: Capabilities::default(),
         rbac: Rbac::default(),
         front_proxy: FrontProxy::new("front proxy", Pair { certificate: String::new(), key: String::new() }),

@@ -2,8 +2,8 @@
 //!
 //! A packet of a pod comes by its link and meets two chains. `balance` looks its destination up in one map, whatever the number of Services,
 //! and goes to the chain of the Service, which translates the address to that of an endpoint: at random by weight, or the one that the client had.
-//! `divert` then lets pass what is for a pod of this node, refuses what is for nobody, and gives everything else to the sockets of
-//! [`crate::Egress`]. A pod that reaches itself by a Service sees the node's address, since it would answer itself directly otherwise.
+//! `divert` then lets pass what is for a pod of this node or for a socket here, refuses what is for nobody, and gives everything else to the
+//! sockets of [`crate::Egress`]. A pod that reaches itself by a Service sees the node's address, since it would answer itself directly otherwise.
 
 use crate::{
     Layout,
@@ -62,6 +62,8 @@ pub enum Behind {
     Nobody,
     /// [`crate::Egress`] is given what comes, with the address of the Service.
     Egress,
+    /// A socket in the node's namespace that is bound to the address itself ([`crate::Node::listen`], [`crate::Node::bind_udp`]).
+    Socket,
     /// These endpoints. None are [`Behind::Nobody`].
     Endpoints {
         /// Those that take connections.
@@ -97,6 +99,7 @@ impl Rules {
         table.set("map", "services", format!("{service} : verdict;"));
         table.set("set", "diverted", format!("{service};"));
         table.set("set", "unserved", format!("{service};"));
+        table.set("set", "bound", format!("{service};"));
         table.set("set", "itself", "type ipv4_addr . ipv4_addr;".into());
         table.chain(
             "balance",
@@ -135,6 +138,7 @@ impl Rules {
             // the node's own address is served as an address elsewhere; answers to what the node dialled are answers
             format!("ip daddr {} ct direction original goto outside", layout.node),
             format!("ip daddr {} accept", layout.local),
+            "ip daddr . meta l4proto . th dport @bound accept".into(),
             "ip daddr . meta l4proto . th dport @unserved goto unserved".into(),
             "ip daddr . meta l4proto . th dport @diverted goto outside".into(),
             format!("ip daddr {} goto unserved", layout.services),
@@ -162,6 +166,7 @@ impl Service {
         let (endpoints, affinity) = match behind {
             Behind::Endpoints { endpoints, affinity } if !endpoints.is_empty() => (endpoints, *affinity),
             Behind::Egress => return table.element("diverted", self.key(), None),
+            Behind::Socket => return table.element("bound", self.key(), None),
             Behind::Nobody | Behind::Endpoints { .. } => return table.element("unserved", self.key(), None),
         };
         let chain = format!("service-{}", self.name());

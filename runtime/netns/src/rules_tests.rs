@@ -34,6 +34,7 @@ fn what_is_always_there() {
         add table ip sampan
         delete table ip sampan
         add table ip sampan
+        add set ip sampan bound { type ipv4_addr . inet_proto . inet_service; }
         add set ip sampan diverted { type ipv4_addr . inet_proto . inet_service; }
         add set ip sampan itself { type ipv4_addr . ipv4_addr; }
         add map ip sampan services { type ipv4_addr . inet_proto . inet_service : verdict; }
@@ -48,6 +49,7 @@ fn what_is_always_there() {
         add rule ip sampan divert iif lo accept
         add rule ip sampan divert ip daddr 10.32.0.1 ct direction original goto outside
         add rule ip sampan divert ip daddr 10.32.0.0/17 accept
+        add rule ip sampan divert ip daddr . meta l4proto . th dport @bound accept
         add rule ip sampan divert ip daddr . meta l4proto . th dport @unserved goto unserved
         add rule ip sampan divert ip daddr . meta l4proto . th dport @diverted goto outside
         add rule ip sampan divert ip daddr 10.96.0.0/16 goto unserved
@@ -112,13 +114,15 @@ fn a_client_keeps_its_endpoint() {
 }
 
 #[test]
-fn without_endpoints_it_is_refused_or_diverted_and_the_last_one_counts() {
+fn without_endpoints_it_is_refused_or_diverted_or_a_sockets_and_the_last_one_counts() {
     let rules = added(vec![
         service("10.96.0.7:80", Protocol::Tcp, endpoints(&[], None)),
         service("10.96.0.8:80", Protocol::Tcp, Behind::Nobody),
         service("10.96.0.8:80", Protocol::Tcp, Behind::Egress),
+        service("10.96.0.10:53", Protocol::Udp, Behind::Socket),
     ]);
     expect![[r#"
+        add element ip sampan bound { 10.96.0.10 . udp . 53 }
         add element ip sampan unserved { 10.96.0.7 . tcp . 80 }
         add element ip sampan diverted { 10.96.0.8 . tcp . 80 }
     "#]]

@@ -32,20 +32,30 @@ impl Node {
         if let Some(from) = from {
             // the port may be one that a connection had a moment ago
             sockopt::set_socket_reuseaddr(&socket, from.port() != 0).map_err(io::Error::from)?;
-            if place == Place::Node && !self.layout().is_of_node(*from.ip()) {
-                setsockopt(&socket, IpTransparent, &true).map_err(io::Error::from)?;
-            }
+            self.allow(place, from, &socket)?;
             bind(&socket, &from).map_err(io::Error::from)?;
         }
         Ok(connect_bound(socket, to).await?)
     }
 
-    /// Takes a TCP port, without listening. The port 0 chooses one.
+    /// Lets a socket of the node's namespace have an address that the namespace does not have, such as a Service's.
+    fn allow(&self, place: Place<'_>, at: SocketAddrV4, socket: &OwnedFd) -> io::Result<()> {
+        let ip = at.ip();
+        let has = ip.is_unspecified() || ip.is_loopback() || self.layout().is_of_node(*ip);
+        if place == Place::Node && !has {
+            setsockopt(socket, IpTransparent, &true)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a TCP port, without listening. The port 0 chooses one. In the node's namespace the address may be a Service's: what comes there is for
+    /// the socket where the rules say so ([`crate::Behind::Socket`]).
     ///
     /// # Errors
     /// As those of bind(2), or there is no helper.
     pub async fn bind(&self, place: Place<'_>, at: SocketAddrV4) -> Result<OwnedFd> {
         let socket = self.socket(place, Kind::Tcp).await?;
+        self.allow(place, at, &socket)?;
         sockopt::set_socket_reuseaddr(&socket, true).map_err(io::Error::from)?;
         bind(&socket, &at).map_err(io::Error::from)?;
         // from now on nobody else gets it, not even who is content with an address that does not listen
@@ -61,12 +71,13 @@ impl Node {
         Ok(listen_bound(self.bind(place, at).await?)?)
     }
 
-    /// A UDP socket at an address. The port 0 chooses one.
+    /// A UDP socket at an address, which may be one as in [`Node::bind`]. The port 0 chooses one.
     ///
     /// # Errors
     /// As those of bind(2), or there is no helper.
     pub async fn bind_udp(&self, place: Place<'_>, at: SocketAddrV4) -> Result<UdpSocket> {
         let socket = self.socket(place, Kind::Udp).await?;
+        self.allow(place, at, &socket)?;
         bind(&socket, &at).map_err(io::Error::from)?;
         Ok(UdpSocket::from_std(socket.into())?)
     }

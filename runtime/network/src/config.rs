@@ -27,6 +27,10 @@ pub struct Config {
     pub undialled: Vec<IpNet>,
     /// `cluster.local`.
     pub domain: String,
+    /// The address of Service `kube-system/kube-dns`, where this process answers questions of DNS. None is answered without it.
+    pub dns: Option<Ipv4Addr>,
+    /// Who is asked for names that are not the cluster's.
+    pub upstreams: Upstreams,
     /// The name of this node, for endpoints of this node only and for hints of nodes.
     pub node: String,
     /// The address of the host where node ports listen.
@@ -74,6 +78,21 @@ pub enum Roots {
     System,
     /// These.
     Given(Vec<CertificateDer<'static>>),
+}
+
+/// The name servers for what is not the cluster's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upstreams {
+    /// Those of a file such as `/etc/resolv.conf`, which is read again when it changes.
+    File(PathBuf),
+    /// These, the first one first.
+    Given(Vec<SocketAddr>),
+}
+
+impl Default for Upstreams {
+    fn default() -> Self {
+        Self::File("/etc/resolv.conf".into())
+    }
 }
 
 /// Limits of the network. What exceeds them waits or is refused.
@@ -134,6 +153,8 @@ impl Config {
             service_cidr: net(10, 96, 16),
             undialled: Vec::new(),
             domain: DOMAIN.into(),
+            dns: None,
+            upstreams: Upstreams::default(),
             node: String::new(),
             node_address: Ipv4Addr::LOCALHOST.into(),
             api: Api { port: api.port(), address: api },
@@ -173,6 +194,12 @@ impl Config {
                 self.pod_cidr, self.service_cidr
             ));
         }
+        if let Some(dns) = self.dns.filter(|dns| !self.service_cidr.contains(&IpAddr::V4(*dns))) {
+            return wrong(format!(
+                "the DNS server's address {dns} is not within the service range {}",
+                self.service_cidr
+            ));
+        }
         if self.node_cidr.prefix_len() + 2 > self.node_cidr.max_prefix_len() {
             return wrong(format!("the node's range {} is too small", self.node_cidr));
         }
@@ -194,6 +221,7 @@ mod tests {
             Config { node_cidr: net("10.0.0.0/18"), ..config.clone() },
             Config { service_cidr: net("10.32.5.0/24"), ..config.clone() },
             Config { node_cidr: net("10.32.0.0/31"), ..config.clone() },
+            Config { dns: Some(Ipv4Addr::new(10, 97, 0, 10)), ..config.clone() },
         ] {
             assert!(bad.check().is_err(), "{bad:?}");
         }

@@ -1,6 +1,7 @@
 //! The kernel's part of the network: the node's network namespace, with the pods that have one of their own. It is made when the first of them
 //! comes; until then there is none, and it costs nothing.
 
+mod dns;
 mod mirror;
 mod outgoing;
 mod rules;
@@ -49,13 +50,16 @@ impl Inner {
         kernel.node.apply(&rules::of(self)).await.map_err(|error| error_at(error, own))?;
         self.run(rules::run(self.clone(), kernel.clone()));
         self.run(mirror::run(self.clone(), kernel.clone()));
+        if let Some(server) = &self.dns {
+            self.run(dns::run(self.clone(), kernel.clone(), server.clone()));
+        }
         self.run(outgoing::connections(self.clone(), egress.clone()));
         self.run(outgoing::flows(self.clone(), egress));
         Ok(kernel)
     }
 
     /// Runs a task as long as the network.
-    fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
         let token = self.token.clone();
         self.tasks.spawn(async move { token.run_until_cancelled(task).await });
     }

@@ -5,10 +5,14 @@
 //! * [`Egress`] decides what guests may reach outside; names are resolved first and exactly the checked address is dialled.
 //!
 //! A connection to a pod is an in-memory pipe with bounded buffers; an HTTP request to a local handler is a function call. There is no
-//! network namespace, no DNS server and no proxy process, until a pod needs the network of the kernel: see below.
+//! network namespace and no proxy process, until a pod needs the network of the kernel: see below.
 //!
 //! A connection to a Service whose Deployment was scaled to zero because it was idle (its EndpointSlices say so) waits, and [`Waker`] asks for
 //! the Deployment; a Service without endpoints for any other reason refuses.
+//!
+//! # Names
+//! `resolve` of a guest's sockets is answered from the table by the names of [`lookup`]. Programs that speak DNS themselves find a server at
+//! [`Config::dns`] (`dns`), which answers from the same table, on every node.
 //!
 //! # A way through it
 //! A guest connects to `10.96.7.7:80` → [`ServiceTable`] picks `10.32.0.9:8080` → the pod with that address → its listener gets one end of
@@ -26,6 +30,7 @@
 //! only here. From then on the kernel has, in the node's namespace:
 //! * for each port that a virtual pod opens, a listener at the pod's address, whose connections go to the guest as sockets (`kernel::mirror`);
 //! * what is behind each Service, as rules of nftables from the same [`ServiceTable`] (`kernel::rules`);
+//! * the DNS server's address, as two sockets (`kernel::dns`);
 //! * a way out: what leaves the node's range comes here, to the function that decides for guests (`kernel::outgoing`).
 //!
 //! In the other direction, guests and the cluster dial pods with a namespace by sockets of the node's.
@@ -34,6 +39,7 @@
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
 mod config;
+mod dns;
 mod egress;
 mod follow;
 mod health;
@@ -45,6 +51,7 @@ mod host_tests;
 mod http;
 mod kernel;
 mod lookup;
+mod members;
 mod metrics;
 mod names;
 mod network;
@@ -54,6 +61,7 @@ mod policy;
 mod pool;
 mod relay;
 mod seams;
+mod slices;
 mod sockets;
 mod table;
 #[cfg(test)]
@@ -68,7 +76,7 @@ mod wake;
 pub const HONOURED: &[&str] =
     &["service.spec.externalTrafficPolicy", "service.spec.internalTrafficPolicy", "service.spec.trafficDistribution"];
 
-pub use config::{Api, Config, DOMAIN, KernelMode, Limits, Roots};
+pub use config::{Api, Config, DOMAIN, KernelMode, Limits, Roots, Upstreams};
 pub use egress::{Egress, is_host_address, unmap};
 pub use follow::run;
 pub use health::{HealthPorts, HealthReport};
@@ -77,6 +85,7 @@ pub use network::VirtualNetwork;
 pub use nodeport::{NodePorts, Report};
 pub use policy::Place;
 pub use pool::AddressPool;
-pub use table::{Answer, Entry, Found, Health, Name, NodePort, Port, Protocol, ServiceTable};
+pub use slices::Protocol;
+pub use table::{Answer, Entry, Found, Health, Name, NodePort, Port, ServiceTable};
 pub use tls::certificates;
 pub use wake::Waker;

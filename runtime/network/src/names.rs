@@ -71,11 +71,13 @@ fn in_domain(labels: &[&str], table: &ServiceTable) -> Option<Answer> {
     match labels {
         [service, namespace, "svc"] => table.resolve(namespace, service, None),
         [host, service, namespace, "svc"] => table.resolve(namespace, service, Some(host)),
-        [address, _, "pod"] => {
-            let v4 = address.replace('-', ".").parse().ok();
-            let address = v4.or_else(|| address.replace('-', ":").parse().ok())?;
-            Some(Answer::Addresses(vec![address]))
-        }
+        [address, _, "pod"] => Some(Answer::Addresses(vec![pod_address(address)?])),
         _ => None,
     }
+}
+
+/// The address that a label has with dashes.
+pub(crate) fn pod_address(label: &str) -> Option<IpAddr> {
+    let v4 = label.replace('-', ".").parse().ok();
+    v4.or_else(|| label.replace('-', ":").parse().ok())
 }

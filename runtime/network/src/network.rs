@@ -2,6 +2,7 @@
 
 use crate::{
     config::Config,
+    dns::Dns,
     egress::{self, Egress},
     hold::{Bounds, Holds},
     kernel::state::Kernel,
@@ -12,7 +13,8 @@ use crate::{
     policy::Place,
     pool::AddressPool,
     relay::Relayed,
-    table::{Found, Port, Protocol, ServiceTable},
+    slices::Protocol,
+    table::{Found, Port, ServiceTable},
     tls::Tls,
     unavailable,
 };
@@ -43,7 +45,7 @@ pub struct VirtualNetwork {
 
 pub(crate) struct Inner {
     pub(crate) config: Config,
-    pub(crate) table: RwLock<ServiceTable>,
+    pub(crate) table: Arc<RwLock<ServiceTable>>,
     pub(crate) tls: Tls,
     /// Connections that are relayed byte by byte.
     pub(crate) relayed: Relayed,
@@ -60,6 +62,8 @@ pub(crate) struct Inner {
     /// Told when Services change.
     pub(crate) services_changed: Notify,
     lookups: Lookups,
+    /// The server of DNS, if there is one.
+    pub(crate) dns: Option<Arc<Dns>>,
     /// Connections that wait for Services that are scaled to zero.
     pub(crate) holds: Holds,
     /// Connections that are told why they are refused.
@@ -98,6 +102,8 @@ pub(crate) enum Route {
     Pod { pod: Arc<Pod>, port: u16, by_loopback: bool },
     /// A socket of the host: the API server, or an outside address that the egress rules allow.
     Host { to: SocketAddr, inside: bool },
+    /// The DNS server of this process.
+    Dns(Arc<Dns>),
 }
 
 impl VirtualNetwork {
@@ -111,11 +117,11 @@ impl VirtualNetwork {
             [config.pod_cidr, config.service_cidr].into_iter().chain(config.undialled.iter().copied()).collect();
         let mut table = ServiceTable::default();
         table.set_place(Place { node: config.node.clone(), zone: None });
+        let table = Arc::new(RwLock::new(table));
         let limits = &config.limits;
         let (held, of_service) = (limits.held.min(limits.relayed), limits.held_of_service);
         let inner = Inner {
             holds: Holds::new(Bounds { all: held, of_service, time: limits.hold }),
-            table: RwLock::new(table),
             tls: Tls::new(&config),
             relayed: Relayed::new(config.limits.relayed),
             tasks,
@@ -128,6 +134,8 @@ impl VirtualNetwork {
             services_changed: Notify::new(),
             refusing: Arc::new(Semaphore::new(unavailable::MOST)),
             lookups: Lookups::new(config.limits.lookups),
+            dns: Dns::new(&config, table.clone())?,
+            table,
             metrics: Metrics::default(),
             config,
         };
@@ -233,6 +241,9 @@ impl Inner {
             return Ok(Route::Pod { pod: pod.clone(), port: to.port(), by_loopback });
         }
         let found = self.table.read().find(protocol, to);
+        if let Some(dns) = self.dns.as_ref().filter(|dns| dns.address() == to && is_free(&found)) {
+            return Ok(Route::Dns(dns.clone()));
+        }
         match found {
             Found::Port(port) => {
                 let route = self.endpoint_of(source, &port, protocol, false);
@@ -289,7 +300,7 @@ impl Inner {
             Ok(Route::Pod { pod, port, by_loopback }) => {
                 protocol != Protocol::Tcp || pod.tcp(*port, *by_loopback).is_ok()
             }
-            Ok(Route::Host { .. }) => true,
+            Ok(Route::Host { .. } | Route::Dns(_)) => true,
             Err(_) => false,
         };
         let mut first = None;
@@ -341,7 +352,22 @@ impl Inner {
                 _ => pod.connect(*port, *by_loopback, peer).await,
             },
             Route::Host { to, .. } => Ok(Box::new(self.open_host(*to).await?)),
+            Route::Dns(dns) => self.open_dns(dns, peer.address.ip()),
         }
+    }
+
+    /// A connection to the DNS server.
+    fn open_dns(&self, dns: &Arc<Dns>, client: IpAddr) -> Result<Stream> {
+        let full = || Error::Exhausted("all connections of the DNS server are busy".into());
+        let place = dns.enter(client).ok_or_else(full)?;
+        let (ours, theirs) = tokio::io::duplex(self.config.limits.buffer);
+        let dns = dns.clone();
+        self.run(async move {
+            let _place = place;
+            // an error is the client's end
+            let _ = dns.serve(theirs, client).await;
+        });
+        Ok(Box::new(ours))
     }
 
     pub(crate) async fn open_host(&self, to: SocketAddr) -> Result<TcpStream> {
@@ -388,6 +414,14 @@ impl Inner {
 fn pools(config: &Config) -> [Mutex<AddressPool>; 2] {
     let halves = config.layout().map(|layout| [layout.local, layout.routed].map(IpNet::V4));
     halves.unwrap_or([config.node_cidr; 2]).map(|range| Mutex::new(AddressPool::new(range)))
+}
+
+/// Whether nobody's endpoints are at an address.
+fn is_free(found: &Found) -> bool {
+    match found {
+        Found::Port(port) => port.is_free(),
+        Found::NoPort(_) | Found::Nothing => true,
+    }
 }
 
 fn v4_first(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {

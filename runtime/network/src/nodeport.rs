@@ -7,7 +7,8 @@
 use crate::{
     network::{Route, Source, VirtualNetwork},
     pod::Bound,
-    table::{NodePort, Port, Protocol},
+    slices::Protocol,
+    table::{NodePort, Port},
     unavailable,
 };
 use api::annotations::{CROSS_SITE, CROSS_SITE_ALLOW};

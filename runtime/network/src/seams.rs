@@ -5,8 +5,8 @@ use crate::{
     kernel::NamespaceSockets,
     network::{Inner, Route, Source, VirtualNetwork},
     pod::{Bound, Pod},
+    slices::Protocol,
     sockets::PodSockets,
-    table::Protocol,
 };
 use ::http::{HeaderValue, header::HOST};
 use container::net::{
@@ -60,6 +60,7 @@ impl Dialer for VirtualNetwork {
                 _ => Ok(()),
             },
             Route::Host { to, .. } => self.inner.open_host(to).await.map(drop),
+            Route::Dns(_) => Ok(()),
         }
     }
 

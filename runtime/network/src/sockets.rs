@@ -1,10 +1,11 @@
 //! A pod's own view of the network.
 
 use crate::{
+    dns::{Dns, Step, Transport},
     egress, http,
     network::{Route, Source, VirtualNetwork},
     pod::{Bound, Guarded, Inbox, Lease, Pod, Waiting},
-    table::Protocol,
+    slices::Protocol,
 };
 use bytes::Bytes;
 use container::net::{
@@ -226,6 +227,10 @@ impl Datagrams for PodDatagrams {
                 let sent = socket.send_to(&data, real).await;
                 sent.map(drop).map_err(|e| Error::Unreachable(format!("{real}: {e}")))
             }
+            Route::Dns(dns) => {
+                self.ask(dns, &data, used);
+                Ok(())
+            }
         }
     }
 
@@ -238,6 +243,24 @@ impl Datagrams for PodDatagrams {
 }
 
 impl PodDatagrams {
+    /// Gives a datagram to the DNS server, whose reply comes from the address that was used.
+    fn ask(&self, dns: Arc<Dns>, data: &[u8], used: SocketAddr) {
+        let incoming = self.incoming.clone();
+        let reply = move |bytes: Vec<u8>| {
+            if let Some(inbox) = Inbox::upgrade(&incoming) {
+                inbox.put((bytes.into(), used));
+            }
+        };
+        match dns.answer(data, Transport::Datagram) {
+            Step::Nothing => {}
+            Step::Reply(bytes) => reply(bytes),
+            Step::Ask(pending) => {
+                let client = self.pod.address;
+                self.network.inner.run(async move { reply(dns.finish(*pending, client).await) });
+            }
+        }
+    }
+
     /// The host socket for an address family, with a task that receives the answers of peers.
     async fn outside(&self, to: SocketAddr) -> Result<Arc<UdpSocket>> {
         let mut slot = self.outside[usize::from(to.is_ipv6())].lock().await;

@@ -1,11 +1,15 @@
 //! The service table: the endpoints of an address and port. Pure: it is built from Services and EndpointSlices, and time is passed in. Follows
 //! <https://kubernetes.io/docs/reference/networking/virtual-ips/>.
 
-use crate::policy::{self, Candidate, Place};
+use crate::{
+    members::{Member, Members, members},
+    policy::{self, Candidate, Place},
+    slices::{Protocol, addresses, all},
+};
 use api::annotations::{CROSS_SITE, CROSS_SITE_ALLOW, SCALED_TO_ZERO};
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort as ApiPort, ServiceSpec},
-    discovery::v1::{Endpoint, EndpointSlice},
+    discovery::v1::EndpointSlice,
 };
 use parking_lot::Mutex;
 use std::{
@@ -19,25 +23,6 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Transport protocol of a service port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-impl Protocol {
-    fn parse(text: Option<&str>) -> Option<Self> {
-        match text.unwrap_or("TCP") {
-            "TCP" => Some(Self::Tcp),
-            "UDP" => Some(Self::Udp),
-            _ => None, // SCTP is not done here
-        }
-    }
-}
-
 /// Namespace and name.
 pub type Name = (String, String);
 
@@ -49,8 +34,10 @@ const REMEMBERED_CLIENTS: usize = 16 * 1024;
 pub struct Port {
     /// The Service, `namespace/name`, for messages.
     pub service: String,
-    protocol: Protocol,
-    number: u16,
+    /// Its name in the Service; empty without one.
+    pub(crate) name: String,
+    pub(crate) protocol: Protocol,
+    pub(crate) number: u16,
     node_port: Option<u16>,
     /// The endpoints that take the traffic of this node.
     endpoints: Vec<SocketAddr>,
@@ -118,6 +105,11 @@ impl Port {
         self.affinity
     }
 
+    /// Whether nobody is there, and nobody will be soon.
+    pub(crate) fn is_free(&self) -> bool {
+        self.endpoints.is_empty() && !self.asleep
+    }
+
     /// Whether connections wait: no endpoint is there because the Deployments were scaled to zero while they were idle.
     pub fn is_asleep(&self, outside: bool) -> bool {
         self.asleep && self.endpoints(outside).is_empty()
@@ -130,13 +122,13 @@ pub struct Entry {
     /// Cluster IPs, external IPs, load balancer IPs. Empty for headless ones.
     addresses: Vec<IpAddr>,
     /// The cluster IPs, to which its name resolves.
-    cluster_ips: Vec<IpAddr>,
-    ports: Vec<Arc<Port>>,
-    headless: bool,
-    /// For a headless Service: all ready addresses with their host names.
-    members: Vec<(IpAddr, Option<String>)>,
+    pub(crate) cluster_ips: Vec<IpAddr>,
+    pub(crate) ports: Vec<Arc<Port>>,
+    pub(crate) headless: bool,
+    /// For a headless Service: its ready endpoints.
+    pub(crate) members: Members,
     /// The target name of an `ExternalName` Service.
-    alias: Option<String>,
+    pub(crate) alias: Option<String>,
     /// What its health check port tells, if it has one.
     health: Option<Health>,
 }
@@ -180,6 +172,10 @@ pub struct ServiceTable {
     by_address: HashMap<(Protocol, SocketAddr), Arc<Port>>,
     by_node_port: HashMap<(Protocol, u16), Arc<Port>>,
     owners: HashMap<IpAddr, Name>,
+    /// The headless Services of which an address is a member, each with the number of the member.
+    by_member: HashMap<IpAddr, Vec<(Name, usize)>>,
+    /// The number of changes.
+    changes: u32,
 }
 
 /// The result of a look-up.
@@ -193,40 +189,8 @@ pub enum Found {
     Nothing,
 }
 
-fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Vec<IpAddr> {
-    let mut all: Vec<IpAddr> = Vec::new();
-    for address in texts.into_iter().filter_map(|text| text.parse().ok()) {
-        if !all.contains(&address) {
-            all.push(address);
-        }
-    }
-    all
-}
-
 /// The label of what another proxy serves, on a Service and its slices.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
-
-/// All endpoints with an address.
-fn all(slices: &[Arc<EndpointSlice>]) -> impl Iterator<Item = (&EndpointSlice, &Endpoint)> {
-    let slices = slices.iter().filter(|slice| slice.address_type != "FQDN");
-    slices.flat_map(|slice| slice.endpoints.iter().flatten().map(move |endpoint| (&**slice, endpoint)))
-}
-
-/// The endpoints that a headless Service's name has: the ready ones; if there are none, those that are serving and terminating.
-fn members(slices: &[Arc<EndpointSlice>]) -> Vec<(IpAddr, Option<String>)> {
-    let ready = || all(slices).filter(|(_, endpoint)| policy::is_ready(endpoint));
-    let ending = || all(slices).filter(|(_, endpoint)| policy::is_ending(endpoint));
-    let usable: Vec<_> = if ready().next().is_some() { ready().collect() } else { ending().collect() };
-    let (mut members, mut seen) = (Vec::new(), HashSet::new());
-    for (_, endpoint) in usable {
-        for address in addresses(&endpoint.addresses) {
-            if seen.insert(address) {
-                members.push((address, endpoint.hostname.clone()));
-            }
-        }
-    }
-    members
-}
 
 /// The endpoints that have a port, each address once.
 fn candidates<'a>(port: &ApiPort, protocol: Protocol, slices: &'a [Arc<EndpointSlice>]) -> Vec<Candidate<'a>> {
@@ -324,6 +288,7 @@ impl ServiceTable {
             };
             Some(Arc::new(Port {
                 service: label.clone(),
+                name: port.name.clone().unwrap_or_default(),
                 protocol,
                 number,
                 node_port: port.node_port.and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0),
@@ -336,7 +301,7 @@ impl ServiceTable {
             }))
         });
         let ports = ports.collect();
-        let members = if headless { members(slices) } else { Vec::new() };
+        let members = if headless { members(slices) } else { Members::default() };
         let addresses = if headless { Vec::new() } else { all };
         Entry { addresses, cluster_ips, ports, headless, members, alias: None, health }
     }
@@ -354,7 +319,16 @@ impl ServiceTable {
 
     /// Replaces the entry of a Service; `None` removes it.
     pub fn replace(&mut self, name: &Name, entry: Option<Entry>) {
+        self.changes = self.changes.wrapping_add(1);
         if let Some(old) = self.services.remove(name) {
+            for member in old.members.all() {
+                if let Some(services) = self.by_member.get_mut(&member.address) {
+                    services.retain(|(service, _)| service != name);
+                    if services.is_empty() {
+                        self.by_member.remove(&member.address);
+                    }
+                }
+            }
             for address in &old.addresses {
                 if self.owners.get(address) == Some(name) {
                     self.owners.remove(address);
@@ -371,6 +345,9 @@ impl ServiceTable {
         }
         let Some(entry) = entry else { return };
         self.owners.extend(entry.addresses.iter().map(|address| (*address, name.clone())));
+        for (number, member) in entry.members.all().iter().enumerate() {
+            self.by_member.entry(member.address).or_default().push((name.clone(), number));
+        }
         for port in &entry.ports {
             for address in &entry.addresses {
                 self.by_address.insert((port.protocol, SocketAddr::new(*address, port.number)), port.clone());
@@ -380,6 +357,29 @@ impl ServiceTable {
             }
         }
         self.services.insert(name.clone(), entry);
+    }
+
+    /// The number of changes so far, which wraps around.
+    pub(crate) fn changes(&self) -> u32 {
+        self.changes
+    }
+
+    /// Whether a Service is in the namespace.
+    pub(crate) fn has_namespace(&self, namespace: &str) -> bool {
+        let first = (namespace.to_owned(), String::new());
+        self.services.range(first..).next().is_some_and(|((of, _), _)| of == namespace)
+    }
+
+    /// The Service that has the cluster IP.
+    pub(crate) fn of_cluster_ip(&self, address: IpAddr) -> Option<&Name> {
+        let owner = self.owners.get(&address)?;
+        self.services.get(owner)?.cluster_ips.contains(&address).then_some(owner)
+    }
+
+    /// The headless Services that have the address, each with the member there.
+    pub(crate) fn of_member(&self, address: IpAddr) -> impl Iterator<Item = (&Name, &Member)> {
+        let services = self.by_member.get(&address).into_iter().flatten();
+        services.filter_map(|(name, number)| Some((name, self.services.get(name)?.members.all().get(*number)?)))
     }
 
     /// Looks up an address and port.
@@ -429,14 +429,12 @@ impl ServiceTable {
     pub fn resolve(&self, namespace: &str, name: &str, host: Option<&str>) -> Option<Answer> {
         let entry = self.services.get(&(namespace.to_owned(), name.to_owned()))?;
         if let Some(host) = host {
-            let of_host =
-                entry.members.iter().filter(|(_, h)| h.as_deref().is_some_and(|h| h.eq_ignore_ascii_case(host)));
-            let found: Vec<IpAddr> = of_host.map(|(address, _)| *address).collect();
+            let found: Vec<IpAddr> = entry.members.of_host(host).map(|member| member.address).collect();
             return (!found.is_empty()).then_some(Answer::Addresses(found));
         }
         Some(match (&entry.alias, entry.headless) {
             (Some(alias), _) => Answer::Alias(alias.clone()),
-            (None, true) => Answer::Addresses(entry.members.iter().map(|(address, _)| *address).collect()),
+            (None, true) => Answer::Addresses(entry.members.all().iter().map(|member| member.address).collect()),
             (None, false) => Answer::Addresses(entry.cluster_ips.clone()),
         })
     }

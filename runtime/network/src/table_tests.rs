@@ -2,6 +2,7 @@
 
 use crate::{
     names::{Known, lookup},
+    slices::Protocol,
     table::*,
 };
 use container::net::PodNetwork;

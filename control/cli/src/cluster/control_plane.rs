@@ -95,6 +95,7 @@ fn settings(
         image_advice: Some(image_advice),
         runtimes: [wasm::NAME, isolated::NAME, runc::NAME].map(str::to_owned).into(),
         local_volumes: Some(agent::LOCAL_VOLUMES.to_owned()),
+        dns: kinds::bootstrap::dns_address(&config.service_cidr),
         capabilities: kinds::Capabilities::new(
             agent::HONOURED.iter().chain(network::HONOURED).copied().chain(scheduler::honoured()),
         ),

@@ -86,6 +86,7 @@ pub(super) fn plan_network(config: &Config, api: SocketAddr) -> network::Config 
     plan.pod_cidr = config.pod_cidr;
     plan.node_cidr = config.node_cidr;
     plan.service_cidr = config.service_cidr;
+    plan.dns = kinds::bootstrap::dns_address(&config.service_cidr);
     plan.node_address = config.node_address;
     plan.undialled = vec![config.hollow_cidr.into()];
     plan.allow_egress.clone_from(&config.allow_egress);
@@ -256,7 +257,7 @@ fn agent_options(
         labels: BTreeMap::new(),
         pod_cidr: config.node_cidr.to_string(),
         dns: ClusterDns {
-            servers: config.service_cidr.hosts().nth(9).into_iter().collect(),
+            servers: kinds::bootstrap::dns_address(&config.service_cidr).map(Into::into).into_iter().collect(),
             domain: network::DOMAIN.into(),
         },
         resolver: Arc::new(machine::resolver),

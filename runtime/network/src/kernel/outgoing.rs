@@ -3,7 +3,7 @@
 use crate::{
     network::{Inner, Route, Source},
     pod::{Bound, Pod},
-    table::Protocol,
+    slices::Protocol,
 };
 use container::net::{Connection, Error, Peer, Result, Via};
 use netns::{Egress, Flow, Outgoing};
@@ -109,7 +109,9 @@ async fn relay(inner: &Inner, flow: Flow) -> Result<()> {
     let _permit = pod.permit()?;
     let to = match inner.route(Source::Pod(&pod), flow.to.into(), Protocol::Udp)? {
         Route::Host { to, .. } => to,
-        Route::Pod { .. } => return Err(Error::Unsupported(format!("{}: datagrams by a node port", flow.to))),
+        Route::Pod { .. } | Route::Dns(_) => {
+            return Err(Error::Unsupported(format!("{}: datagrams by a node port", flow.to)));
+        }
     };
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let failed = |error: std::io::Error| Error::Unreachable(format!("{to}: {error}"));

@@ -3,6 +3,7 @@
 // Helpers outside `#[test]` functions are not exempt by clippy.toml; tests run on the real clock.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
+mod dns;
 mod mixed;
 
 use container::net::{Attachment, Network, PodNetwork, Sockets};

@@ -22,10 +22,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// Tries again until it succeeds: what the kernel shall have is there a moment later.
-async fn soon<T>(attempt: impl AsyncFn() -> Result<T>) -> T {
+pub(crate) async fn soon<T>(attempt: impl AsyncFn() -> Result<T>) -> T {
     let work = async {
         loop {
             match attempt().await {
@@ -79,7 +79,7 @@ async fn called(from: &Arc<dyn Sockets>, to: SocketAddr) -> Result<String> {
     heard(from.connect(to).await.map(|(stream, _)| stream)).await
 }
 
-fn put(network: &VirtualNetwork, name: &str, ip: &str, protocol: &str, port: u16, ends: &[SocketAddr]) {
+pub(crate) fn put(network: &VirtualNetwork, name: &str, ip: &str, protocol: &str, port: u16, ends: &[SocketAddr]) {
     let service: Service = serde_json::from_value(json!({
         "metadata": {"namespace": "default", "name": name},
         "spec": {"clusterIP": ip, "ports": [{"port": port, "protocol": protocol}]},
