@@ -2,6 +2,7 @@
 //! (at admission) and controllers check it, and none of them may use another.
 
 pub mod affinity;
+pub mod ports;
 pub mod resources;
 mod taints;
 pub mod volumes;

@@ -1,7 +1,10 @@
 //! A node and what its pods use. Pure.
 
-use crate::pod::{HostPort, PodInfo};
-use client::fit::resources::{Amount, Resources};
+use crate::pod::PodInfo;
+use client::fit::{
+    ports::HostPort,
+    resources::{Amount, Resources},
+};
 use k8s_openapi::api::core::v1::Node;
 use std::{collections::HashMap, sync::Arc};
 
@@ -87,7 +90,8 @@ mod tests {
 
     #[test]
     fn host_ports_conflict_by_number_protocol_and_address() {
-        let port = |ip: &str, protocol: &str, port| HostPort { ip: ip.into(), protocol: protocol.into(), port };
+        let port =
+            |ip: &str, protocol: &str, port| HostPort { ip: ip.into(), protocol: protocol.into(), port, target: 1 };
         for (a, b, expected) in [
             (port("", "TCP", 80), port("", "TCP", 80), true),
             (port("", "TCP", 80), port("", "UDP", 80), false),

@@ -3,32 +3,12 @@
 use crate::terms::{Labels, Spread, Terms};
 use client::fit::{
     affinity::{Preferred, Required},
+    ports::{HostPort, host_ports},
     resources::{self, Amount, Resources},
 };
 pub use client::pod::{is_finished, node_name, uid};
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 use std::sync::Arc;
-
-/// A host port of a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPort {
-    /// Address; empty is all.
-    pub ip: String,
-    /// TCP, UDP or SCTP.
-    pub protocol: String,
-    /// Number.
-    pub port: i32,
-}
-
-impl HostPort {
-    /// Whether one node cannot have both.
-    pub fn conflicts(&self, other: &Self) -> bool {
-        let any = |ip: &str| ip.is_empty() || ip == "0.0.0.0";
-        self.port == other.port
-            && self.protocol == other.protocol
-            && (any(&self.ip) || any(&other.ip) || self.ip == other.ip)
-    }
-}
 
 /// A pod and what is computed from its spec.
 #[derive(Clone, Debug)]
@@ -103,17 +83,4 @@ impl PodInfo {
     pub fn tolerations(&self) -> &[Toleration] {
         client::pod::tolerations(&self.pod)
     }
-}
-
-fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    let ports = client::pod::lasting_containers(pod).flat_map(|c| c.ports.iter().flatten());
-    ports
-        .filter_map(|p| {
-            Some(HostPort {
-                port: p.host_port.filter(|n| *n > 0)?,
-                ip: p.host_ip.clone().unwrap_or_default(),
-                protocol: p.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
-            })
-        })
-        .collect()
 }

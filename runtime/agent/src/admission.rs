@@ -1,12 +1,13 @@
 //! Decides whether the node admits a pod that was bound to it. The binding may be wrong or based on stale data. A rejected pod fails, and
 //! its controller creates another. Pure.
 //!
-//! Upstream's kubelet checks the scheduler's filters. This module checks NodeResourcesFit and NodeAffinity. Admitted pods are never checked
+//! Upstream's kubelet checks the scheduler's filters. This module checks NodePorts, NodeResourcesFit and NodeAffinity. Admitted pods are never checked
 //! again. See <https://kubernetes.io/docs/concepts/scheduling-eviction/scheduling-framework/>.
 
 use crate::{pod, state::Failure};
 use client::fit::{
     affinity::Required,
+    ports::{HostPort, host_ports},
     resources::{Amount, Resources, requests},
 };
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -19,6 +20,8 @@ pub struct AdmittedPods {
     max_pods: usize,
     used: Resources,
     requests: HashMap<Arc<str>, Resources>,
+    /// Of pods that have some.
+    ports: HashMap<Arc<str>, Vec<HostPort>>,
 }
 
 /// Why a pod is rejected. Reason and message are upstream's, and those of the event.
@@ -42,14 +45,20 @@ impl AdmittedPods {
     /// Creates the table of a node without pods. `capacity` is what the node's pods may request together.
     pub fn new(capacity: Resources, max_pods: u32) -> Self {
         let max_pods = usize::try_from(max_pods).unwrap_or(usize::MAX);
-        Self { capacity, max_pods, used: Resources::default(), requests: HashMap::new() }
+        Self { capacity, max_pods, used: Resources::default(), requests: HashMap::new(), ports: HashMap::new() }
     }
 
-    /// Admits a pod if its requests fit.
+    /// Admits a pod if its requests fit, and its host ports are free.
     ///
     /// # Errors
-    /// A resource does not suffice.
+    /// A resource does not suffice, or a port is another pod's.
     pub fn admit(&mut self, pod: &Pod) -> Result<(), Rejection> {
+        let ports = host_ports(pod);
+        let is_taken = |port: &HostPort| self.ports.values().flatten().any(|taken| taken.conflicts(port));
+        if ports.iter().any(is_taken) {
+            let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+            return Err(Rejection { reason: "NodePorts".into(), message: message.into() });
+        }
         let requested = requests(pod::spec(pod));
         match self.insufficient(&requested) {
             None => {
@@ -85,6 +94,7 @@ impl AdmittedPods {
 
     /// Releases the requests of a pod that ended or was deleted. Idempotent.
     pub fn remove(&mut self, uid: &str) {
+        self.ports.remove(uid);
         if let Some(share) = self.requests.remove(uid) {
             self.used.sub(&share);
         }
@@ -94,6 +104,10 @@ impl AdmittedPods {
         self.remove(pod::uid(pod));
         self.used.add(&share);
         self.requests.insert(pod::uid(pod).into(), share);
+        let ports = host_ports(pod);
+        if !ports.is_empty() {
+            self.ports.insert(pod::uid(pod).into(), ports);
+        }
     }
 
     /// The first insufficient resource: its name, and the requested, used and available amounts.
@@ -144,6 +158,28 @@ mod tests {
     fn admitted(max_pods: u32) -> AdmittedPods {
         let capacity = Resources { cpu: 4000, memory: 1 << 30, storage: 1 << 30, ..Resources::default() };
         AdmittedPods::new(capacity, max_pods)
+    }
+
+    #[test]
+    fn a_host_port_is_given_once() {
+        let pod = |name: &str, ip: &str, protocol: &str| -> Pod {
+            let port = json!({"containerPort": 80, "hostPort": 8080, "hostIP": ip, "protocol": protocol});
+            let spec = json!({"containers": [{"name": "c", "ports": [port]}]});
+            serde_json::from_value(json!({"metadata": {"name": name, "uid": name}, "spec": spec})).unwrap()
+        };
+        let mut admitted = admitted(10);
+        admitted.admit(&pod("a", "127.0.0.1", "TCP")).unwrap();
+        admitted.admit(&pod("b", "127.0.0.2", "TCP")).unwrap();
+        admitted.admit(&pod("c", "", "UDP")).unwrap();
+        let rejection = admitted.admit(&pod("d", "", "TCP")).unwrap_err();
+        assert_eq!(rejection.reason, "NodePorts");
+        let failure = rejection.failure().message;
+        let said =
+            "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        assert_eq!(failure, said);
+        admitted.remove("a");
+        admitted.remove("b");
+        admitted.admit(&pod("d", "", "TCP")).unwrap();
     }
 
     #[test]

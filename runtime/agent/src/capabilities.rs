@@ -12,6 +12,7 @@ pub const HONOURED: &[&str] = &[
     "pod.spec.containers.livenessProbe.exec",
     "pod.spec.containers.livenessProbe.grpc",
     "pod.spec.containers.livenessProbe.httpGet.scheme",
+    "pod.spec.containers.ports.hostPort",
     "pod.spec.containers.readinessProbe.exec",
     "pod.spec.containers.readinessProbe.grpc",
     "pod.spec.containers.readinessProbe.httpGet.scheme",

@@ -7,14 +7,19 @@ use crate::{
     state::PodState,
     volumes::{self, Context, FileBudget, PersistentVolumes, SyncedVolume, VolumeRecord},
 };
-use client::EventType;
+use client::{EventType, fit::ports};
 use container::{
-    Runtime, SandboxId,
-    net::{Attachment, Error, PodNetwork, Sandbox},
+    Protocol, Runtime, SandboxId,
+    net::{Attachment, Error, HostPort, PodNetwork, Sandbox},
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
 
 /// The resources of a pod that containers need.
@@ -79,8 +84,27 @@ fn network(pod: &Pod, address: Option<IpAddr>) -> PodNetwork {
         hostname: pod::hostname(pod),
         address,
         host_aliases: aliases.collect(),
+        host_ports: host_ports(pod),
         kernel: false,
     }
+}
+
+/// The ports of the host that lead to the pod. One that sees the host's network has them itself.
+fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    if pod::spec(pod).host_network == Some(true) {
+        return Vec::new();
+    }
+    let number = |number: i32| u16::try_from(number).ok();
+    let of = |port: ports::HostPort| {
+        let protocol = match &*port.protocol {
+            "TCP" => Protocol::Tcp,
+            "UDP" => Protocol::Udp,
+            _ => return None,
+        };
+        let address = port.ip.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        Some(HostPort { protocol, at: SocketAddr::new(address, number(port.port)?), to: number(port.target)? })
+    };
+    ports::host_ports(pod).into_iter().filter_map(of).collect()
 }
 
 async fn remove_sandboxes(shared: &Shared, id: &SandboxId) -> Result<(), String> {

@@ -187,6 +187,17 @@ pub trait Sockets: Send + Sync + 'static {
     async fn serve_http(&self, port: u16, handler: Arc<dyn HttpHandler>) -> Result<Box<dyn Serving>>;
 }
 
+/// A port of the host that leads to a pod (`hostPort`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// The protocol.
+    pub protocol: crate::Protocol,
+    /// The address of the host, or an unspecified one for that of the node.
+    pub at: SocketAddr,
+    /// The pod's port.
+    pub to: u16,
+}
+
 /// The data of a pod to attach.
 #[derive(Clone, Debug)]
 pub struct PodNetwork {
@@ -202,6 +213,8 @@ pub struct PodNetwork {
     pub address: Option<IpAddr>,
     /// `hostAliases`: address and names.
     pub host_aliases: Vec<(IpAddr, Vec<String>)>,
+    /// Ports of the host that lead to it.
+    pub host_ports: Vec<HostPort>,
     /// Whether processes run in it, which need a network namespace of the kernel.
     pub kernel: bool,
 }
@@ -236,7 +249,7 @@ pub trait Network: Send + Sync + 'static {
     /// [kernel](PodNetwork::kernel) and needs it now gets others; one that has a namespace keeps it.
     ///
     /// # Errors
-    /// No address is free; of a pod that needs the kernel, [`Error::Unsupported`] where this machine or network has no namespaces.
+    /// No address is free, or another program has a port of the host; of a pod that needs the kernel, [`Error::Unsupported`] where this machine or network has no namespaces.
     async fn attach(&self, pod: PodNetwork) -> Result<Attachment>;
     /// Frees the pod's address and closes its sockets. Idempotent.
     async fn detach(&self, id: &str);

@@ -18,7 +18,7 @@ use std::{
     path::PathBuf,
     sync::Arc,
 };
-use tokio::time::timeout;
+use tokio::{net::UdpSocket, time::timeout};
 
 pub(crate) use sockets::NamespaceSockets;
 
@@ -119,6 +119,13 @@ impl Inner {
         let from = v4(from).ok()?;
         let nobody = from.ip().is_loopback() || from.ip().is_unspecified() || self.config.node_internal() == *from.ip();
         (!nobody).then_some(from)
+    }
+
+    /// A UDP socket of the node itself, for one client of a port of the host.
+    pub(crate) async fn node_socket(self: &Arc<Self>) -> Result<UdpSocket> {
+        let at = SocketAddr::new(self.config.node_internal(), 0);
+        let made = self.kernel().await?.node.bind_udp(Place::Node, v4(at)?).await;
+        made.map_err(|error| error_at(error, at))
     }
 
     /// Sends a datagram of a virtual pod's port to a pod that has a namespace.

@@ -48,6 +48,7 @@ mod hold;
 mod hold_tests;
 #[cfg(test)]
 mod host_tests;
+mod hostport;
 mod http;
 mod kernel;
 mod lookup;
@@ -69,6 +70,7 @@ mod table_tests;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod udp;
 mod unavailable;
 mod wake;
 

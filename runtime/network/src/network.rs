@@ -16,6 +16,7 @@ use crate::{
     slices::Protocol,
     table::{Found, Port, ServiceTable},
     tls::Tls,
+    udp::Clients,
     unavailable,
 };
 use container::net::{Connection, Error, Peer, Result, Stream};
@@ -66,6 +67,8 @@ pub(crate) struct Inner {
     pub(crate) dns: Option<Arc<Dns>>,
     /// Connections that wait for Services that are scaled to zero.
     pub(crate) holds: Holds,
+    /// Clients of UDP ports of the host, to whom guests answer.
+    pub(crate) clients: Arc<Clients>,
     /// Connections that are told why they are refused.
     pub(crate) refusing: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
@@ -132,6 +135,7 @@ impl VirtualNetwork {
             kernel: OnceCell::new(),
             ports_changed: Arc::default(),
             services_changed: Notify::new(),
+            clients: Arc::default(),
             refusing: Arc::new(Semaphore::new(unavailable::MOST)),
             lookups: Lookups::new(config.limits.lookups),
             dns: Dns::new(&config, table.clone())?,

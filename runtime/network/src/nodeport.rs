@@ -9,13 +9,13 @@ use crate::{
     pod::Bound,
     slices::Protocol,
     table::{NodePort, Port},
-    unavailable,
+    udp, unavailable,
 };
 use api::annotations::{CROSS_SITE, CROSS_SITE_ALLOW};
 use container::net::{Connection, Peer, Via};
 use std::{collections::BTreeMap, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     sync::watch,
     time::{Instant, sleep},
 };
@@ -55,7 +55,7 @@ impl NodePorts {
         Self { network, report, taken: BTreeMap::new() }
     }
 
-    /// Opens wanted ports and closes others; a port listens while the table has endpoints. TCP only: UDP node ports are reported as unsupported.
+    /// Opens wanted ports and closes others; one of TCP listens while the table has endpoints.
     pub fn sync(&mut self, wanted: &[NodePort]) {
         self.taken.retain(|port, taken| {
             let keep = wanted.contains(port);
@@ -81,11 +81,11 @@ impl NodePorts {
         let (token, ready) = (inner.token.child_token(), watch::Sender::new(ready));
         let changes = ready.subscribe();
         self.taken.insert(port.clone(), Taken { token: token.clone(), ready });
-        if port.protocol != Protocol::Tcp {
-            (self.report)(port, &io::Error::new(io::ErrorKind::Unsupported, "UDP node ports are not served"));
+        let (network, report, port) = (self.network.clone(), self.report.clone(), port.clone());
+        if port.protocol == Protocol::Udp {
+            inner.tasks.spawn(async move { token.run_until_cancelled(keep_udp(&network, &port, &report)).await });
             return;
         }
-        let (network, report, port) = (self.network.clone(), self.report.clone(), port.clone());
         inner.tasks.spawn(async move { token.run_until_cancelled(keep(&network, &port, &report, changes)).await });
     }
 }
@@ -93,6 +93,30 @@ impl NodePorts {
 impl Drop for NodePorts {
     fn drop(&mut self) {
         self.taken.values().for_each(|taken| taken.token.cancel());
+    }
+}
+
+/// Opens a UDP port. Its datagrams are lost while no endpoint is ready.
+async fn keep_udp(network: &VirtualNetwork, port: &NodePort, report: &Report) {
+    let inner = &network.inner;
+    let at = SocketAddr::new(inner.config.node_address, port.number);
+    let pick = |client: SocketAddr| {
+        let found = inner.table.read().node_port(Protocol::Udp, port.number)?;
+        match inner.endpoint_of(Source::Cluster(client.ip()), &found, Protocol::Udp, true)? {
+            Ok(Route::Pod { pod, port, .. }) => Some((pod, port)),
+            _ => None,
+        }
+    };
+    let mut wait = RETRY.0;
+    let mut reported = false;
+    loop {
+        match UdpSocket::bind(at).await {
+            Ok(socket) => udp::relay(inner, socket, pick).await,
+            Err(error) if !std::mem::replace(&mut reported, true) => report(port, &error),
+            Err(_) => {}
+        }
+        sleep(wait).await;
+        wait = (wait * 2).min(RETRY.1);
     }
 }
 

@@ -21,10 +21,21 @@ use std::{
 #[async_trait::async_trait]
 impl Network for VirtualNetwork {
     async fn attach(&self, spec: PodNetwork) -> Result<Attachment> {
-        match spec.kernel {
-            true => self.attach_kernel(spec).await,
-            false => self.attached(self.inner.join(spec)?).await,
+        let known = self.inner.pods.read().by_id.get(&spec.id).cloned();
+        let id = spec.id.clone();
+        let attached = match spec.kernel {
+            true => self.attach_kernel(spec).await?,
+            false => self.attached(self.inner.join(spec)?).await?,
+        };
+        let pod = self.inner.pods.read().by_id.get(&id).cloned();
+        // of one that is attached again they are open already
+        if let Some(pod) = pod.filter(|pod| known.is_none_or(|known| !Arc::ptr_eq(&known, pod)))
+            && let Err(error) = self.open_host_ports(&pod).await
+        {
+            self.detach(&id).await;
+            return Err(error);
         }
+        Ok(attached)
     }
 
     async fn detach(&self, id: &str) {

@@ -204,6 +204,10 @@ impl Datagrams for PodDatagrams {
             return Err(Error::Unsupported(format!("a datagram of {} bytes", data.len())));
         }
         let used = SocketAddr::new(egress::unmap(to.ip()), to.port());
+        let is_node = used.ip() == self.network.node_internal();
+        if is_node && self.network.inner.clients.answer(used.port(), &data) {
+            return Ok(());
+        }
         match self.network.inner.route(Source::Pod(&self.pod), used, Protocol::Udp)? {
             Route::Pod { pod, port, .. } if pod.spec.kernel => {
                 let real = SocketAddr::new(pod.address, port);

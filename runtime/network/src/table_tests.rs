@@ -168,6 +168,7 @@ fn names_resolve_as_in_a_pod() {
         hostname: "p-0".into(),
         address: None,
         host_aliases: vec![(ip("192.0.2.1"), vec!["legacy".into(), "old.example".into()])],
+        host_ports: Vec::new(),
         kernel: false,
     };
     let known = |texts: &[&str]| Known::Addresses(texts.iter().map(|t| ip(t)).collect());

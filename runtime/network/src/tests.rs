@@ -66,6 +66,7 @@ fn spec(id: &str) -> PodNetwork {
         hostname: id.into(),
         address: None,
         host_aliases: Vec::new(),
+        host_ports: Vec::new(),
         kernel: false,
     }
 }

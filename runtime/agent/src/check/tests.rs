@@ -33,6 +33,7 @@ fn pod() -> PodNetwork {
         hostname: "p".into(),
         address: Some(POD),
         host_aliases: Vec::new(),
+        host_ports: Vec::new(),
         kernel: false,
     }
 }

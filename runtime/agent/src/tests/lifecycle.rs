@@ -421,6 +421,7 @@ async fn a_sandbox_that_cannot_be_removed_keeps_no_pod_from_starting() {
         hostname: String::new(),
         address: None,
         host_aliases: Vec::new(),
+        host_ports: Vec::new(),
         kernel: false,
     });
     let attached = attached.await.unwrap();

@@ -72,6 +72,7 @@ fn spec(id: &str) -> PodNetwork {
         hostname: id.into(),
         address: None,
         host_aliases: vec![("10.9.8.7".parse().expect("an address"), vec!["alias.example".into()])],
+        host_ports: Vec::new(),
         kernel: false,
     }
 }

@@ -203,6 +203,7 @@ pub async fn attach(network: &FakeNetwork, id: &str, friends: &[IpAddr]) -> Atta
         hostname: id.into(),
         address: None,
         host_aliases,
+        host_ports: Vec::new(),
         kernel: false,
     };
     network.attach(pod).await.unwrap()

@@ -268,6 +268,7 @@ pub async fn attach(id: &str) -> Attachment {
         hostname: id.into(),
         address: None,
         host_aliases: vec![],
+        host_ports: Vec::new(),
         kernel: false,
     };
     FakeNetwork::default().attach(pod).await.unwrap()

@@ -30,6 +30,7 @@ impl Pod {
             hostname: "pod".into(),
             address: None,
             host_aliases: vec![],
+            host_ports: Vec::new(),
             kernel: false,
         };
         let folder = tempfile::tempdir().unwrap();

@@ -30,6 +30,7 @@ impl Pods {
             hostname: id.into(),
             address: None,
             host_aliases,
+            host_ports: Vec::new(),
             kernel: false,
         };
         let attached = self.network.attach(pod).await.unwrap();

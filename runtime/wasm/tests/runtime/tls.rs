@@ -68,6 +68,7 @@ impl Pods {
                 hostname: id.into(),
                 address: None,
                 host_aliases: Vec::new(),
+                host_ports: Vec::new(),
                 kernel: false,
             };
             network.attach(pod).await.unwrap()

@@ -3,7 +3,7 @@
 use super::choice::Candidate;
 use crate::{
     node::NodeInfo,
-    pod::{HostPort, PodInfo},
+    pod::PodInfo,
     snapshot::{Base, Snapshot},
     status::Status,
 };
