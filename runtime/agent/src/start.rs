@@ -26,6 +26,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -136,7 +137,10 @@ impl MakeMounts {
 /// Writes a file that a container sees at `target`.
 fn file(scratch: &Path, target: &str, text: &str) -> std::result::Result<Mount, String> {
     let name = target.rsplit('/').next().unwrap_or(target);
-    let written = std::fs::create_dir_all(scratch).and_then(|()| std::fs::write(scratch.join(name), text));
+    let path = scratch.join(name);
+    let written = std::fs::create_dir_all(scratch).and_then(|()| std::fs::write(&path, text));
+    // every user of the container reads it
+    let written = written.and_then(|()| std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)));
     written.map_err(|error| error.to_string())?;
     Mount::file(scratch, name, target, false).map_err(|error| error.to_string())
 }

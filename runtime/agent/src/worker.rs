@@ -402,9 +402,10 @@ impl Worker {
         self.volumes_stale = false;
         self.volumes_syncing = true;
         let (shared, pod, addresses) = (self.shared.clone(), self.pod.clone(), self.addresses.clone());
-        self.ops.push(Box::pin(
-            async move { Outcome::VolumesSynced(setup::sync_volumes(&shared, &pod, &addresses).await) },
-        ));
+        let kernel = self.state.kernel;
+        self.ops.push(Box::pin(async move {
+            Outcome::VolumesSynced(setup::sync_volumes(&shared, &pod, &addresses, kernel, false).await)
+        }));
         None
     }
 

@@ -12,15 +12,18 @@ use super::{
 use crate::{expand::expand, linux::propagation, pod};
 use container::{FileId, Mount};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
-use rustix::fs::{FileType, Mode, OFlags, openat};
+use rustix::{
+    fs::{FileType, Mode, OFlags, openat},
+    process::geteuid,
+};
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
-    fs::{File, OpenOptions, Permissions},
+    fs::{File, Metadata, OpenOptions, Permissions},
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::{OpenOptionsExt, PermissionsExt},
+        unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     },
     path::{Path, PathBuf},
 };
@@ -228,12 +231,23 @@ fn copy_file(mut source: File, target: &Path) -> io::Result<()> {
     }
     let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target)?;
     io::copy(&mut io::Read::take(&mut source, metadata.len()), &mut copy)?;
+    own(&copy, &metadata);
     copy.set_permissions(Permissions::from_mode(metadata.permissions().mode() & 0o777))
+}
+
+/// Gives a copy the user and group of what it is a copy of, where this process may.
+fn own(copy: &File, of: &Metadata) {
+    if geteuid().is_root() {
+        let _ = fchown(copy, Some(of.uid()), Some(of.gid()));
+    }
 }
 
 /// Copies the files and folders of a volume that only the agent writes. Such a volume has no symbolic links below a version.
 fn copy_folder(source: &OwnedFd, target: &Path) -> io::Result<()> {
     std::fs::create_dir_all(target)?;
+    let (metadata, copy) = (File::from(source.try_clone()?).metadata()?, File::open(target)?);
+    own(&copy, &metadata);
+    copy.set_permissions(Permissions::from_mode(metadata.permissions().mode() & 0o7777))?;
     for entry in rustix::fs::Dir::read_from(source)? {
         let entry = entry?;
         let name = OsStr::new(entry.file_name().to_str().map_err(io::Error::other)?);

@@ -23,9 +23,9 @@ impl Node {
 
     /// Changes the content of the ConfigMap.
     fn update(&self, text: &str) {
-        let file = super::super::File { data: text.as_bytes().to_vec(), mode: 0o640 };
+        let file = super::super::File { data: text.as_bytes().to_vec(), mode: 0o640, user: None };
         let files = [("dir/file".to_owned(), file.clone()), ("top".to_owned(), file)].into();
-        super::super::write(&self.at("data/cm"), &files, text).expect("written");
+        super::super::write(&self.at("data/cm"), &files, text, None).expect("written");
     }
 
     fn mounts(&self, mounts: Value, variables: &[(&str, &str)]) -> Result<Vec<Mount>, String> {
@@ -33,8 +33,13 @@ impl Node {
     }
 
     fn mounts_of(&self, mounts: Value, variables: &[(&str, &str)], host: &Path) -> Result<Vec<Mount>, String> {
-        let volume =
-            |path: PathBuf, owner| SyncedVolume { path, owner, read_only: owner == Owner::Agent, resync_at: None };
+        let volume = |path: PathBuf, owner| SyncedVolume {
+            path,
+            owner,
+            read_only: owner == Owner::Agent,
+            resync_at: None,
+            notice: None,
+        };
         let volumes = [
             ("v".to_owned(), volume(self.at("data/v"), Owner::Pod)),
             ("cm".to_owned(), volume(self.at("data/cm"), Owner::Agent)),
