@@ -136,6 +136,8 @@ pub enum Owner {
     Agent,
     /// The node: a hostPath.
     Host,
+    /// Nobody: an image.
+    Image,
 }
 
 /// Why a volume cannot be set up. The text is part of the message of the event `FailedMount`.
@@ -182,6 +184,7 @@ pub fn plugins() -> Vec<Box<dyn VolumePlugin>> {
     vec![
         Box::new(empty_dir::EmptyDir),
         Box::new(HostPath),
+        Box::new(Image),
         Box::new(payload::Payloads),
         Box::new(persistent::Persistent),
     ]
@@ -263,7 +266,7 @@ pub async fn sync_all(
         let Some(plugin) = plugins.iter().find(|p| p.handles(volume)) else {
             return Err(format!(
                 "MountVolume.SetUp failed for volume {:?} : no volume plugin matched: this node supports emptyDir, configMap, \
-                 secret, downwardAPI, projected, hostPath, persistentVolumeClaim and ephemeral",
+                 secret, downwardAPI, projected, hostPath, image, persistentVolumeClaim and ephemeral",
                 volume.name
             ));
         };
@@ -310,6 +313,30 @@ impl VolumePlugin for HostPath {
         let (path, private) = (PathBuf::from(&source.path), cx.private.clone());
         blocking(move || Ok(host_path(&source, &private))).await?.map_err(Error::Source)?;
         Ok(SyncedVolume { path, owner: Owner::Host, read_only: false, resync_at: None, notice: None })
+    }
+
+    async fn teardown(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The files of an image. They are found when a container that mounts them starts ([`crate::start`]), with the reasons and the back-off of its own
+/// image.
+struct Image;
+
+#[async_trait]
+impl VolumePlugin for Image {
+    fn name(&self) -> &'static str {
+        "kubernetes.io/image"
+    }
+
+    fn handles(&self, volume: &Volume) -> bool {
+        volume.image.is_some()
+    }
+
+    async fn sync(&self, cx: &Context, _volume: &Volume) -> Result<SyncedVolume, Error> {
+        let path = cx.dir.clone();
+        Ok(SyncedVolume { path, owner: Owner::Image, read_only: true, resync_at: None, notice: None })
     }
 
     async fn teardown(&self, _dir: &Path) -> io::Result<()> {

@@ -83,6 +83,7 @@ pub fn mounts(request: &MountRequest<'_>) -> Result<Vec<Mount>, String> {
                 let mut made = single_file(mount, volume, file, read_only, &scratch.join(format!("file-{number}")))
                     .map_err(|e| failed(&e))?;
                 made.propagation = propagation(mount);
+                made.no_exec = volume.owner == Owner::Image;
                 out.push(made);
                 continue;
             }
@@ -100,6 +101,8 @@ pub fn mounts(request: &MountRequest<'_>) -> Result<Vec<Mount>, String> {
         };
         let mut made = Mount::new(root, below, &*mount.mount_path, read_only).map_err(|e| failed(&e))?;
         made.propagation = propagation(mount);
+        // as upstream's runtimes
+        made.no_exec = volume.owner == Owner::Image;
         out.push(made);
     }
     for (target, Files { folder, read_only }) in files {
@@ -183,7 +186,8 @@ fn find(volume: &SyncedVolume, sub: &Path, private: &PrivateDir) -> Result<(Path
     let metadata = path.metadata().map_err(|e| format!("the volume is not there: {e}"))?;
     let mode = metadata.permissions().mode() & 0o7777;
     if metadata.is_dir() {
-        let make = (volume.owner != Owner::Agent).then(|| Mode::from_raw_mode(mode as rustix::fs::RawMode));
+        let make =
+            matches!(volume.owner, Owner::Pod | Owner::Host).then(|| Mode::from_raw_mode(mode as rustix::fs::RawMode));
         let accept = |root: &OwnedFd| if volume.owner == Owner::Host { private.check(root) } else { Ok(()) };
         let found = beneath::find(path, sub, make, accept)?;
         return Ok((path.clone(), found));
