@@ -28,8 +28,8 @@ impl VolumePlugin for EmptyDir {
     async fn sync(&self, cx: &Context, volume: &Volume) -> Result<SyncedVolume, Error> {
         let source = volume.empty_dir.clone().unwrap_or_default();
         let memory = (cx.linux && source.medium.as_deref() == Some("Memory")).then(|| size(cx, &source));
-        let (dir, group) = (cx.dir.clone(), cx.ownership.group);
-        let refused = blocking(move || make(&dir, memory, group)).await?;
+        let (dir, group, first) = (cx.dir.clone(), cx.ownership.group, cx.first);
+        let refused = blocking(move || if first { make(&dir, memory, group) } else { Ok(None) }).await?;
         let notice = refused.map(|error| Notice {
             reason: "MemoryVolumeOnDisk",
             text: format!("emptyDir volume {:?} is on the disk: this node may mount no tmpfs: {error}", volume.name),

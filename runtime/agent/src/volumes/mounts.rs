@@ -80,11 +80,8 @@ pub fn mounts(request: &MountRequest<'_>) -> Result<Vec<Mount>, String> {
         let (root, found) = find(volume, Path::new(&sub), request.private).map_err(|e| failed(&e))?;
         let (root, below) = match found {
             Found::File(file) if request.single_files => {
-                let mut made = single_file(mount, volume, file, read_only, &scratch.join(format!("file-{number}")))
-                    .map_err(|e| failed(&e))?;
-                made.propagation = propagation(mount);
-                made.no_exec = volume.owner == Owner::Image;
-                out.push(made);
+                let made = single_file(mount, volume, file, read_only, &scratch.join(format!("file-{number}")));
+                out.push(as_asked(made.map_err(|e| failed(&e))?, mount, volume));
                 continue;
             }
             Found::File(file) => {
@@ -99,11 +96,8 @@ pub fn mounts(request: &MountRequest<'_>) -> Result<Vec<Mount>, String> {
             }
             Found::Folder(below, _) => (root, below),
         };
-        let mut made = Mount::new(root, below, &*mount.mount_path, read_only).map_err(|e| failed(&e))?;
-        made.propagation = propagation(mount);
-        // as upstream's runtimes
-        made.no_exec = volume.owner == Owner::Image;
-        out.push(made);
+        let made = Mount::new(root, below, &*mount.mount_path, read_only).map_err(|e| failed(&e))?;
+        out.push(as_asked(made, mount, volume));
     }
     for (target, Files { folder, read_only }) in files {
         if out.iter().any(|m| m.target == target) {
@@ -116,6 +110,11 @@ pub fn mounts(request: &MountRequest<'_>) -> Result<Vec<Mount>, String> {
         );
     }
     Ok(out)
+}
+
+/// Adds what only Linux containers know. As with upstream's runtimes, nobody runs the programs of an image that is a volume.
+fn as_asked(made: Mount, mount: &VolumeMount, volume: &SyncedVolume) -> Mount {
+    Mount { propagation: propagation(mount), no_exec: volume.owner == Owner::Image, ..made }
 }
 
 /// Mounts a file by itself. Of a volume whose old versions are removed, a copy is mounted.
