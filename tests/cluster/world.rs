@@ -24,6 +24,7 @@ use server::{
 };
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -64,6 +65,10 @@ impl Images for AnyImage {
     async fn pull(&self, image: &str, _keyring: &Keyring) -> Result<Pulled, Error> {
         tokio::time::sleep(Duration::from_millis(100)).await;
         Ok(pulled(image))
+    }
+
+    async fn folder(&self, _image_id: &str) -> Result<Option<PathBuf>, Error> {
+        Ok(None)
     }
 
     async fn list(&self) -> Vec<Listed> {

@@ -27,6 +27,7 @@ pub const HONOURED: &[&str] = &[
     "pod.spec.volumes.emptyDir",
     "pod.spec.volumes.ephemeral",
     "pod.spec.volumes.hostPath",
+    "pod.spec.volumes.image",
     "pod.spec.volumes.persistentVolumeClaim",
     "pod.spec.volumes.projected",
     "pod.spec.volumes.secret",

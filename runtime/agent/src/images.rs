@@ -59,6 +59,9 @@ pub trait Images: Send + Sync + 'static {
     async fn is_linux(&self, image: &str, credentials: Option<&Keyring>) -> Result<Option<bool>, Error>;
     /// Resolves the image at the registry and downloads missing content. Concurrent pulls of an image share one download. Cancel-safe.
     async fn pull(&self, image: &str, keyring: &Keyring) -> Result<Pulled, Error>;
+    /// The folder with all files of an image on the node, given by its id: read-only, and there as long as the image is. `None` for one that is a
+    /// module only.
+    async fn folder(&self, image_id: &str) -> Result<Option<PathBuf>, Error>;
     /// All images on the node.
     async fn list(&self) -> Vec<Listed>;
     /// If disk usage exceeds the high threshold, removes unused images, the oldest first. `used` has the names and ids of images in use.
@@ -84,6 +87,13 @@ impl Images for image::Images {
     async fn pull(&self, image: &str, keyring: &Keyring) -> Result<Pulled, Error> {
         let pulled = Self::pull(self, image, keyring).await?;
         unpacked(self, pulled).await
+    }
+
+    async fn folder(&self, image_id: &str) -> Result<Option<PathBuf>, Error> {
+        match self.get(image_id)? {
+            Some(pulled) => Self::folder(self, &pulled).await,
+            None => Err(Error::Refused(format!("{image_id}: no such image in the store"))),
+        }
     }
 
     async fn list(&self) -> Vec<Listed> {

@@ -1,9 +1,10 @@
 //! Functions on Pods that several modules of the agent use. Those that other crates use too are in [`client::pod`]. Pure.
 
+use crate::images::Policy as PullPolicy;
 pub use client::pod::{
     condition, init_containers, is_deleting, is_finished, is_sidecar, name, namespace, phase, qos_class, spec, uid,
 };
-use k8s_openapi::api::core::v1::{Container, EphemeralContainer, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, ImageVolumeSource, ObjectReference, Pod, Volume};
 use std::{borrow::Cow, time::Duration};
 
 /// The restart policies.
@@ -102,6 +103,26 @@ pub fn as_container(c: &EphemeralContainer) -> Container {
 pub fn all_containers(pod: &Pod) -> impl Iterator<Item = (Cow<'_, Container>, Role)> {
     let ephemeral = ephemeral(pod).iter().map(|c| (Cow::Owned(as_container(c)), Role::Ephemeral));
     containers(pod).map(|(c, role)| (Cow::Borrowed(c), role)).chain(ephemeral)
+}
+
+/// The volumes that are images and that a container mounts, by name.
+pub fn image_volumes<'a>(
+    pod: &'a Pod,
+    container: &'a Container,
+) -> impl Iterator<Item = (&'a str, &'a ImageVolumeSource)> {
+    let is_mounted = |volume: &&Volume| container.volume_mounts.iter().flatten().any(|mount| mount.name == volume.name);
+    let volumes = spec(pod).volumes.iter().flatten().filter(is_mounted);
+    volumes.filter_map(|volume| Some((&*volume.name, volume.image.as_ref()?)))
+}
+
+/// The images that a container needs, each with its pull policy: its own, and those that it mounts.
+pub fn images<'a>(pod: &'a Pod, container: &'a Container) -> impl Iterator<Item = (&'a str, PullPolicy)> {
+    let mounted = image_volumes(pod, container).map(|(_, it)| (it.reference.as_deref(), it.pull_policy.as_deref()));
+    let own = (container.image.as_deref(), container.image_pull_policy.as_deref());
+    std::iter::once(own).chain(mounted).map(|(image, policy)| {
+        let image = image.unwrap_or_default();
+        (image, PullPolicy::of(image, policy))
+    })
 }
 
 /// Finds a container by name.

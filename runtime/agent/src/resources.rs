@@ -40,6 +40,23 @@ pub fn pod_limits(pod: &Pod) -> Limits {
     of(pod::spec(pod).resources.as_ref())
 }
 
+/// The bytes of memory that the containers of a pod may use together: the limit of the pod, or the sum of theirs, if all have one. As upstream's
+/// `ResourceConfigForPod`.
+pub fn memory_limit(pod: &Pod) -> Option<u64> {
+    if let Some(own) = pod_limits(pod).memory_bytes {
+        return Some(own);
+    }
+    let (mut all, mut most) = (0u64, 0u64);
+    for (container, role) in pod::containers(pod) {
+        let bytes = limits(container).memory_bytes?;
+        match role {
+            pod::Role::Init => most = most.max(all.saturating_add(bytes)),
+            pod::Role::Sidecar | pod::Role::App | pod::Role::Ephemeral => all = all.saturating_add(bytes),
+        }
+    }
+    Some(all.max(most)).filter(|bytes| *bytes > 0)
+}
+
 fn of(resources: Option<&ResourceRequirements>) -> Limits {
     let limits = resources.and_then(|r| r.limits.as_ref());
     let requests = resources.and_then(|r| r.requests.as_ref());
@@ -94,6 +111,21 @@ mod tests {
         let containers: Vec<_> =
             resources.iter().enumerate().map(|(i, r)| json!({"name": i.to_string(), "resources": r})).collect();
         serde_json::from_value(json!({"spec": {"containers": containers}})).unwrap()
+    }
+
+    #[test]
+    fn the_memory_of_a_pod_is_limited_if_that_of_each_container_is() {
+        let with = |memory: &str| json!({"limits": {"memory": memory}});
+        assert_eq!(memory_limit(&pod(&[with("1Ki"), with("2Ki")])), Some(3072));
+        assert_eq!(memory_limit(&pod(&[with("1Ki"), json!({})])), None);
+        assert_eq!(memory_limit(&pod(&[])), None);
+        let mut more = pod(&[with("1Ki")]);
+        let spec = more.spec.as_mut().unwrap();
+        spec.init_containers =
+            Some(vec![serde_json::from_value(json!({"name": "i", "resources": with("4Ki")})).unwrap()]);
+        assert_eq!(memory_limit(&more), Some(4096));
+        more.spec.as_mut().unwrap().resources = serde_json::from_value(with("512")).unwrap();
+        assert_eq!(memory_limit(&more), Some(512));
     }
 
     #[test]

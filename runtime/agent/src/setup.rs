@@ -5,7 +5,7 @@ use crate::{
     pod,
     shared::Shared,
     state::PodState,
-    volumes::{self, Context, FileBudget, PersistentVolumes, SyncedVolume, VolumeRecord},
+    volumes::{self, Context, FileBudget, Notice, Ownership, PersistentVolumes, SyncedVolume, VolumeRecord},
 };
 use client::{EventType, fit::ports};
 use container::{
@@ -38,8 +38,8 @@ pub(crate) async fn set_up(
     address: Option<IpAddr>,
     kernel: bool,
 ) -> Result<PodSetup, String> {
-    let volumes = sync_volumes(shared, pod, &[]).await?;
     let kernel = kernel || kernel::is_needed(shared, pod).await;
+    let volumes = sync_volumes(shared, pod, &[], kernel, true).await?;
     if kernel && pod::spec(pod).host_network == Some(true) {
         return Ok(PodSetup { namespace: Namespace::There, attachment: at_host(shared, pod).await?, volumes });
     }
@@ -117,11 +117,13 @@ async fn remove_sandboxes(shared: &Shared, id: &SandboxId) -> Result<(), String>
     if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
 }
 
-/// Syncs all volumes of the pod. Errors were recorded as events.
+/// Syncs all volumes of the pod. `kernel` is whether processes run in it, `first` whether it is set up. Errors were recorded as events.
 pub(crate) async fn sync_volumes(
     shared: &Arc<Shared>,
     pod: &Arc<Pod>,
     addresses: &[IpAddr],
+    kernel: bool,
+    first: bool,
 ) -> Result<BTreeMap<String, SyncedVolume>, String> {
     if pod::spec(pod).volumes.as_ref().is_none_or(Vec::is_empty) {
         return Ok(BTreeMap::new());
@@ -140,12 +142,21 @@ pub(crate) async fn sync_volumes(
         allocatable: shared.allocatable.clone(),
         tokens: shared.tokens.clone(),
         persistent: Arc::new(PersistentVolumes { volumes: persistent, root: shared.persistent_dir() }),
+        linux: kernel,
+        first,
+        ownership: Ownership::of(pod, kernel),
         now: shared.now(),
         dir: root.clone(),
         private: shared.private.clone(),
         budget: FileBudget::default(),
     };
-    volumes::sync_all(&shared.plugins, &cx, &root).await.map_err(report)
+    let volumes = volumes::sync_all(&shared.plugins, &cx, &root).await.map_err(report)?;
+    if first {
+        for Notice { reason, text } in volumes::notices(&cx.ownership, &volumes) {
+            shared.event(pod, None, EventType::Warning, reason, text);
+        }
+    }
+    Ok(volumes)
 }
 
 /// When the first volume must be synced again.

@@ -116,11 +116,16 @@ impl Shared {
     pub(crate) async fn collect_images(&self) {
         let mut used = Vec::new();
         for pod in self.cluster.pods.list() {
-            used.extend(pod::all_containers(&pod).filter_map(|(c, _)| c.image.clone()));
+            for (container, _) in pod::all_containers(&pod) {
+                used.extend(pod::images(&pod, &container).map(|(image, _)| image.to_owned()));
+            }
         }
         for handle in self.pods.lock().values() {
             let state = handle.state();
-            used.extend(state.containers.values().filter_map(|r| Some(r.current.as_ref()?.image_id.clone())));
+            for attempt in state.containers.values().filter_map(|record| record.current.as_ref()) {
+                used.push(attempt.image_id.clone());
+                used.extend(attempt.volume_images.iter().cloned());
+            }
         }
         // Each is looked up, and thousands of pods have one image.
         used.sort_unstable();

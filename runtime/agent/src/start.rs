@@ -1,5 +1,7 @@
 //! Starts an attempt of a container: image, preparation, environment, mounts, create, start. Each failure has upstream's waiting reason.
 
+mod image_volumes;
+
 use crate::{
     config::Configs,
     env::{self, Environment, Sources},
@@ -26,6 +28,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -56,6 +59,8 @@ pub(crate) struct Started {
     pub(crate) runtime: String,
     pub(crate) image: String,
     pub(crate) image_id: String,
+    /// The ids of the images that it mounts.
+    pub(crate) volume_images: Vec<String>,
     pub(crate) prepared: Arc<dyn Prepared>,
     /// The file with its termination message.
     pub(crate) termination_message: Option<TerminationMessage>,
@@ -69,6 +74,8 @@ pub(crate) struct StartError {
     pub(crate) reason: &'static str,
     pub(crate) message: String,
     pub(crate) retry: Retry,
+    /// The image that it is about, if that is one of a volume, and not of the container.
+    pub(crate) image: Option<String>,
 }
 
 /// When to retry a failed start.
@@ -136,14 +143,17 @@ impl MakeMounts {
 /// Writes a file that a container sees at `target`.
 fn file(scratch: &Path, target: &str, text: &str) -> std::result::Result<Mount, String> {
     let name = target.rsplit('/').next().unwrap_or(target);
-    let written = std::fs::create_dir_all(scratch).and_then(|()| std::fs::write(scratch.join(name), text));
+    let path = scratch.join(name);
+    let written = std::fs::create_dir_all(scratch).and_then(|()| std::fs::write(&path, text));
+    // every user of the container reads it
+    let written = written.and_then(|()| std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)));
     written.map_err(|error| error.to_string())?;
     Mount::file(scratch, name, target, false).map_err(|error| error.to_string())
 }
 
 impl StartError {
     fn new(reason: &'static str, message: impl Into<String>, retry: Retry) -> Self {
-        Self { reason, message: message.into(), retry }
+        Self { reason, message: message.into(), retry, image: None }
     }
 
     fn cancelled() -> Self {
@@ -155,12 +165,13 @@ type Result<T> = std::result::Result<T, StartError>;
 
 impl Start {
     /// Starts the container. Can be cancelled until the container is created.
-    pub(crate) async fn run(self) -> Result<Started> {
-        let Some((container, role)) = pod::container(&self.pod, &self.container) else {
+    pub(crate) async fn run(mut self) -> Result<Started> {
+        let (pod, token) = (self.pod.clone(), self.token.clone());
+        let Some((container, role)) = pod::container(&pod, &self.container) else {
             return Err(StartError::cancelled());
         };
         let ready = tokio::select! {
-            () = self.token.cancelled() => return Err(StartError::cancelled()),
+            () = token.cancelled() => return Err(StartError::cancelled()),
             ready = self.make_ready(&container, role) => ready,
         };
         match ready {
@@ -189,12 +200,13 @@ impl Start {
     }
 
     async fn make_ready(
-        &self,
+        &mut self,
         container: &Container,
         role: Role,
     ) -> Result<(Arc<dyn Runtime>, ContainerSpec, Started)> {
         let image = container.image.clone().unwrap_or_default();
-        let pulled = self.image(&image, container).await?;
+        let volume_images = self.image_volumes(container).await?;
+        let pulled = self.image(&image, Policy::of(&image, container.image_pull_policy.as_deref())).await?;
         let handler = self.handler()?;
         let runtime = self.shared.runtimes.choose(&pulled.artifact, handler.as_deref(), &pulled.platform);
         let runtime = runtime.map_err(|text| {
@@ -222,9 +234,8 @@ impl Start {
             );
             self.event(EventType::Warning, "DefaultPort", text);
         }
-        let (runtime_name, image_id) = (runtime.name().to_owned(), pulled.image_id);
-        let given = Given::of(container);
-        let started = Started { runtime: runtime_name, image, image_id, prepared, termination_message, given };
+        let (name, image_id, given) = (runtime.name().to_owned(), pulled.image_id, Given::of(container));
+        let started = Started { runtime: name, image, image_id, volume_images, prepared, termination_message, given };
         Ok((runtime.clone(), spec, started))
     }
 
@@ -256,8 +267,7 @@ impl Start {
         }
     }
 
-    async fn image(&self, image: &str, container: &Container) -> Result<Pulled> {
-        let policy = Policy::of(image, container.image_pull_policy.as_deref());
+    async fn image(&self, image: &str, policy: Policy) -> Result<Pulled> {
         let mut present = self.present(image, &Keyring::new()).await?;
         let secrets = pod::spec(&self.pod).image_pull_secrets.as_ref().is_some_and(|s| !s.is_empty());
         if present.is_none() && secrets && policy != Policy::Always {

@@ -100,6 +100,9 @@ pub struct Attempt {
     pub image: String,
     /// The id of the resolved image.
     pub image_id: String,
+    /// The ids of the images that it mounts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volume_images: Vec<String>,
     /// The number of its log file.
     pub log: i32,
     /// Whether it runs.
@@ -271,6 +274,7 @@ fn adopt_container(status: &ContainerStatus) -> Option<Record> {
         runtime: runtime.to_owned(),
         image: status.image.clone(),
         image_id: status.image_id.clone(),
+        volume_images: Vec::new(),
         log: status.restart_count,
         state: current,
         given: None,
@@ -413,6 +417,7 @@ mod tests {
             runtime: "wasmtime".into(),
             image: "i".into(),
             image_id: "sha256:1".into(),
+            volume_images: Vec::new(),
             log: 2,
             state: AttemptState::Running { started_at: Timestamp::UNIX_EPOCH },
             given: None,

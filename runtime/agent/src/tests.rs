@@ -7,6 +7,7 @@ mod endings;
 mod ephemeral;
 mod eviction;
 mod fake_api;
+mod image_volumes;
 mod lifecycle;
 mod linux;
 mod mounted;

@@ -8,8 +8,11 @@
 
 mod atomic;
 mod beneath;
+mod empty_dir;
 mod kept_token;
+mod memory;
 mod mounts;
+mod ownership;
 mod payload;
 mod persistent;
 mod private;
@@ -17,6 +20,7 @@ mod token;
 
 pub use atomic::{File, write};
 pub use mounts::{MountRequest, mounts};
+pub use ownership::Ownership;
 pub use persistent::{LOCAL_VOLUMES, PersistentVolumes};
 pub(crate) use persistent::{local_folder, local_handle, local_selector};
 pub use private::PrivateDir;
@@ -33,7 +37,7 @@ use k8s_openapi::{
 use serde::{Deserialize, Serialize};
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Component, Path, PathBuf},
     sync::{
@@ -57,6 +61,12 @@ pub struct Context {
     pub tokens: Arc<Tokens>,
     /// The PersistentVolumes of its claims.
     pub persistent: Arc<PersistentVolumes>,
+    /// Whether processes run in the pod: WebAssembly has neither users nor a memory of its own for files.
+    pub linux: bool,
+    /// Whether the pod is set up, and not only brought up to date.
+    pub first: bool,
+    /// To whom its volumes belong.
+    pub ownership: Ownership,
     /// The current time.
     pub now: Timestamp,
     /// The volume's folder. The plugin creates it if it needs one.
@@ -104,6 +114,17 @@ pub struct SyncedVolume {
     pub read_only: bool,
     /// When it must be synced again.
     pub resync_at: Option<Timestamp>,
+    /// What of it is not as the pod asks for.
+    pub notice: Option<Notice>,
+}
+
+/// What of a volume is not as the pod asks for, and no reason to do without it: an event of the pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Notice {
+    /// Its reason.
+    pub reason: &'static str,
+    /// Its message.
+    pub text: String,
 }
 
 /// Who writes to a volume.
@@ -115,6 +136,8 @@ pub enum Owner {
     Agent,
     /// The node: a hostPath.
     Host,
+    /// Nobody: an image.
+    Image,
 }
 
 /// Why a volume cannot be set up. The text is part of the message of the event `FailedMount`.
@@ -158,7 +181,13 @@ pub struct VolumeRecord {
 
 /// The plugins of this node. The first that handles a volume is used.
 pub fn plugins() -> Vec<Box<dyn VolumePlugin>> {
-    vec![Box::new(EmptyDir), Box::new(HostPath), Box::new(payload::Payloads), Box::new(persistent::Persistent)]
+    vec![
+        Box::new(empty_dir::EmptyDir),
+        Box::new(HostPath),
+        Box::new(Image),
+        Box::new(payload::Payloads),
+        Box::new(persistent::Persistent),
+    ]
 }
 
 /// The records of a pod's volumes. A volume without a plugin is never set up.
@@ -237,7 +266,7 @@ pub async fn sync_all(
         let Some(plugin) = plugins.iter().find(|p| p.handles(volume)) else {
             return Err(format!(
                 "MountVolume.SetUp failed for volume {:?} : no volume plugin matched: this node supports emptyDir, configMap, \
-                 secret, downwardAPI, projected, hostPath, persistentVolumeClaim and ephemeral",
+                 secret, downwardAPI, projected, hostPath, image, persistentVolumeClaim and ephemeral",
                 volume.name
             ));
         };
@@ -249,37 +278,21 @@ pub async fn sync_all(
     Ok(out)
 }
 
+/// What of a pod's volumes is not as it asks for, each once.
+pub(crate) fn notices(ownership: &Ownership, volumes: &BTreeMap<String, SyncedVolume>) -> BTreeSet<Notice> {
+    let refused = ownership.refused.then(|| Notice {
+        reason: "FSGroupNotGiven",
+        text: "The volumes do not get the group fsGroup: this node is not root, and all files belong to its one user"
+            .into(),
+    });
+    volumes.values().filter_map(|volume| volume.notice.clone()).chain(refused).collect()
+}
+
 /// Runs blocking file operations on a blocking thread.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
-}
-
-/// An empty folder with the lifetime of the pod. [`crate::eviction`] checks its size. `medium: Memory` is an ordinary folder too.
-struct EmptyDir;
-
-#[async_trait]
-impl VolumePlugin for EmptyDir {
-    fn name(&self) -> &'static str {
-        "kubernetes.io/empty-dir"
-    }
-
-    fn handles(&self, volume: &Volume) -> bool {
-        // The API server sets emptyDir if a volume has no source. A volume without a known source here has one that this version does not
-        // know.
-        volume.empty_dir.is_some()
-    }
-
-    async fn sync(&self, cx: &Context, _volume: &Volume) -> Result<SyncedVolume, Error> {
-        let dir = cx.dir.clone();
-        blocking(move || {
-            std::fs::create_dir_all(&dir)?;
-            std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777))
-        })
-        .await?;
-        Ok(SyncedVolume { path: cx.dir.clone(), owner: Owner::Pod, read_only: false, resync_at: None })
-    }
 }
 
 /// A path of the host.
@@ -299,7 +312,31 @@ impl VolumePlugin for HostPath {
         let source = volume.host_path.clone().unwrap_or_default();
         let (path, private) = (PathBuf::from(&source.path), cx.private.clone());
         blocking(move || Ok(host_path(&source, &private))).await?.map_err(Error::Source)?;
-        Ok(SyncedVolume { path, owner: Owner::Host, read_only: false, resync_at: None })
+        Ok(SyncedVolume { path, owner: Owner::Host, read_only: false, resync_at: None, notice: None })
+    }
+
+    async fn teardown(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The files of an image. They are found when a container that mounts them starts ([`crate::start`]), with the reasons and the back-off of its own
+/// image.
+struct Image;
+
+#[async_trait]
+impl VolumePlugin for Image {
+    fn name(&self) -> &'static str {
+        "kubernetes.io/image"
+    }
+
+    fn handles(&self, volume: &Volume) -> bool {
+        volume.image.is_some()
+    }
+
+    async fn sync(&self, cx: &Context, _volume: &Volume) -> Result<SyncedVolume, Error> {
+        let path = cx.dir.clone();
+        Ok(SyncedVolume { path, owner: Owner::Image, read_only: true, resync_at: None, notice: None })
     }
 
     async fn teardown(&self, _dir: &Path) -> io::Result<()> {

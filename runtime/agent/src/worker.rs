@@ -29,7 +29,7 @@ use client::EventType;
 use container::{ContainerState, Prepared, Runtime, net::Attachment};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Node, Pod, PodStatus};
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
@@ -342,7 +342,8 @@ impl Worker {
     /// Lets the containers that wait for this image start at once.
     fn on_image_present(&mut self, image: &str) {
         self.pulls.remove(image);
-        for (container, _) in pod::all_containers(&self.pod).filter(|(c, _)| c.image.as_deref() == Some(image)) {
+        let needs = |container: &Container| pod::images(&self.pod, container).any(|(needed, _)| needed == image);
+        for (container, _) in pod::all_containers(&self.pod).filter(|(container, _)| needs(container)) {
             if let Some(waiting) = self.live.containers.get_mut(&container.name).and_then(|c| c.waiting.as_mut())
                 && waiting.reason != "CrashLoopBackOff"
             {
@@ -402,9 +403,10 @@ impl Worker {
         self.volumes_stale = false;
         self.volumes_syncing = true;
         let (shared, pod, addresses) = (self.shared.clone(), self.pod.clone(), self.addresses.clone());
-        self.ops.push(Box::pin(
-            async move { Outcome::VolumesSynced(setup::sync_volumes(&shared, &pod, &addresses).await) },
-        ));
+        let kernel = self.state.kernel;
+        self.ops.push(Box::pin(async move {
+            Outcome::VolumesSynced(setup::sync_volumes(&shared, &pod, &addresses, kernel, false).await)
+        }));
         None
     }
 

@@ -68,6 +68,9 @@ pub struct Mount {
     pub read_only: bool,
     /// It is a file, for a Linux container only ([`Mount::file`]).
     pub is_file: bool,
+    /// Refuse to run programs from it, for a Linux container only.
+    #[serde(default)]
+    pub no_exec: bool,
     /// How mounts below it travel, for a Linux container only.
     pub propagation: Propagation,
 }
@@ -126,7 +129,7 @@ impl Mount {
 
     fn of(root: PathBuf, below: PathBuf, target: String, read_only: bool, is_file: bool) -> Result<Self, MountError> {
         let id = look(&below, FileId::of(handle(&root, &below, is_file)?))?;
-        Ok(Self { root, below, id, target, read_only, is_file, propagation: Propagation::None })
+        Ok(Self { root, below, id, target, read_only, is_file, no_exec: false, propagation: Propagation::None })
     }
 
     /// Opens `below` in the folder, following links that stay within it. `flags` apply to the last name, including `O_NOFOLLOW`. Blocks on the

@@ -1,16 +1,16 @@
-//! Measures and removes folders that containers have filled. They can nest folders arbitrarily deep, and a traversal with an open folder or a
+//! Visits, measures and removes folders that containers have filled. They can nest folders arbitrarily deep, and a traversal with an open folder or a
 //! stack frame per level would exhaust file descriptors or the stack. These traversals hold few open folders, follow no symbolic link,
 //! enter no mount, and use paths of one component only.
 
 use crate::FileId;
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, chmod, open, openat, renameat, statat, unlinkat},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, chmod, open, openat, renameat, statat, unlinkat},
     io::Errno,
     path::Arg,
 };
 use std::{
     collections::HashSet,
-    ffi::CString,
+    ffi::{CStr, CString},
     io,
     os::fd::{AsRawFd, OwnedFd},
     path::Path,
@@ -21,7 +21,7 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOF
 /// The unit of `st_blocks`, in bytes.
 const BLOCK: u64 = 512;
 
-/// A measurement stops after this number of entries, which takes some seconds. It returns what it has found by then.
+/// A walk stops after this number of entries, which takes some seconds.
 const MAX_ENTRIES: u64 = 4_000_000;
 
 fn names(folder: &OwnedFd) -> io::Result<Vec<(CString, FileType)>> {
@@ -165,12 +165,34 @@ pub struct Size {
 /// # Errors
 /// The folder exists and cannot be read.
 pub fn usage(path: &Path) -> io::Result<Size> {
-    let mut at = match open(path, FOLDER, Mode::empty()) {
+    let root = match open(path, FOLDER, Mode::empty()) {
         Ok(folder) => folder,
         Err(Errno::NOENT) => return Ok(Size::default()),
         Err(errno) => return Err(errno.into()),
     };
-    let (mut size, mut entries, mut linked) = (Size::default(), 0u64, HashSet::new());
+    let (mut size, mut linked) = (Size::default(), HashSet::new());
+    walk(root, |_, _, stat| {
+        #[allow(clippy::unnecessary_cast)] // the types differ between systems
+        let (blocks, links, id) =
+            (stat.st_blocks as u64, stat.st_nlink as u64, (stat.st_dev as u64, stat.st_ino as u64));
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory && links > 1 && !linked.insert(id) {
+            return;
+        }
+        size.inodes += 1;
+        size.bytes = size.bytes.saturating_add(blocks.saturating_mul(BLOCK));
+    })?;
+    Ok(size)
+}
+
+/// Visits what is in a folder, but not the folder itself: each time the open folder that it is in, its name there, and its status. A folder comes
+/// before what it holds. Others may change the folder meanwhile; mounts and folders that this user may not read are not entered.
+///
+/// Returns whether that was all: a guest may have moved a folder, or there are more entries than anybody counts.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn walk(root: OwnedFd, mut visit: impl FnMut(&OwnedFd, &CStr, &Stat)) -> io::Result<bool> {
+    let (mut at, mut entries) = (root, 0u64);
     // Per level: the folder's id, and its folders that are not visited yet.
     let mut stack: Vec<(FileId, Vec<CString>)> = Vec::new();
     let mut down = true;
@@ -180,22 +202,16 @@ pub fn usage(path: &Path) -> io::Result<Size> {
             for (name, _) in names(&at)? {
                 let Ok(stat) = statat(&at, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
                 entries += 1;
-                #[allow(clippy::unnecessary_cast)] // the types differ between systems
-                let (blocks, links, id) =
-                    (stat.st_blocks as u64, stat.st_nlink as u64, (stat.st_dev as u64, stat.st_ino as u64));
+                visit(&at, &name, &stat);
                 if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
                     folders.push(name);
-                } else if links > 1 && !linked.insert(id) {
-                    continue;
                 }
-                size.inodes += 1;
-                size.bytes = size.bytes.saturating_add(blocks.saturating_mul(BLOCK));
             }
             stack.push((FileId::of(&at)?, folders));
         }
-        let Some((_, folders)) = stack.last_mut() else { break };
+        let Some((_, folders)) = stack.last_mut() else { return Ok(true) };
         if entries > MAX_ENTRIES {
-            break;
+            return Ok(false);
         }
         down = false;
         if let Some(name) = folders.pop() {
@@ -206,14 +222,13 @@ pub fn usage(path: &Path) -> io::Result<Size> {
             continue;
         }
         stack.pop();
-        let Some((parent, _)) = stack.last() else { break };
+        let Some((parent, _)) = stack.last() else { return Ok(true) };
         at = openat(&at, "..", FOLDER, Mode::empty())?;
         if FileId::of(&at)? != *parent {
             // A guest moved the folder meanwhile.
-            break;
+            return Ok(false);
         }
     }
-    Ok(size)
 }
 
 #[cfg(test)]

@@ -8,7 +8,14 @@ use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, Stat, fgetxattr, fstat, openat, statat},
     io::Errno,
 };
-use std::{os::fd::OwnedFd, path::PathBuf};
+use std::{
+    fs::Metadata,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
+    path::PathBuf,
+};
 
 /// The attribute of folders that hide all that is below them, for overlays mounted with `userxattr`.
 pub(crate) const OPAQUE_ATTRIBUTE: &str = "user.overlay.opaque";
@@ -98,4 +105,9 @@ fn is_opaque(folder: &OwnedFd) -> Result<bool, Errno> {
 /// A character device 0:0.
 pub(crate) fn is_whiteout(found: &Stat) -> bool {
     FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice && found.st_rdev == 0
+}
+
+/// As [`is_whiteout`].
+pub(crate) fn is_whiteout_file(found: &Metadata) -> bool {
+    found.file_type().is_char_device() && found.rdev() == 0
 }

@@ -5,7 +5,8 @@
 //! collects unused images.
 //!
 //! It compiles and runs nothing, and knows no Pod. Images are hostile input: every size, count and time is limited ([`Limits`]). Native code
-//! beside a module is never used; layers of Linux images are unpacked for the runtime that runs them ([`Images::layers`]).
+//! beside a module is never used; layers of Linux images are unpacked for the runtime that runs them ([`Images::layers`]), or merged to one folder for those who only read
+//! them ([`Images::folder`]).
 //!
 //! It follows the pages *Images* (names, pull policies, imagePullSecrets) and *Garbage Collection* of the Kubernetes
 //! documentation, the OCI image and distribution specifications, and the CNCF "Wasm OCI artifact layout".
@@ -31,6 +32,7 @@ mod layers;
 mod load;
 mod lower;
 mod manifest;
+mod merged;
 mod options;
 mod owner;
 mod pax;

@@ -290,10 +290,12 @@ async fn upper_layers_hide_and_replace_what_is_below() {
     for (uppers, want) in cases {
         let scene = Scene::new(|_| {});
         let layers: Vec<_> = [raw(&lower())].into_iter().chain(uppers.iter().map(|upper| raw(upper))).collect();
+        let merged = tree(&scene.folder(&layers).await.unwrap());
         let layers = scene.layers(&layers).await.unwrap();
         let found = shown(&layers);
         let names: Vec<_> = uppers.iter().flat_map(|upper| upper.iter().map(|one| one.name.escape_ascii())).collect();
-        assert_eq!(&found, want, "{}", names.iter().map(|name| format!("{name} ")).collect::<String>());
+        let names = names.iter().map(|name| format!("{name} ")).collect::<String>();
+        assert_eq!((&*found, &*merged), (*want, *want), "{names}");
     }
 }
 
@@ -373,6 +375,8 @@ async fn the_kernel_shows_what_applying_one_layer_after_the_other_makes() {
         let Ok(files) = scene.images.files(&merged).await else { continue };
         let overlay = scene.layers(&layers).await.unwrap();
         assert_eq!(shown(&overlay), tree(&files.unwrap()), "round {round}:\n{told}");
+        let folder = scene.folder(&layers).await.unwrap();
+        assert_eq!(shown(&overlay), tree(&folder), "round {round}, in one folder:\n{told}");
         compared += 1;
     }
     assert!(compared > 25, "{compared}");
@@ -487,6 +491,34 @@ async fn images_share_layers_and_keep_them_until_the_last_goes() {
     assert_eq!((scene.left("layers"), scene.left("blobs/sha256"), scene.left("tmp")), (0, 0, 0));
     let error = scene.images.layers(&second).await.unwrap_err().to_string();
     assert!(error.contains("no longer in the store"), "{error}");
+}
+
+#[tokio::test]
+async fn an_image_is_one_folder_that_has_the_files_of_its_layers() {
+    // and with rights
+    unprivileged("an_image_is_one_folder_that_has_the_files_of_its_layers");
+    let scene = Scene::new(|_| {});
+    let folder = |mode| Raw { mode, ..Raw::folder("d") };
+    let base = raw(&[folder(0o711), Raw { mode: 0o604, ..Raw::file("d/f", &[7; 100_000]) }]);
+    let upper = raw(&[folder(0o2750), Raw::file("d/g", b"g"), Raw::symlink("d/link", "f")]);
+    let layers = [base.clone(), upper];
+    let at = scene.folder(&layers).await.unwrap();
+    assert_eq!(tree(&at).replace(&"\u{7}".repeat(100_000), "7"), "d/ d/f=7 d/g=g d/link->f");
+    let found = |path: &str| fs::symlink_metadata(at.join(path)).unwrap();
+    assert_eq!(found("d").permissions().mode() & 0o777, 0o750);
+    assert_eq!(found("d/f").permissions().mode() & 0o777, 0o604);
+    let unpacked = scene.layers(&layers).await.unwrap();
+    assert_eq!(found("d/f").ino(), fs::metadata(unpacked[0].join("d/f")).unwrap().ino(), "it takes no room");
+    assert_eq!(scene.folder(&layers).await.unwrap(), at);
+    assert_eq!((scene.left("files"), scene.left("tmp")), (1, 0));
+    // A layer that is alone needs no other folder.
+    let alone = scene.load("alone:1", &[(GZIP, base)]).await.unwrap();
+    let layers = scene.images.layers(&alone).await.unwrap().unwrap();
+    assert_eq!(scene.images.folder(&alone).await.unwrap(), layers.first().cloned());
+    for image in ["a:1", "alone:1"] {
+        scene.images.remove(image).await.unwrap();
+    }
+    assert_eq!((scene.left("files"), scene.left("layers"), scene.left("tmp")), (0, 0, 0));
 }
 
 /// An image of a program, made by hand: it runs in what the kernel shows.

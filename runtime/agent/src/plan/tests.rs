@@ -52,6 +52,7 @@ impl Case {
             runtime: "wasmtime".into(),
             image: "i".into(),
             image_id: String::new(),
+            volume_images: Vec::new(),
             log: 0,
             state,
             given: None,

@@ -57,6 +57,7 @@ fn make(pod: &Pod, does: &[(&str, Does)]) -> (PodState, LiveState) {
             runtime: "wasmtime".into(),
             image,
             image_id: "id".into(),
+            volume_images: Vec::new(),
             log: 0,
             state: attempt,
             given: None,

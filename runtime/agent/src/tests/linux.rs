@@ -96,3 +96,47 @@ async fn where_the_machine_refuses_namespaces_an_event_says_so() {
     let told = "NetworkUnavailable: The Linux containers of the pod have no network: this machine has no namespaces";
     assert!(world.api.events().iter().any(|event| event == told), "{:?}", world.api.events());
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_mount_is_left_of_a_volume_of_memory() {
+    let mut world = World::of("runc", |_, _| Script::Run).await;
+    let root = world.dir.path().to_owned();
+    let mounted = || {
+        let all = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        all.lines().filter(|line| line.contains(&*root.to_string_lossy())).count()
+    };
+    let spec = |image: &str| {
+        let mounts = json!([{"name": "v", "mountPath": "/v"}]);
+        let volumes = json!([{"name": "v", "emptyDir": {"medium": "Memory"}}]);
+        json!({"volumes": volumes, "containers": [{"name": "c", "image": image, "volumeMounts": mounts}]})
+    };
+    world.pod("wasm", spec("hello:1"));
+    world.until("wasm", |status| super::world::waiting(status) == "ImageUnsupported").await;
+    assert_eq!(mounted(), 0, "modules do without");
+    for name in ["p", "q"] {
+        world.pod(name, spec("linux:1"));
+        world.phase(name, "Running").await;
+    }
+    if mounted() == 0 {
+        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        let events = world.api.events();
+        assert!(events.iter().any(|event| event.contains("may mount no tmpfs")), "{events:?}");
+    } else {
+        assert_eq!(mounted(), 2);
+    }
+    fs::write(root.join("volumes/uid-p/v/file"), "kept").unwrap();
+    world.stop().await;
+    world.api.delete(&super::world::path("q"));
+    world.start().await;
+    world.phase("p", "Running").await;
+    assert_eq!(fs::read_to_string(root.join("volumes/uid-p/v/file")).unwrap(), "kept");
+    for name in ["p", "wasm"] {
+        world.delete(name, 0);
+        world.gone(name).await;
+    }
+    for _ in 0..100 {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    assert_eq!(mounted(), 0);
+    assert_eq!(fs::read_dir(root.join("volumes")).unwrap().count(), 0);
+}

@@ -14,7 +14,13 @@ use container::{
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use std::{cell::Cell, collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -48,6 +54,8 @@ pub(super) struct FakeImages {
     /// Images on the node that require these credentials.
     pub(super) private: Mutex<BTreeMap<String, Keyring>>,
     pub(super) pulls: Mutex<Vec<(String, Keyring)>>,
+    /// Folders with files, by the ids of images.
+    pub(super) folders: Mutex<BTreeMap<String, PathBuf>>,
 }
 
 fn pulled(image: &str) -> Pulled {
@@ -88,6 +96,10 @@ impl Images for FakeImages {
         }
         self.present.lock().insert(image.to_owned(), pulled(image));
         Ok(pulled(image))
+    }
+
+    async fn folder(&self, image_id: &str) -> Result<Option<PathBuf>, Error> {
+        Ok(self.folders.lock().get(image_id).cloned())
     }
 
     async fn list(&self) -> Vec<Listed> {

@@ -4,10 +4,11 @@
 //! The layout is upstream's `AtomicWriter`: programs watch `..data` for changes. Nothing is flushed to the disk. The files are compared
 //! with the desired ones whenever a pod starts, and those that a power failure damaged are written again.
 
+use super::ownership;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Write},
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink},
     path::{Component, Path},
 };
 
@@ -18,36 +19,39 @@ pub struct File {
     pub data: Vec<u8>,
     /// Its permission bits.
     pub mode: u32,
+    /// Its user, if that is not the one of this process.
+    pub user: Option<u32>,
 }
 
+type Files = BTreeMap<String, File>;
+
 /// Makes `dir` contain exactly `files`, by relative path. Does nothing if it already does. `stamp` names the new version and must differ
-/// from the previous one's.
-pub fn write(dir: &Path, files: &BTreeMap<String, File>, stamp: &str) -> io::Result<()> {
+/// from the previous one's. All of it is of `group` if that is set, which may then read it ([`super::ownership`]).
+pub fn write(dir: &Path, files: &Files, stamp: &str, group: Option<u32>) -> io::Result<()> {
     for path in files.keys() {
         check(path)?;
     }
     let data = dir.join("..data");
     let version = format!("..{stamp}");
     if create(dir)? {
-        fill(&dir.join(&version), files)?;
+        permit(dir, MODE, None, group)?;
+        fill(&dir.join(&version), files, group)?;
         symlink(&version, &data)?;
         return tops(files).into_iter().try_for_each(|name| symlink(Path::new("..data").join(name), dir.join(name)));
     }
-    // A folder that is right is not written to: each write is one more for the journal of the disk.
-    if dir.symlink_metadata()?.permissions().mode() & 0o7777 != MODE {
-        std::fs::set_permissions(dir, PermissionsExt::from_mode(MODE))?;
-    }
+    permit(dir, MODE, None, group)?;
     let old = std::fs::read_link(&data).ok();
     if let Some(old) = &old
         && same(&dir.join(old), files)
     {
+        permit_all(&dir.join(old), files, group)?;
         return links(dir, files);
     }
     let mut version = version;
     while old.as_deref() == Some(Path::new(&version)) || dir.join(&version).exists() {
         version.push('_');
     }
-    fill(&dir.join(&version), files)?;
+    fill(&dir.join(&version), files, group)?;
     let next = dir.join("..data_tmp");
     remove(&next)?;
     symlink(&version, &next)?;
@@ -62,28 +66,51 @@ const MODE: u32 = 0o755;
 /// Creates a folder, and those above it. Returns whether it is new: then nobody has left anything in it.
 fn create(dir: &Path) -> io::Result<bool> {
     match std::fs::create_dir(dir) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => return Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::create_dir_all(dir)?,
-        Err(error) => return Err(error),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::create_dir_all(dir).map(|()| true),
+        Err(error) => Err(error),
     }
-    std::fs::set_permissions(dir, PermissionsExt::from_mode(MODE))?;
-    Ok(true)
 }
 
 /// Makes the folder of a version, with its files.
-fn fill(version: &Path, files: &BTreeMap<String, File>) -> io::Result<()> {
+fn fill(version: &Path, files: &Files, group: Option<u32>) -> io::Result<()> {
     std::fs::create_dir(version)?;
     for (path, file) in files {
         let path = version.join(path);
         if let Some(parent) = path.parent().filter(|parent| *parent != version) {
             std::fs::create_dir_all(parent)?;
         }
-        let mut made = std::fs::File::create(&path)?;
-        made.write_all(&file.data)?;
-        made.set_permissions(PermissionsExt::from_mode(file.mode))?;
+        std::fs::File::create(&path)?.write_all(&file.data)?;
     }
-    std::fs::set_permissions(version, PermissionsExt::from_mode(MODE))
+    permit_all(version, files, group)
+}
+
+/// Gives the files and folders of a version their modes, users and groups.
+fn permit_all(version: &Path, files: &Files, group: Option<u32>) -> io::Result<()> {
+    let mut folders = BTreeSet::new();
+    for (path, file) in files {
+        let path = Path::new(path);
+        permit(&version.join(path), file.mode, file.user, group)?;
+        folders.extend(path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()));
+    }
+    folders.into_iter().try_for_each(|folder| permit(&version.join(folder), MODE, None, group))?;
+    permit(version, MODE, None, group)
+}
+
+/// Gives a file or folder its mode, user and group, whatever the mask of this process is. What is right is not written to: each write is one more
+/// for the journal of the disk. Nobody but the agent writes to these folders.
+fn permit(path: &Path, mode: u32, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
+    let found = path.symlink_metadata()?;
+    let mode = if group.is_some() { ownership::with_group(mode, found.is_dir(), true) } else { mode };
+    if user.is_some_and(|user| user != found.uid()) || group.is_some_and(|group| group != found.gid()) {
+        // As upstream's: a kernel that refuses an id is no reason to do without the volume.
+        let _ = lchown(path, user, group);
+    }
+    if found.mode() & 0o7777 != mode {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
+    }
+    Ok(())
 }
 
 fn check(path: &str) -> io::Result<()> {
@@ -95,22 +122,22 @@ fn check(path: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn same(version: &Path, files: &BTreeMap<String, File>) -> bool {
+/// Whether a version has these files, whatever their modes are.
+fn same(version: &Path, files: &Files) -> bool {
     let mut found = 0;
     let mut folders = vec![version.to_owned()];
     while let Some(folder) = folders.pop() {
         let Ok(entries) = std::fs::read_dir(&folder) else { return false };
         for entry in entries.flatten() {
             let path = entry.path();
-            let Ok(meta) = entry.metadata() else { return false };
-            if meta.is_dir() {
+            let Ok(kind) = entry.file_type() else { return false };
+            if kind.is_dir() {
                 folders.push(path);
                 continue;
             }
             let name = path.strip_prefix(version).ok().and_then(Path::to_str);
             let Some(file) = name.and_then(|name| files.get(name)) else { return false };
-            if meta.permissions().mode() & 0o7777 != file.mode || std::fs::read(&path).ok().as_ref() != Some(&file.data)
-            {
+            if !kind.is_file() || std::fs::read(&path).ok().as_ref() != Some(&file.data) {
                 return false;
             }
             found += 1;
@@ -119,12 +146,12 @@ fn same(version: &Path, files: &BTreeMap<String, File>) -> bool {
     found == files.len()
 }
 
-fn tops(files: &BTreeMap<String, File>) -> BTreeSet<&str> {
+fn tops(files: &Files) -> BTreeSet<&str> {
     files.keys().filter_map(|path| path.split('/').next()).collect()
 }
 
 /// Creates the symbolic links of the visible names.
-fn links(dir: &Path, files: &BTreeMap<String, File>) -> io::Result<()> {
+fn links(dir: &Path, files: &Files) -> io::Result<()> {
     for name in tops(files) {
         let target = Path::new("..data").join(name);
         let link = dir.join(name);
@@ -175,19 +202,21 @@ mod tests {
     use super::*;
 
     fn files(list: &[(&str, &str)]) -> BTreeMap<String, File> {
-        list.iter().map(|(k, v)| ((*k).to_owned(), File { data: v.as_bytes().to_vec(), mode: 0o640 })).collect()
+        list.iter()
+            .map(|(k, v)| ((*k).to_owned(), File { data: v.as_bytes().to_vec(), mode: 0o640, user: None }))
+            .collect()
     }
 
     #[test]
     fn a_new_set_replaces_the_old_at_once() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("v");
-        write(&dir, &files(&[("a", "1"), ("sub/b", "2")]), "one").unwrap();
+        write(&dir, &files(&[("a", "1"), ("sub/b", "2")]), "one", None).unwrap();
         assert_eq!(std::fs::read_to_string(dir.join("a")).unwrap(), "1");
         assert_eq!(std::fs::read_to_string(dir.join("sub/b")).unwrap(), "2");
         assert_eq!(std::fs::read_link(dir.join("a")).unwrap(), Path::new("..data/a"));
         assert_eq!(dir.join("a").metadata().unwrap().permissions().mode() & 0o777, 0o640);
-        write(&dir, &files(&[("a", "3")]), "two").unwrap();
+        write(&dir, &files(&[("a", "3")]), "two", None).unwrap();
         assert_eq!(std::fs::read_to_string(dir.join("a")).unwrap(), "3");
         assert!(!dir.join("sub").exists());
         assert_eq!(std::fs::read_link(dir.join("..data")).unwrap(), Path::new("..two"));
@@ -203,13 +232,13 @@ mod tests {
             std::fs::create_dir(&dir).unwrap();
             std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o700)).unwrap();
             if step > 0 {
-                fill(&dir.join("..one"), if step > 1 { &wanted } else { &begun }).unwrap();
+                fill(&dir.join("..one"), if step > 1 { &wanted } else { &begun }, None).unwrap();
             }
             if step > 2 {
                 symlink("..one", dir.join("..data")).unwrap();
             }
             // the clock of the next process may say the same
-            write(&dir, &wanted, "one").unwrap();
+            write(&dir, &wanted, "one", None).unwrap();
             assert_eq!(std::fs::read_to_string(dir.join("a")).unwrap(), "1", "{step}");
             assert_eq!(std::fs::read_to_string(dir.join("sub/b")).unwrap(), "2", "{step}");
             assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o755, "{step}");
@@ -220,10 +249,10 @@ mod tests {
     #[test]
     fn an_unchanged_set_is_left_alone() {
         let root = tempfile::tempdir().unwrap();
-        write(root.path(), &files(&[("a", "1")]), "one").unwrap();
-        write(root.path(), &files(&[("a", "1")]), "two").unwrap();
+        write(root.path(), &files(&[("a", "1")]), "one", None).unwrap();
+        write(root.path(), &files(&[("a", "1")]), "two", None).unwrap();
         assert_eq!(std::fs::read_link(root.path().join("..data")).unwrap(), Path::new("..one"));
-        write(root.path(), &BTreeMap::new(), "three").unwrap();
+        write(root.path(), &BTreeMap::new(), "three", None).unwrap();
         assert!(!root.path().join("a").exists());
     }
 
@@ -239,9 +268,9 @@ mod tests {
             &|| std::fs::remove_file(dir.join("a")).unwrap(),
         ];
         for (n, damage) in damages.iter().enumerate() {
-            write(dir, &wanted, "one").unwrap();
+            write(dir, &wanted, "one", None).unwrap();
             damage();
-            write(dir, &wanted, "one").unwrap();
+            write(dir, &wanted, "one", None).unwrap();
             assert_eq!(std::fs::read_to_string(dir.join("a")).unwrap(), "1", "damage {n}");
             assert_eq!(std::fs::read_to_string(dir.join("sub/b")).unwrap(), "2", "damage {n}");
         }
@@ -251,7 +280,51 @@ mod tests {
     fn a_path_out_of_the_volume_is_refused() {
         let root = tempfile::tempdir().unwrap();
         for path in ["../x", "/etc/x", "a/../../x", "..x", ""] {
-            assert!(write(root.path(), &files(&[(path, "1")]), "one").is_err(), "{path}");
+            assert!(write(root.path(), &files(&[(path, "1")]), "one", None).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn folders_are_open_to_all_and_those_of_an_older_program_are_mended() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("v");
+        let wanted = files(&[("a/b/c", "1"), ("a/d", "2")]);
+        let mode = |path: &str| dir.join("..data").join(path).metadata().unwrap().permissions().mode() & 0o7777;
+        let shown = || ["", "a", "a/b", "a/b/c", "a/d"].map(mode);
+        write(&dir, &wanted, "one", None).unwrap();
+        assert_eq!(shown(), [0o755, 0o755, 0o755, 0o640, 0o640]);
+        for path in ["", "a", "a/b"] {
+            std::fs::set_permissions(dir.join("..one").join(path), PermissionsExt::from_mode(0o700)).unwrap();
+        }
+        write(&dir, &wanted, "two", None).unwrap();
+        assert_eq!(shown(), [0o755, 0o755, 0o755, 0o640, 0o640]);
+        assert_eq!(std::fs::read_link(dir.join("..data")).unwrap(), Path::new("..one"), "no reader sees a change");
+    }
+
+    #[test]
+    fn a_group_reads_everything_and_a_user_owns_its_file() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("v");
+        let mut wanted = files(&[("a/b", "1"), ("token", "2")]);
+        let file = wanted.get_mut("token").unwrap();
+        (file.mode, file.user) = (0o600, Some(1000));
+        let shown = |path: &str| {
+            let found = dir.join(path).metadata().unwrap();
+            (found.mode() & 0o7777, found.uid(), found.gid())
+        };
+        write(&dir, &wanted, "one", None).unwrap();
+        assert_eq!(shown("token"), (0o600, 1000, 0));
+        for stamp in ["two", "three"] {
+            write(&dir, &wanted, stamp, Some(1001)).unwrap();
+            assert_eq!(shown("token"), (0o640, 1000, 1001));
+            assert_eq!(shown("a/b"), (0o640, 0, 1001));
+            for folder in ["", "..data", "a"] {
+                assert_eq!(shown(folder), (0o2755, 0, 1001), "{folder}");
+            }
+            assert_eq!(std::fs::read_link(dir.join("..data")).unwrap(), Path::new("..one"));
         }
     }
 }

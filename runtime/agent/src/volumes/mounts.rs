@@ -12,15 +12,18 @@ use super::{
 use crate::{expand::expand, linux::propagation, pod};
 use container::{FileId, Mount};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
-use rustix::fs::{FileType, Mode, OFlags, openat};
+use rustix::{
+    fs::{FileType, Mode, OFlags, openat},
+    process::geteuid,
+};
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
-    fs::{File, OpenOptions, Permissions},
+    fs::{File, Metadata, OpenOptions, Permissions},
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::{OpenOptionsExt, PermissionsExt},
+        unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     },
     path::{Path, PathBuf},
 };
@@ -77,10 +80,8 @@ pub fn mounts(request: &MountRequest<'_>) -> Result<Vec<Mount>, String> {
         let (root, found) = find(volume, Path::new(&sub), request.private).map_err(|e| failed(&e))?;
         let (root, below) = match found {
             Found::File(file) if request.single_files => {
-                let mut made = single_file(mount, volume, file, read_only, &scratch.join(format!("file-{number}")))
-                    .map_err(|e| failed(&e))?;
-                made.propagation = propagation(mount);
-                out.push(made);
+                let made = single_file(mount, volume, file, read_only, &scratch.join(format!("file-{number}")));
+                out.push(as_asked(made.map_err(|e| failed(&e))?, mount, volume));
                 continue;
             }
             Found::File(file) => {
@@ -95,9 +96,8 @@ pub fn mounts(request: &MountRequest<'_>) -> Result<Vec<Mount>, String> {
             }
             Found::Folder(below, _) => (root, below),
         };
-        let mut made = Mount::new(root, below, &*mount.mount_path, read_only).map_err(|e| failed(&e))?;
-        made.propagation = propagation(mount);
-        out.push(made);
+        let made = Mount::new(root, below, &*mount.mount_path, read_only).map_err(|e| failed(&e))?;
+        out.push(as_asked(made, mount, volume));
     }
     for (target, Files { folder, read_only }) in files {
         if out.iter().any(|m| m.target == target) {
@@ -110,6 +110,11 @@ pub fn mounts(request: &MountRequest<'_>) -> Result<Vec<Mount>, String> {
         );
     }
     Ok(out)
+}
+
+/// Adds what only Linux containers know. As with upstream's runtimes, nobody runs the programs of an image that is a volume.
+fn as_asked(made: Mount, mount: &VolumeMount, volume: &SyncedVolume) -> Mount {
+    Mount { propagation: propagation(mount), no_exec: volume.owner == Owner::Image, ..made }
 }
 
 /// Mounts a file by itself. Of a volume whose old versions are removed, a copy is mounted.
@@ -180,7 +185,8 @@ fn find(volume: &SyncedVolume, sub: &Path, private: &PrivateDir) -> Result<(Path
     let metadata = path.metadata().map_err(|e| format!("the volume is not there: {e}"))?;
     let mode = metadata.permissions().mode() & 0o7777;
     if metadata.is_dir() {
-        let make = (volume.owner != Owner::Agent).then(|| Mode::from_raw_mode(mode as rustix::fs::RawMode));
+        let make =
+            matches!(volume.owner, Owner::Pod | Owner::Host).then(|| Mode::from_raw_mode(mode as rustix::fs::RawMode));
         let accept = |root: &OwnedFd| if volume.owner == Owner::Host { private.check(root) } else { Ok(()) };
         let found = beneath::find(path, sub, make, accept)?;
         return Ok((path.clone(), found));
@@ -228,12 +234,23 @@ fn copy_file(mut source: File, target: &Path) -> io::Result<()> {
     }
     let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target)?;
     io::copy(&mut io::Read::take(&mut source, metadata.len()), &mut copy)?;
+    own(&copy, &metadata);
     copy.set_permissions(Permissions::from_mode(metadata.permissions().mode() & 0o777))
+}
+
+/// Gives a copy the user and group of what it is a copy of, where this process may.
+fn own(copy: &File, of: &Metadata) {
+    if geteuid().is_root() {
+        let _ = fchown(copy, Some(of.uid()), Some(of.gid()));
+    }
 }
 
 /// Copies the files and folders of a volume that only the agent writes. Such a volume has no symbolic links below a version.
 fn copy_folder(source: &OwnedFd, target: &Path) -> io::Result<()> {
     std::fs::create_dir_all(target)?;
+    let (metadata, copy) = (File::from(source.try_clone()?).metadata()?, File::open(target)?);
+    own(&copy, &metadata);
+    copy.set_permissions(Permissions::from_mode(metadata.permissions().mode() & 0o7777))?;
     for entry in rustix::fs::Dir::read_from(source)? {
         let entry = entry?;
         let name = OsStr::new(entry.file_name().to_str().map_err(io::Error::other)?);

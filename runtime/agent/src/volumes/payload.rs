@@ -1,6 +1,8 @@
 //! Volumes with files from the API: configMap, secret, downwardAPI and projected. [`super::write`] writes them.
 
-use super::{Context, Error, File, FileBudget, Owner, SyncedVolume, TokenSource, VolumePlugin, blocking, write};
+use super::{
+    Context, Error, File, FileBudget, Owner, Ownership, SyncedVolume, TokenSource, VolumePlugin, blocking, write,
+};
 use crate::{
     config::{config_map_values, secret_values},
     downward, pod, resources,
@@ -12,6 +14,9 @@ use std::{collections::BTreeMap, io::Read};
 
 /// The most bytes that are read of a token in a volume; one that is cut is no token.
 const MAX_TOKEN: u64 = 16 << 10;
+
+/// Of a token that is for one user, or for the group that is given later. Others have the mode of the volume.
+const TOKEN_MODE: u32 = 0o600;
 
 /// The plugin of these volumes.
 pub(super) struct Payloads;
@@ -31,8 +36,9 @@ impl VolumePlugin for Payloads {
     async fn sync(&self, cx: &Context, volume: &Volume) -> Result<SyncedVolume, Error> {
         let (files, resync_at) = files(cx, volume).await?;
         let (dir, stamp) = (cx.dir.clone(), cx.now.strftime("%Y_%m_%d_%H_%M_%S.%9f").to_string());
-        blocking(move || write(&dir, &files, &stamp)).await?;
-        Ok(SyncedVolume { path: cx.dir.clone(), owner: Owner::Agent, read_only: true, resync_at })
+        let group = cx.ownership.group;
+        blocking(move || write(&dir, &files, &stamp, group)).await?;
+        Ok(SyncedVolume { path: cx.dir.clone(), owner: Owner::Agent, read_only: true, resync_at, notice: None })
     }
 }
 
@@ -92,8 +98,9 @@ async fn project(
         pod: (pod::name(&cx.pod).to_owned(), pod::uid(&cx.pod).to_owned()),
     };
     let (text, refresh) = cx.tokens.get(&wanted, cx.now, kept(cx, &token.path)).await?;
-    // The mode that upstream gives the token of a pod without a user of its own: the node has only one user.
-    files.insert(token.path.clone(), File { data: text.into_bytes(), mode });
+    let Ownership { group, user, .. } = cx.ownership;
+    let mode = if group.is_some() || user.is_some() { TOKEN_MODE } else { mode };
+    files.insert(token.path.clone(), File { data: text.into_bytes(), mode, user });
     Ok(Some(refresh))
 }
 
@@ -144,7 +151,7 @@ impl Keys<'_> {
         let Some(items) = items.filter(|items| !items.is_empty()) else {
             for (key, data) in values {
                 self.budget.charge(data.len())?;
-                files.insert((*key).to_owned(), File { data: data.to_vec(), mode: default });
+                files.insert((*key).to_owned(), File { data: data.to_vec(), mode: default, user: None });
             }
             return Ok(());
         };
@@ -153,7 +160,7 @@ impl Keys<'_> {
                 Some(data) => {
                     self.budget.charge(data.len())?;
                     let mode = item.mode.map_or(default, |m| mode(Some(m)));
-                    files.insert(item.path.clone(), File { data: data.to_vec(), mode });
+                    files.insert(item.path.clone(), File { data: data.to_vec(), mode, user: None });
                 }
                 None if optional => {}
                 None => {
@@ -180,7 +187,7 @@ fn downward(cx: &Context, items: &[DownwardAPIVolumeFile], default: u32, files: 
         let mode = item.mode.map_or(default, |m| mode(Some(m)));
         let data = text.map_err(Error::Source)?.into_bytes();
         cx.budget.charge(data.len())?;
-        files.insert(item.path.clone(), File { data, mode });
+        files.insert(item.path.clone(), File { data, mode, user: None });
     }
     Ok(())
 }

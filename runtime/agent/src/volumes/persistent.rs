@@ -1,9 +1,10 @@
 //! Volumes of claims: PersistentVolumes that are a path of the host, or a folder of the agent that outlives the pods.
 
-use super::{Context, Error, Owner, SyncedVolume, VolumePlugin, blocking, host_path};
+use super::{Context, Error, Owner, SyncedVolume, VolumePlugin, beneath::FOLDER, blocking, host_path, ownership};
 use async_trait::async_trait;
 use client::fit::volumes::node_label;
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, PersistentVolume, Volume};
+use rustix::fs::{Mode, OFlags, open};
 use std::{
     collections::BTreeMap,
     io,
@@ -66,9 +67,16 @@ impl VolumePlugin for Persistent {
         if let Some(handle) = local_handle(found) {
             let folder = local_folder(&cx.persistent.root, handle);
             let path = folder.ok_or_else(|| Error::Source(format!("{handle:?} is no name of a folder")))?;
-            let made = path.clone();
-            blocking(move || make(&made)).await?;
-            return Ok(SyncedVolume { path, owner: Owner::Pod, read_only, resync_at: None });
+            let (made, ownership) = (path.clone(), cx.ownership);
+            let group = ownership.group.filter(|_| cx.first && !read_only);
+            blocking(move || {
+                make(&made)?;
+                let Some(group) = group else { return Ok(()) };
+                let root = open(&made, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
+                ownership::give(&root, group, ownership.on_root_mismatch)
+            })
+            .await?;
+            return Ok(SyncedVolume { path, owner: Owner::Pod, read_only, resync_at: None, notice: None });
         }
         let source = match (spec.host_path, spec.local) {
             (Some(host), _) => host,
@@ -81,7 +89,7 @@ impl VolumePlugin for Persistent {
         };
         let (path, private) = (PathBuf::from(&source.path), cx.private.clone());
         blocking(move || Ok(host_path(&source, &private))).await?.map_err(Error::Source)?;
-        Ok(SyncedVolume { path, owner: Owner::Host, read_only, resync_at: None })
+        Ok(SyncedVolume { path, owner: Owner::Host, read_only, resync_at: None, notice: None })
     }
 
     /// The data outlives the pod.

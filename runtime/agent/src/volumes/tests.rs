@@ -1,8 +1,13 @@
 use super::*;
 use serde_json::{Value, json};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 async fn sync(root: &Path, volume: Value) -> Result<SyncedVolume, String> {
+    let cx = context(root, volume);
+    Ok(sync_all(&plugins(), &cx, root).await?.remove("v").unwrap())
+}
+
+fn context(root: &Path, volume: Value) -> Context {
     let mut volume = volume;
     volume["name"] = "v".into();
     let pod = json!({
@@ -21,19 +26,21 @@ async fn sync(root: &Path, volume: Value) -> Result<SyncedVolume, String> {
             .into(),
         services: Vec::new(),
     };
-    let cx = Context {
+    Context {
         pod: Arc::new(serde_json::from_value(pod).unwrap()),
         configs: Arc::new(configs),
         facts: Arc::default(),
         allocatable: Arc::default(),
         tokens: Arc::new(Tokens::new(crate::tests::FakeApi::new().client())),
         persistent: Arc::default(),
+        linux: false,
+        first: true,
+        ownership: Ownership::default(),
         now: Timestamp::UNIX_EPOCH,
         dir: root.to_owned(),
         private: PrivateDir::new(root.join("none")),
         budget: FileBudget::default(),
-    };
-    Ok(sync_all(&plugins(), &cx, root).await?.remove("v").unwrap())
+    }
 }
 
 /// Names, contents and modes of a volume's files.
@@ -149,4 +156,88 @@ async fn host_paths_are_checked_by_type() {
     }
     let error = sync(root.path(), json!({"hostPath": {"path": at("file"), "type": "Directory"}})).await.unwrap_err();
     assert!(error.ends_with(&format!("hostPath type check failed: {} is not a directory", at("file"))), "{error}");
+}
+
+#[tokio::test]
+async fn a_volume_of_memory_has_the_least_of_three_sizes() {
+    for (limit, of_node, expected) in [
+        (json!(null), json!({}), Some(64 << 20)),
+        (json!("1Mi"), json!({"memory": "1Gi"}), Some(1 << 20)),
+        (json!("65Mi"), json!({"memory": "1Gi"}), Some(64 << 20)),
+        (json!("0"), json!({"memory": "32Mi"}), Some(32 << 20)),
+    ] {
+        let volume = json!({"emptyDir": {"medium": "Memory", "sizeLimit": limit}});
+        let mut cx = context(Path::new("/none"), volume);
+        cx.allocatable = Arc::new(serde_json::from_value(of_node).unwrap());
+        let source = pod::spec(&cx.pod).volumes.as_ref().unwrap()[0].empty_dir.clone().unwrap();
+        assert_eq!(empty_dir::size(&cx, &source), expected, "{limit}");
+    }
+}
+
+/// Statistics of a path: mode, user, group.
+fn owned(path: &Path) -> (u32, u32, u32) {
+    let found = path.metadata().unwrap();
+    (found.mode() & 0o7777, found.uid(), found.gid())
+}
+
+#[tokio::test]
+async fn the_group_of_a_pod_has_its_volumes() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    let of = |volume: Value, linux: bool, first: bool| {
+        let mut cx = context(root.path(), volume);
+        let mut pod = Pod::clone(&cx.pod);
+        let spec = pod.spec.as_mut().unwrap();
+        spec.security_context = serde_json::from_value(json!({"fsGroup": 1001, "runAsUser": 1000})).unwrap();
+        (cx.ownership, cx.linux, cx.first) = (Ownership::of(&pod, linux), linux, first);
+        let claim = json!({"v": {"spec": {"csi": {"driver": LOCAL_VOLUMES, "volumeHandle": "claim"}}}});
+        cx.persistent =
+            Arc::new(PersistentVolumes { volumes: serde_json::from_value(claim).unwrap(), root: at("kept") });
+        cx.pod = Arc::new(pod);
+        cx
+    };
+    let (secret, claim) = (
+        json!({"secret": {"secretName": "s", "defaultMode": 0o400}}),
+        json!({"persistentVolumeClaim": {"claimName": "c"}}),
+    );
+    let token = json!({"projected": {"defaultMode": 0o644, "sources": [{"serviceAccountToken": {"path": "token"}}]}});
+    let all = plugins();
+    sync_all(&all, &of(secret.clone(), false, true), root.path()).await.unwrap();
+    assert_eq!(owned(&at("v/k")), (0o400, 0, 0), "modules have no users");
+    sync_all(&all, &of(secret, true, false), root.path()).await.unwrap();
+    assert_eq!(owned(&at("v/k")), (0o440, 0, 1001));
+    sync_all(&all, &of(token, true, true), root.path()).await.unwrap();
+    assert_eq!(owned(&at("v/token")), (0o640, 1000, 1001));
+    tree::remove(&at("v")).unwrap();
+    sync_all(&all, &of(json!({"emptyDir": {}}), true, true), root.path()).await.unwrap();
+    assert_eq!(owned(&at("v")), (0o2777, 0, 1001));
+
+    std::fs::create_dir_all(at("kept/claim")).unwrap();
+    std::fs::write(at("kept/claim/file"), "").unwrap();
+    std::fs::set_permissions(at("kept/claim/file"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    sync_all(&all, &of(claim.clone(), true, false), root.path()).await.unwrap();
+    assert_eq!(owned(&at("kept/claim/file")), (0o600, 0, 0), "once, when it is set up");
+    let read_only = json!({"persistentVolumeClaim": {"claimName": "c", "readOnly": true}});
+    sync_all(&all, &of(read_only, true, true), root.path()).await.unwrap();
+    assert_eq!(owned(&at("kept/claim/file")), (0o600, 0, 0), "whoever may not write gives nothing");
+    sync_all(&all, &of(claim, true, true), root.path()).await.unwrap();
+    assert_eq!(owned(&at("kept/claim/file")), (0o660, 0, 1001));
+}
+
+#[test]
+fn what_a_pod_asks_for_in_vain_is_told() {
+    let notice = Some(Notice { reason: "MemoryVolumeOnDisk", text: "t".into() });
+    let synced =
+        |notice| SyncedVolume { path: "/v".into(), owner: Owner::Pod, read_only: false, resync_at: None, notice };
+    let volumes = [("a", synced(None)), ("b", synced(notice.clone())), ("c", synced(notice))];
+    let volumes = volumes.map(|(name, volume)| (name.to_owned(), volume)).into();
+    let reasons = |refused| {
+        let ownership = Ownership { refused, ..Ownership::default() };
+        notices(&ownership, &volumes).into_iter().map(|notice| notice.reason).collect::<Vec<_>>()
+    };
+    assert_eq!(reasons(false), ["MemoryVolumeOnDisk"]);
+    assert_eq!(reasons(true), ["FSGroupNotGiven", "MemoryVolumeOnDisk"]);
 }

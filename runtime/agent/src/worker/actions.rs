@@ -91,10 +91,11 @@ impl Worker {
 
     fn start(&mut self, container: String, now: Timestamp) -> bool {
         let Some((spec, _)) = pod::container(&self.pod, &container) else { return false };
-        let image = spec.image.clone().unwrap_or_default();
-        if let Some(pull) = self.pulls.get(&image)
-            && let Some(until) = Backoff::since_update(Some(pull.backoff), now)
-        {
+        let failed = pod::images(&self.pod, &spec).find_map(|(image, _)| {
+            let pull = self.pulls.get(image)?;
+            Some((image, pull, Backoff::since_update(Some(pull.backoff), now)?))
+        });
+        if let Some((image, pull, until)) = failed {
             let text = format!("Back-off pulling image {image:?}");
             let message = format!("{text}: {}", pull.error);
             self.shared.event(&self.pod, Some(&container), EventType::Normal, "BackOff", text);

@@ -105,6 +105,9 @@ impl Worker {
         own.prepared = Some(started.prepared);
         own.termination_message = started.termination_message;
         self.pulls.remove(&started.image);
+        if let Some((spec, _)) = pod::container(&self.pod, container) {
+            pod::images(&self.pod, &spec).for_each(|(image, _)| drop(self.pulls.remove(image)));
+        }
         let log = self.next_log(container);
         let record = self.state.containers.entry(container.to_owned()).or_default();
         if let Some(AttemptState::Exited(ended)) = record.current.take().map(|attempt| attempt.state) {
@@ -124,6 +127,7 @@ impl Worker {
             runtime: started.runtime,
             image: started.image,
             image_id: started.image_id,
+            volume_images: started.volume_images,
             log,
             state: AttemptState::Running { started_at: now },
             given: Some(Box::new(started.given)),
@@ -265,7 +269,8 @@ impl Worker {
                 after(now, backoff.delay)
             }
             Retry::Pull => {
-                let image = pod::container(&self.pod, container).and_then(|(c, _)| c.image.clone()).unwrap_or_default();
+                let own = || pod::container(&self.pod, container).and_then(|(c, _)| c.image.clone());
+                let image = error.image.clone().or_else(own).unwrap_or_default();
                 let backoff = Backoff::next(self.pulls.get(&image).map(|p| p.backoff), now, now);
                 self.pulls.insert(image, FailedPull { backoff, error: format!("{}: {}", error.reason, error.message) });
                 after(now, ERROR_DISPLAY_TIME)
@@ -278,9 +283,9 @@ impl Worker {
     /// Waits for an image that is missing on the node. With the pull policy Always, an image on the node does not help.
     fn await_image(&self, container: &str, error: &StartError) {
         let Some((spec, _)) = pod::container(&self.pod, container) else { return };
-        let image = spec.image.as_deref().unwrap_or_default();
-        let always = Policy::of(image, spec.image_pull_policy.as_deref()) == Policy::Always;
-        if !always && (matches!(error.retry, Retry::Pull) || error.reason == "ErrImageNeverPull") {
+        let which = error.image.as_deref().or(spec.image.as_deref()).unwrap_or_default();
+        let Some((image, policy)) = pod::images(&self.pod, &spec).find(|(image, _)| *image == which) else { return };
+        if policy != Policy::Always && (matches!(error.retry, Retry::Pull) || error.reason == "ErrImageNeverPull") {
             self.shared.awaited.add(image, &self.handle);
         }
     }

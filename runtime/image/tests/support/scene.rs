@@ -49,6 +49,12 @@ impl Scene {
         Ok(self.images.layers(&loaded).await?.expect("a Linux image"))
     }
 
+    pub async fn folder(&self, layers: &[Vec<u8>]) -> Result<PathBuf, Error> {
+        let layers: Vec<_> = layers.iter().map(|layer| (GZIP, layer.clone())).collect();
+        let loaded = self.load("a:1", &layers).await?;
+        Ok(self.images.folder(&loaded).await?.expect("an image with files"))
+    }
+
     pub fn left(&self, folder: &str) -> usize {
         fs::read_dir(self.folder.path().join("store").join(folder)).unwrap().count()
     }

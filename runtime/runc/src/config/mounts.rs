@@ -11,6 +11,7 @@ pub(crate) struct Bind {
     pub(crate) source: PathBuf,
     pub(crate) target: String,
     pub(crate) read_only: bool,
+    pub(crate) no_exec: bool,
     pub(crate) propagation: Propagation,
 }
 
@@ -54,7 +55,8 @@ fn bind(bind: &Bind) -> Mount {
         Propagation::Bidirectional => "rshared",
     };
     let access = if bind.read_only { "ro" } else { "rw" };
-    let options = ["rbind", propagation, access].map(ToOwned::to_owned).to_vec();
+    let programs = bind.no_exec.then_some("noexec");
+    let options = ["rbind", propagation, access].into_iter().chain(programs).map(ToOwned::to_owned).collect();
     Mount { destination: bind.target.clone(), kind: "bind", source: bind.source.clone(), options }
 }
 

@@ -167,6 +167,7 @@ fn a_restricted_one_with_all_that_can_be_said() {
         source: source.into(),
         target: target.into(),
         read_only,
+        no_exec: read_only,
         propagation,
     };
     let binds = vec![
@@ -206,7 +207,7 @@ fn a_restricted_one_with_all_that_can_be_said() {
         mounts: {"destination":"/sys","options":["nosuid","noexec","nodev","ro"],"source":"sysfs","type":"sysfs"}
         mounts: {"destination":"/sys/fs/cgroup","options":["nosuid","noexec","nodev","relatime","ro"],"source":"cgroup","type":"cgroup"}
         mounts: {"destination":"/a","options":["rbind","rslave","rw"],"source":"/pod/m/1","type":"bind"}
-        mounts: {"destination":"/a/b","options":["rbind","rprivate","ro"],"source":"/pod/m/0","type":"bind"}
+        mounts: {"destination":"/a/b","options":["rbind","rprivate","ro","noexec"],"source":"/pod/m/0","type":"bind"}
         mounts: {"destination":"/dev/shm/","options":["rbind","rshared","rw"],"source":"/pod/m/2","type":"bind"}
         ociVersion: "1.0.2"
         process.args: ["sleep","1"]

@@ -52,7 +52,7 @@ pub(crate) fn make(
     let mut binds = stage(folder, &spec.mounts)?;
     if let Some(hostname) = hostname.filter(|_| !binds.iter().any(|bind| bind.target == "/etc/hostname")) {
         let (source, target, propagation) = (hostname.to_owned(), "/etc/hostname".into(), Propagation::None);
-        binds.push(Bind { source, target, read_only: false, propagation });
+        binds.push(Bind { source, target, read_only: false, no_exec: false, propagation });
     }
     let found =
         Found { user, root: ROOT.into(), binds, devices: devices(linux, pod)?, profile: profile(&linux.seccomp)? };
@@ -78,8 +78,8 @@ fn stage(folder: &Path, mounts: &[Mount]) -> Result<Vec<Bind>, String> {
         }
         let path = format!("/proc/self/fd/{}", opened.as_raw_fd());
         mount_bind_recursive(path, &source).map_err(|error| failed(error.into()))?;
-        let (target, read_only, propagation) = (mount.target.clone(), mount.read_only, mount.propagation);
-        binds.push(Bind { source, target, read_only, propagation });
+        let Mount { target, read_only, no_exec, propagation, .. } = mount.clone();
+        binds.push(Bind { source, target, read_only, no_exec, propagation });
     }
     Ok(binds)
 }

@@ -23,9 +23,9 @@ impl Node {
 
     /// Changes the content of the ConfigMap.
     fn update(&self, text: &str) {
-        let file = super::super::File { data: text.as_bytes().to_vec(), mode: 0o640 };
+        let file = super::super::File { data: text.as_bytes().to_vec(), mode: 0o640, user: None };
         let files = [("dir/file".to_owned(), file.clone()), ("top".to_owned(), file)].into();
-        super::super::write(&self.at("data/cm"), &files, text).expect("written");
+        super::super::write(&self.at("data/cm"), &files, text, None).expect("written");
     }
 
     fn mounts(&self, mounts: Value, variables: &[(&str, &str)]) -> Result<Vec<Mount>, String> {
@@ -33,8 +33,13 @@ impl Node {
     }
 
     fn mounts_of(&self, mounts: Value, variables: &[(&str, &str)], host: &Path) -> Result<Vec<Mount>, String> {
-        let volume =
-            |path: PathBuf, owner| SyncedVolume { path, owner, read_only: owner == Owner::Agent, resync_at: None };
+        let volume = |path: PathBuf, owner| SyncedVolume {
+            path,
+            owner,
+            read_only: owner == Owner::Agent,
+            resync_at: None,
+            notice: None,
+        };
         let volumes = [
             ("v".to_owned(), volume(self.at("data/v"), Owner::Pod)),
             ("cm".to_owned(), volume(self.at("data/cm"), Owner::Agent)),
@@ -199,4 +204,22 @@ fn a_host_path_that_leads_to_the_data_directory_shows_nothing() {
     assert!(node.mounts_of(mount.clone(), &[], &node.at("outside")).is_ok());
     let file = node.mounts_of(mount, &[], &node.at("outside/secret")).expect("a file elsewhere");
     assert_eq!(text(&file[0], "f"), "secret");
+}
+
+#[test]
+fn a_copy_belongs_to_whom_its_file_does() {
+    let node = Node::new();
+    let (from, to) = (node.at("data/cm/..data/dir"), node.at("copy"));
+    let shown = |path: PathBuf| {
+        let found = path.metadata().expect("there");
+        (found.mode() & 0o7777, found.uid(), found.gid())
+    };
+    let owner = if geteuid().is_root() { (5, 6) } else { (geteuid().as_raw(), rustix::process::getegid().as_raw()) };
+    for (path, mode) in [(from.clone(), 0o2750), (from.join("file"), 0o440)] {
+        std::os::unix::fs::lchown(&path, Some(owner.0), Some(owner.1)).expect("changed");
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("changed");
+    }
+    copy_folder(&beneath::root(&from).expect("open"), &to).expect("copied");
+    assert_eq!(shown(to.clone()), (0o2750, owner.0, owner.1));
+    assert_eq!(shown(to.join("file")), (0o440, owner.0, owner.1));
 }
