@@ -21,9 +21,9 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, sync::Arc};
 
-/// The label of a revision with the hash of its data.
-const HASH: &str = "controller.kubernetes.io/hash";
-/// The label of a pod with the name of its revision.
+/// The label of a StatefulSet's revision with the hash of its data.
+pub(crate) const HASH: &str = "controller.kubernetes.io/hash";
+/// The label of a pod with its revision: with the name in a StatefulSet, and with the hash in a DaemonSet, whose revisions have it too.
 pub(crate) const POD_REVISION: &str = "controller-revision-hash";
 /// The longest beginning of a revision's name.
 const MAX_PREFIX: usize = 223;
@@ -32,6 +32,8 @@ const MAX_PREFIX: usize = 223;
 pub(crate) struct Draft {
     /// The labels of the revision, to which its hash is added.
     pub labels: Labels,
+    /// The label for it.
+    pub hash_label: &'static str,
     /// The annotations, those of the owner.
     pub annotations: Option<Labels>,
     /// The patch that restores the template.
@@ -40,11 +42,11 @@ pub(crate) struct Draft {
 
 impl Draft {
     /// Of the template of an owner.
-    pub(crate) fn new(owner: &ObjectMeta, template: &PodTemplateSpec) -> Self {
+    pub(crate) fn new(owner: &ObjectMeta, template: &PodTemplateSpec, hash_label: &'static str) -> Self {
         let mut whole = serde_json::to_value(template).expect("a template is JSON");
         whole["$patch"] = json!("replace");
         let labels = template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
-        Self { labels, annotations: owner.annotations.clone(), data: json!({"spec": {"template": whole}}) }
+        Self { labels, hash_label, annotations: owner.annotations.clone(), data: json!({"spec": {"template": whole}}) }
     }
 
     fn hash(&self, collisions: i32) -> String {
@@ -56,7 +58,7 @@ impl Draft {
         let hash = self.hash(collisions);
         let name: String = meta::name(owner.metadata()).chars().take(MAX_PREFIX).collect();
         let mut labels = self.labels.clone();
-        labels.insert(HASH.to_owned(), hash.clone());
+        labels.insert(self.hash_label.to_owned(), hash.clone());
         ControllerRevision {
             metadata: ObjectMeta {
                 name: Some(format!("{name}-{hash}")),
@@ -76,7 +78,13 @@ impl Draft {
     }
 }
 
-/// The name of the revision of a pod.
+/// The hash of a DaemonSet's revision, as its pods have it.
+pub(crate) fn hash_of(revision: &ControllerRevision) -> &str {
+    let labels = revision.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(POD_REVISION)).map_or_else(|| meta::name(&revision.metadata), String::as_str)
+}
+
+/// The revision of a pod, as its label has it.
 pub(crate) fn revision_of(pod: &Pod) -> &str {
     pod.metadata.labels.as_ref().and_then(|labels| labels.get(POD_REVISION)).map_or("", String::as_str)
 }
@@ -231,7 +239,7 @@ mod tests {
     fn draft(image: &str) -> Draft {
         let template =
             json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": image}]}});
-        Draft::new(&owner().metadata, &serde_json::from_value(template).unwrap())
+        Draft::new(&owner().metadata, &serde_json::from_value(template).unwrap(), HASH)
     }
 
     fn revisions(images: &[&str]) -> Vec<Arc<ControllerRevision>> {

@@ -42,6 +42,8 @@ pub(crate) struct Pod {
     pub(crate) cgroup_v2: bool,
     /// The capabilities that this process may give, as bits.
     pub(crate) bounding: u64,
+    /// The kernel's preference to end this process. It gives a lower one only with `CAP_SYS_RESOURCE`.
+    pub(crate) oom_score_adj: i32,
     /// The most open files that this process may give.
     pub(crate) max_open_files: u64,
     /// The namespaces: those of the pod by path, the container's own without; one that is not named is the host's.
@@ -143,7 +145,10 @@ fn process(
         rlimits: rlimits(linux, pod),
         no_new_privileges: linux.no_new_privileges,
         // one user may not ask for less
-        oom_score_adj: (!pod.rootless).then(|| linux.oom_score_adj.clamp(-1000, 1000)),
+        oom_score_adj: (!pod.rootless).then(|| {
+            let least = if capabilities::may_lower_oom_score(pod.bounding) { -1000 } else { pod.oom_score_adj };
+            linux.oom_score_adj.clamp(least, 1000)
+        }),
     })
 }
 

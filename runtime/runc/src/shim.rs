@@ -104,6 +104,10 @@ async fn serve(orders: Orders, made: Made, listener: StdListener, clock: Clock) 
             rootless: made.rootless,
             cgroup_v2: cgroups.as_ref().is_some_and(Cgroups::is_v2),
             bounding: bounding(),
+            oom_score_adj: fs::read_to_string("/proc/self/oom_score_adj")
+                .ok()
+                .and_then(|it| it.trim().parse().ok())
+                .unwrap_or(0),
             max_open_files: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
             namespaces: made.namespaces,
             shm: Some(made.shm),

@@ -15,7 +15,7 @@ use self::{
 use crate::{
     Context,
     claim::{Claims, candidates, enqueue_for_orphan},
-    history::{Draft, History, revision_of},
+    history::{Draft, History, POD_REVISION, hash_of, revision_of},
     labels, meta,
     podcontrol::{PodControl, slow_start},
     pods, status,
@@ -114,9 +114,9 @@ impl Controller for DaemonSetController {
         }
         let revisions = self.history.of(&*set, &spec.selector).await?;
         let mut collisions = set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
-        let draft = Draft::new(&set.metadata, &spec.template);
+        let draft = Draft::new(&set.metadata, &spec.template, POD_REVISION);
         let newest = self.history.newest(&*set, &draft, &revisions, &mut collisions).await?;
-        let revision = meta::name(&newest.metadata);
+        let revision = hash_of(&newest);
         let claims = Claims { client: &self.client, owner: &*set, finalizer: None };
         let own =
             claims.settle(&selector, candidates(&self.pods, &set.metadata, labels::wanted(&spec.selector))).await?;
@@ -127,8 +127,9 @@ impl Controller for DaemonSetController {
             status::write(&self.client, &DaemonSet { status: Some(plan.status.clone()), ..(*set).clone() }).await?;
         }
         outcome?;
-        let mut live: BTreeSet<&str> = own.iter().map(|pod| revision_of(pod)).collect();
-        live.insert(revision);
+        let hashes: BTreeSet<&str> = own.iter().map(|pod| revision_of(pod)).chain([revision]).collect();
+        let live = revisions.iter().filter(|one| hashes.contains(hash_of(one)));
+        let live = live.map(|one| meta::name(&one.metadata)).collect();
         self.history.truncate(&revisions, &live, spec.revision_history_limit.unwrap_or(10)).await?;
         Ok(plan.again.map_or(Next::Done, Next::After))
     }

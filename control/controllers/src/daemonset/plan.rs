@@ -51,7 +51,7 @@ type ByNode<'a> = BTreeMap<&'a str, Vec<&'a Arc<Pod>>>;
 struct Planner<'a> {
     set: &'a DaemonSet,
     spec: &'a DaemonSetSpec,
-    /// The name of the newest revision.
+    /// The hash of the newest revision.
     revision: &'a str,
     now: Timestamp,
     places: BTreeMap<&'a str, Place>,

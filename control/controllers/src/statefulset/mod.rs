@@ -61,7 +61,7 @@ impl StatefulSetController {
     ) -> anyhow::Result<Versions> {
         let known = set.status.as_ref();
         let mut collisions = known.and_then(|status| status.collision_count).unwrap_or(0);
-        let draft = Draft::new(&set.metadata, &spec.template);
+        let draft = Draft::new(&set.metadata, &spec.template, history::HASH);
         let newest = self.history.newest(set, &draft, revisions, &mut collisions).await?;
         let name = |revision: &ControllerRevision| meta::name(&revision.metadata).to_owned();
         let update = Version { name: name(&newest), template: spec.template.clone() };

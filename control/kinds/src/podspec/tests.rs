@@ -186,7 +186,6 @@ spec:
   - {name: b, image: i, workingDir: /w, terminationMessagePath: /m, readinessProbe: {httpGet: {port: 1, scheme: HTTPS}}, livenessProbe: {httpGet: {port: 1, scheme: HTTP}}, lifecycle: {postStart: {httpGet: {port: 1, scheme: HTTPS}}}}
 ");
     expect![[r#"
-        spec.volumes[0].emptyDir.medium: not honoured by sampan yet; the volume is on disk
         spec.schedulingGroup: not considered by the scheduler of sampan yet
         spec.setHostnameAsFQDN: not honoured by sampan yet
         spec.containers[0].livenessProbe.grpc: sampan does not run gRPC probes yet; the probe fails

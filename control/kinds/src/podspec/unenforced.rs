@@ -36,10 +36,6 @@ fn volume(volume: At<'_>, warnings: &mut FieldWarnings<'_>) {
             );
         }
     }
-    let folder = volume.get("emptyDir");
-    if folder.get("medium").str() == "Memory" {
-        warnings.unless_honoured(folder.get("medium"), "not honoured by sampan yet; the volume is on disk");
-    }
 }
 
 fn probes_and_hooks(container: At<'_>, warnings: &mut FieldWarnings<'_>) {

@@ -77,6 +77,11 @@ fn pod(spec: At<'_>, out: &mut Warnings) {
     }
     out.if_set(spec.get("dnsConfig"), NAMES);
     identity(spec.get("securityContext"), out);
+    for medium in spec.get("volumes").items().map(|volume| volume.down(&["emptyDir", "medium"])) {
+        if medium.str() == "Memory" {
+            out.add(medium, "has no effect on pods of WebAssembly: the volume is on disk");
+        }
+    }
 }
 
 fn identity(context: At<'_>, out: &mut Warnings) {

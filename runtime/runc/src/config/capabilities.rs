@@ -76,6 +76,11 @@ fn number(name: &str) -> Result<usize, String> {
     known.ok_or_else(|| format!("unknown capability {name:?}"))
 }
 
+/// Whether a process with these may have the kernel prefer others more than it does of itself: `CAP_SYS_RESOURCE`.
+pub(crate) fn may_lower_oom_score(bits: u64) -> bool {
+    bits & 1 << 24 != 0
+}
+
 /// The bits of a container's capabilities, of those that this process may give (`bounding`). `ALL` is taken first, and what is dropped by name stays
 /// dropped, as containerd does it.
 pub(crate) fn bits(changes: &Capabilities, privileged: bool, bounding: u64) -> Result<u64, String> {

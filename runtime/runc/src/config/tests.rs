@@ -34,6 +34,7 @@ fn pod() -> Pod {
         rootless: false,
         cgroup_v2: false,
         bounding: capabilities::ALL,
+        oom_score_adj: 0,
         max_open_files: 1 << 20,
         namespaces: vec![
             own("pid"),
@@ -293,4 +294,19 @@ fn what_cannot_be_is_told() {
         change(&mut spec);
         assert_eq!(config(&spec, &pod(), found()).unwrap_err(), *expected);
     }
+}
+
+#[test]
+fn who_may_not_lower_the_score_of_the_kernel_keeps_its_own() {
+    let linux = LinuxContainer { oom_score_adj: -997, ..LinuxContainer::default() };
+    let score = |bounding: u64, own: i32| {
+        let pod = Pod { bounding, oom_score_adj: own, ..pod() };
+        let spec = ContainerSpec { linux: Some(Box::new(linux.clone())), ..spec() };
+        config(&spec, &pod, found()).expect("a configuration").process.oom_score_adj
+    };
+    let without = capabilities::ALL & !(1 << 24);
+    assert_eq!(
+        (score(capabilities::ALL, 0), score(without, 0), score(without, -500)),
+        (Some(-997), Some(0), Some(-500))
+    );
 }

@@ -7,7 +7,7 @@ use crate::{
     snapshot::{Base, Snapshot},
     status::Status,
 };
-use client::fit::resources::Resources;
+use client::fit::{ports::HostPort, resources::Resources};
 use k8s_openapi::api::core::v1::{NodeAffinity, Toleration};
 use std::{collections::BTreeMap, sync::Arc};
 
