@@ -49,6 +49,8 @@ mod hold_tests;
 #[cfg(test)]
 mod host_tests;
 mod hostport;
+#[cfg(test)]
+mod hostport_tests;
 mod http;
 mod kernel;
 mod lookup;

@@ -58,7 +58,7 @@ pub(crate) fn network() -> VirtualNetwork {
     network_with(|_| ())
 }
 
-fn spec(id: &str) -> PodNetwork {
+pub(crate) fn spec(id: &str) -> PodNetwork {
     PodNetwork {
         id: id.into(),
         name: id.into(),
