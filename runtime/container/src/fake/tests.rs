@@ -27,6 +27,7 @@ async fn attached() -> Arc<dyn Sockets> {
         hostname: "pod".into(),
         address: None,
         host_aliases: Vec::new(),
+        host_ports: Vec::new(),
         kernel: false,
     };
     crate::net::Network::attach(&FakeNetwork::default(), pod).await.expect("attached").sockets
