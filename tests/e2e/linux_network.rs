@@ -99,6 +99,22 @@ fn linux_pods_are_reached_as_all_pods_are() {
     clear(&cluster);
 }
 
+#[test]
+fn the_sample_of_both_worlds_answers() {
+    if !can_run() {
+        return;
+    }
+    let machine = machine();
+    let folder = crate::harness::sample("mixed", &machine.path("work"));
+    let cluster = machine.up(&[]);
+    let applied = machine.run(&["apply", "-f", &folder.display().to_string(), "--wait"]);
+    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    let proxied = cluster.kubectl(&["get", "--raw", "/api/v1/namespaces/default/services/mixed/proxy/"]);
+    assert!(proxied.starts_with("Hello from Linux, in mixed-"), "{proxied}");
+    cluster.kubectl(&["delete", "deployment/mixed", "--timeout=60s"]);
+    clear(&cluster);
+}
+
 /// The answer to a request for `/`.
 fn said(address: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("connected");
