@@ -3,7 +3,6 @@
 //! Follows <https://kubernetes.io/docs/concepts/containers/images/>.
 
 use container::Artifact;
-use k8s_openapi::api::core::v1::Secret;
 use std::{collections::HashSet, path::PathBuf};
 
 pub use image::{Error, Keyring};
@@ -182,20 +181,9 @@ impl Policy {
     }
 }
 
-/// Adds the credentials of an image pull secret. The error is for the user and contains no secret.
-pub fn add_secret(keyring: &mut Keyring, secret: &Secret) -> Result<(), String> {
-    let values = crate::config::secret_values(secret);
-    match (values.get(".dockerconfigjson"), values.get(".dockercfg")) {
-        (Some(config), _) => keyring.add_docker_config_json(config),
-        (None, Some(config)) => keyring.add_dockercfg(config),
-        (None, None) => Err("it has neither .dockerconfigjson nor .dockercfg".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn an_unset_policy_follows_the_tag() {
@@ -210,21 +198,5 @@ mod tests {
             assert_eq!(Policy::of(image, None), expected, "{image}");
         }
         assert_eq!(Policy::of("nginx", Some("Never")), Policy::Never);
-    }
-
-    #[test]
-    fn pull_secrets_of_both_forms_are_read() {
-        use base64::Engine;
-        let encode = |t: &str| base64::engine::general_purpose::STANDARD.encode(t);
-        let auth = json!({"r:5000": {"auth": encode("u:p:w")}});
-        let mut expected = Keyring::new();
-        expected.add_dockercfg(auth.to_string().as_bytes()).unwrap();
-        for (key, value) in [(".dockerconfigjson", json!({"auths": auth})), (".dockercfg", auth.clone())] {
-            let secret = serde_json::from_value(json!({"data": {key: encode(&value.to_string())}})).unwrap();
-            let mut keyring = Keyring::new();
-            add_secret(&mut keyring, &secret).unwrap();
-            assert_eq!(keyring, expected);
-        }
-        assert!(add_secret(&mut Keyring::new(), &Secret::default()).is_err());
     }
 }
