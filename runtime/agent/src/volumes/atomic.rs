@@ -26,7 +26,7 @@ pub struct File {
 type Files = BTreeMap<String, File>;
 
 /// Makes `dir` contain exactly `files`, by relative path. Does nothing if it already does. `stamp` names the new version and must differ
-/// from the previous one's. All of it is of `group` if that is set, which may then read it ([`super::ownership`]).
+/// from the previous one's. All of it is of `group` if that is set, which may then read it (`super::ownership`).
 pub fn write(dir: &Path, files: &Files, stamp: &str, group: Option<u32>) -> io::Result<()> {
     for path in files.keys() {
         check(path)?;
