@@ -35,9 +35,10 @@ pub mod tree;
 pub use clock::Clock;
 pub use linux::{Capabilities, Device, LinuxContainer, LinuxResources, LinuxSandbox, Processes, Seccomp, User};
 pub use mount::{FileId, Mount, MountError, Propagation};
+pub use net::Protocol;
 pub use policy::{HttpPolicy, InstancePolicy, Reuse};
 pub use runtime::{
     Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exec, Exit, ExitReason,
-    Folder, Limits, Port, Prepared, Progress, Protocol, Result, RootFolder, Runtime, SandboxId, SandboxSpec, Stats,
-    Status, Stdin, Streams, core_dump_file,
+    Folder, Limits, Port, Prepared, Progress, Result, RootFolder, Runtime, SandboxId, SandboxSpec, Stats, Status,
+    Stdin, Streams, core_dump_file,
 };

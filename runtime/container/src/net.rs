@@ -187,11 +187,20 @@ pub trait Sockets: Send + Sync + 'static {
     async fn serve_http(&self, port: u16, handler: Arc<dyn HttpHandler>) -> Result<Box<dyn Serving>>;
 }
 
+/// The transport protocol of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
 /// A port of the host that leads to a pod (`hostPort`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
     /// The protocol.
-    pub protocol: crate::Protocol,
+    pub protocol: Protocol,
     /// The address of the host, or an unspecified one for that of the node.
     pub at: SocketAddr,
     /// The pod's port.

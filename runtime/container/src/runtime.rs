@@ -2,7 +2,7 @@
 
 use crate::{
     HttpPolicy, LinuxContainer, LinuxSandbox, Mount,
-    net::{Sandbox, Sockets},
+    net::{Protocol, Sandbox, Sockets},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -96,15 +96,6 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// No limit: thousandths of a CPU core that the container requests, which are its weight when the CPUs are not enough for all.
     pub cpu_request_millis: Option<u64>,
-}
-
-/// Transport protocol of a declared port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
 }
 
 /// A port that the container declares. Informative for commands, the listening port for HTTP handlers.
