@@ -6,7 +6,7 @@ use crate::{
     error::Fault,
     manifest::{self, Document},
     options::Options,
-    pull, registry,
+    registry,
     removal::remove_all,
     turns::Turns,
     unpack,
@@ -117,17 +117,6 @@ impl Images {
         let Some(pulled) = self.get(image)? else { return Ok(None) };
         let permitted = self.0.permits(&Reference::parse(image)?, &pulled.digest, keyring)?;
         Ok(Some(pulled).filter(|_| permitted))
-    }
-
-    /// What an image is, whoever may use it; `None` if it is not stored and nobody may ask. With credentials, the manifest at its registry says
-    /// it of one that is not stored. No layer is fetched: one of which only the layers would show it counts as Linux.
-    pub async fn kind(&self, image: &str, credentials: Option<&Keyring>) -> Result<Option<Kind>, Error> {
-        match (self.get(image)?.map(|stored| stored.artifact), credentials) {
-            (Some(Artifact::Wasm { .. }), _) => Ok(Some(Kind::Wasm)),
-            (Some(Artifact::Linux { .. }), _) => Ok(Some(Kind::Linux)),
-            (None, Some(keyring)) => pull::kind(&self.0, &Reference::parse(image)?, keyring).await.map(Some),
-            (None, None) => Ok(None),
-        }
     }
 
     /// The folder with all files of an image of files, which are unpacked now if they are not; `None` for an artifact, which is a module only.

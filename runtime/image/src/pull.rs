@@ -1,7 +1,7 @@
 //! Pulling: resolves the name, fetches and verifies the required blobs, recognises the image, and records it.
 
 use crate::{
-    Credential, Digest, Error, Images, Keyring, Limits, Pulled, Reference,
+    Artifact, Credential, Digest, Error, Images, Keyring, Limits, Pulled, Reference,
     access::Origin,
     chain,
     content::{Content, Record, blocking},
@@ -28,6 +28,17 @@ impl Images {
         self.shared_pull(reference, keyring).await
     }
 
+    /// What an image is, whoever may use it; `None` if it is not stored and nobody may ask. With credentials, the manifest at its registry says
+    /// it of one that is not stored. No layer is fetched: one of which only the layers would show it counts as Linux.
+    pub async fn kind(&self, image: &str, credentials: Option<&Keyring>) -> Result<Option<Kind>, Error> {
+        match (self.get(image)?.map(|stored| stored.artifact), credentials) {
+            (Some(Artifact::Wasm { .. }), _) => Ok(Some(Kind::Wasm)),
+            (Some(Artifact::Linux { .. }), _) => Ok(Some(Kind::Linux)),
+            (None, Some(keyring)) => kind(&self.0, &Reference::parse(image)?, keyring).await.map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
     fn shared_pull(&self, reference: Reference, keyring: &Keyring) -> Shared<crate::images::Pull> {
         let mut pulls = self.0.pulls.lock();
         pulls.retain(|_, pull| pull.upgrade().is_some_and(|pull| pull.peek().is_none()));
@@ -44,7 +55,7 @@ impl Images {
 }
 
 /// What the manifest at the registry says that an image is. Fetches no layer.
-pub(crate) async fn kind(inner: &Arc<Inner>, reference: &Reference, keyring: &Keyring) -> Result<Kind, Error> {
+async fn kind(inner: &Arc<Inner>, reference: &Reference, keyring: &Keyring) -> Result<Kind, Error> {
     let ask = async {
         let (session, bytes) = resolve(inner, reference, keyring).await?;
         let _lock = inner.content.shared().await?;
