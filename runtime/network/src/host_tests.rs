@@ -1,5 +1,6 @@
 //! Where the virtual network meets the host: node ports, the API server, TLS, and the informers that feed it.
 
+use crate::Protocol;
 use crate::{
     table_tests::{name, service, slice},
     tests::*,

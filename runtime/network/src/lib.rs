@@ -38,6 +38,7 @@
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
+mod clients;
 mod config;
 mod dns;
 mod egress;

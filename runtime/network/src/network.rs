@@ -1,6 +1,7 @@
 //! The virtual network: attached pods, and the routing of addresses.
 
 use crate::{
+    clients::Clients,
     config::Config,
     dns::Dns,
     egress::{self, Egress},
@@ -16,7 +17,6 @@ use crate::{
     slices::Protocol,
     table::{Found, Port, ServiceTable},
     tls::Tls,
-    udp::Clients,
     unavailable,
 };
 use container::net::{Connection, Error, Peer, Result, Stream};

@@ -1,72 +1,23 @@
 //! UDP ports of the host: what clients send goes to a pod, and what it answers back to them. A pod sees the node's address, and a port for each client.
 
 use crate::{
+    clients::WAITING,
     network::Inner,
     pod::{Datagram, Pod},
 };
 use bytes::Bytes;
 use container::net::Result;
-use parking_lot::Mutex;
-use std::{
-    collections::HashMap,
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::UdpSocket, sync::mpsc, time::sleep};
 
 /// How long a client and a pod may be silent until they count as strangers.
 const IDLE: Duration = Duration::from_secs(60);
 /// Most clients of a port at a time; what others send is lost.
 const MAX_CLIENTS: usize = 1024;
-/// Datagrams of a client that wait; further ones are lost.
-const WAITING: usize = 64;
 /// The largest datagram.
 const MAX_DATAGRAM: usize = 65_507;
 /// The delay after an error of a socket, mostly out of memory.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The first port of the node that stands for a client.
-const FIRST_PORT: u16 = 32_768;
-
-/// The clients to whom guests of this process answer, by the port of the node that stands for them.
-#[derive(Default)]
-pub(crate) struct Clients {
-    waiting: Mutex<HashMap<u16, mpsc::Sender<Bytes>>>,
-    next: AtomicU16,
-}
-
-impl Clients {
-    /// Gives what a guest sends to a port of the node to the client that it stands for. Says whether there is one.
-    pub(crate) fn answer(&self, port: u16, data: &Bytes) -> bool {
-        let client = self.waiting.lock().get(&port).cloned();
-        client.map(|client| client.try_send(data.clone())).is_some()
-    }
-
-    fn enter(self: &Arc<Self>) -> Option<(Client, mpsc::Receiver<Bytes>)> {
-        let (sender, answers) = mpsc::channel(WAITING);
-        let mut waiting = self.waiting.lock();
-        let mut ports = (FIRST_PORT..=u16::MAX).map(|_| FIRST_PORT | self.next.fetch_add(1, Ordering::Relaxed));
-        let port = ports.find(|port| !waiting.contains_key(port))?;
-        waiting.insert(port, sender);
-        Some((Client { all: self.clone(), port }, answers))
-    }
-}
-
-/// A client, until it is dropped.
-struct Client {
-    all: Arc<Clients>,
-    port: u16,
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.all.waiting.lock().remove(&self.port);
-    }
-}
 
 /// Relays between the clients of a socket and the pods that `pick` chooses for them. Never ends.
 pub(crate) async fn relay(inner: &Arc<Inner>, socket: UdpSocket, pick: impl Fn(SocketAddr) -> Option<(Arc<Pod>, u16)>) {
