@@ -1,7 +1,7 @@
 //! Where the virtual network meets the host: node ports, the API server, TLS, and the informers that feed it.
 
-use crate::Protocol;
 use crate::{
+    Protocol,
     table_tests::{name, service, slice},
     tests::*,
     *,
