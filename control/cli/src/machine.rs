@@ -94,8 +94,8 @@ pub(crate) fn available_memory() -> u64 {
     groups().iter().filter_map(Group::available).fold(machine, u64::min)
 }
 
-/// The text of the file that says whom this machine asks for names. Where that is a stub on its own loopback, which pods do not reach, the file
-/// of those whom the stub asks.
+/// The text of the file that says whom this machine asks for names. Where that is a resolver on the machine's own loopback, which pods do not
+/// reach, the file of those whom systemd-resolved asks.
 pub(crate) fn resolver() -> String {
     let own = read_text("/etc/resolv.conf");
     let behind = if own.contains("127.0.0.53") { read_text("/run/systemd/resolve/resolv.conf") } else { String::new() };

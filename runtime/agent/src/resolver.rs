@@ -171,8 +171,8 @@ mod tests {
         ] {
             assert_eq!(of(spec.clone(), HOST), expected, "{spec}");
         }
-        let behind_a_stub = of(json!({"dnsPolicy": "Default"}), "nameserver 127.0.0.53\nnameserver ::1\n");
-        assert_eq!(behind_a_stub, "nameserver 10.96.0.10\n", "a pod's loopback is another");
+        let on_loopback = of(json!({"dnsPolicy": "Default"}), "nameserver 127.0.0.53\nnameserver ::1\n");
+        assert_eq!(on_loopback, "nameserver 10.96.0.10\n", "a pod's loopback is another");
     }
 
     #[test]
